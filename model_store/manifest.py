@@ -1,0 +1,137 @@
+"""The manifest of a model version: what it is made of, and how it is to be used.
+
+A version is a folder ``<name>/`` with ``manifest.json``, safetensors and a model card
+(``README.md``). It is immutable: :attr:`Manifest.digest` covers everything that can change an
+answer, and cache keys hold it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+SCHEMA = 1
+"""Newest manifest schema that this code reads."""
+
+VersionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+def _plain_relative(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if not parts or path.startswith("/") or "\\" in path or any(p in ("..", ".") for p in parts):
+        raise ValueError("must be a relative path inside the version's folder")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_plain_relative)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseSpec(_Section):
+    """The base model: where it comes from and which bytes it must be."""
+
+    source: str
+    """``package:<distribution>/<file>`` (a GGUF file of an installed Python distribution),
+    or the path or fsspec URL of a GGUF file or of a folder in the Hugging Face layout."""
+    sha256: Sha256
+    """Digest of the GGUF file; of a folder, the digest of its sorted ``sha256  name`` lines."""
+    license: str
+
+
+class WeightsSpec(_Section):
+    """How the version's own weights relate to the base."""
+
+    kind: Literal["adapter", "full"]
+    """``adapter``: a PEFT LoRA folder, merged into the base when materialised;
+    ``full``: a complete model in the Hugging Face layout."""
+
+
+class PromptSpec(_Section):
+    """Four single tokens of the base's vocabulary that never occur in text, and the normal form."""
+
+    query: str
+    rewrite: str
+    relevant: str
+    irrelevant: str
+    fold_case: bool = True
+
+
+class DecodingSpec(_Section):
+    """How candidates are drawn."""
+
+    temperatures: Annotated[tuple[Annotated[float, Field(ge=0.0, le=2.0)], ...], Field(min_length=1, max_length=32)]
+    """One candidate each; 0 is greedy."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    max_tokens: Annotated[int, Field(ge=2, le=128)] = 24
+    """Longest rewrite in tokens, its tag included."""
+
+
+class FilterSpec(_Section):
+    """Which candidates are good enough to answer with."""
+
+    min_relevance: Probability = 0.5
+    """Default threshold on P(relevant); a request may set its own."""
+    max_rewrites: Annotated[int, Field(ge=1, le=32)] = 4
+    """Default number of rewrites; a request may set its own."""
+    keep_numbers: bool = True
+    """Reject a rewrite that drops or changes a number, size or unit of the query."""
+    brands_file: RelativePath | None = None
+    """A text file of the version, one normalised brand a line; a brand in the query must survive."""
+
+
+class FileSpec(_Section):
+    """Digest and size of one file of the version."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Manifest(_Section):
+    """Everything about a version. ``training`` and ``evaluation`` are records for people."""
+
+    schema_version: Annotated[int, Field(ge=1)] = SCHEMA
+    name: VersionName
+    description: str = ""
+    base: BaseSpec
+    weights: WeightsSpec
+    prompt: PromptSpec
+    decoding: DecodingSpec
+    filter: FilterSpec = FilterSpec()
+    files: dict[RelativePath, FileSpec]
+    training: dict[str, Any] = {}
+    evaluation: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.schema_version > SCHEMA:
+            raise ValueError(
+                f"schema {self.schema_version} is newer than this program reads ({SCHEMA}); upgrade requery"
+            )
+        if not any(name.endswith(".safetensors") for name in self.files):
+            raise ValueError("lists no .safetensors file")
+        allowed = {".safetensors", ".json", ".txt", ".md"}
+        for name in self.files:
+            if PurePosixPath(name).suffix not in allowed:
+                raise ValueError(f"{name!r}: only {sorted(allowed)} files may be part of a version")
+        if self.filter.brands_file is not None and self.filter.brands_file not in self.files:
+            raise ValueError(f"brands_file {self.filter.brands_file!r} is not listed under files")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of all that can change an answer; records and prose are left out."""
+        parts = self.model_dump(
+            mode="json", exclude={"name", "description", "training", "evaluation"}
+        )
+        parts["files"] = {k: v for k, v in parts["files"].items() if not k.endswith(".md")}
+        canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,35 @@
+"""One normal form for shopper text, shared by training, serving and cache keys."""
+
+from __future__ import annotations
+
+import unicodedata
+
+MAX_QUERY_CHARS = 256
+"""Longest query accepted, in characters after :func:`normalise`."""
+
+
+def normalise(text: str, *, fold_case: bool) -> str:
+    """Return ``text`` in the form that a model version was trained on.
+
+    NFKC; format characters (zero-width, direction marks) vanish, so that two spellings which look
+    the same share a cache key; control, surrogate and private-use characters become spaces; runs
+    of white space fold to one space; ends are trimmed; with ``fold_case`` the case is folded.
+
+    The function is idempotent and never fails: text that holds nothing printable gives ``""``.
+    """
+    text = unicodedata.normalize("NFKC", _printable(text))
+    if fold_case:
+        # Case folding can undo NFKC's composition, so it is composed once more.
+        text = unicodedata.normalize("NFKC", text.casefold())
+    # NFKC may itself make white space out of compatibility characters.
+    return " ".join(_printable(text).split())
+
+
+def _printable(text: str) -> str:
+    kept: list[str] = []
+    for char in text:
+        category = unicodedata.category(char)
+        if category == "Cf":
+            continue
+        kept.append(" " if category[0] in "CZ" else char)
+    return "".join(kept)

@@ -1,0 +1,64 @@
+"""What the pipeline asks of an engine, and nothing of how it is done."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One finished generation.
+
+    Attributes:
+        text: the rewrite, decoded and stripped, not yet normalised or filtered.
+        token_ids: ids of the rewrite without its tag.
+        relevance: P(RELEVANT) / (P(RELEVANT) + P(IRRELEVANT)) at the stop position, raw (before
+            temperature), in [0, 1]; ``None`` if the generation ran out of tokens before a tag.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    relevance: float | None
+
+
+class Engine(Protocol):
+    """One loaded model version.
+
+    Text arguments are already in the version's normal form. Deadlines are the caller's business:
+    cancel the call (or close the iterator) and the engine drops the work.
+    """
+
+    @property
+    def healthy(self) -> bool:
+        """False once the engine cannot answer any more."""
+
+    async def start(self) -> None:
+        """Load and warm up; returns when the first real query would be fast.
+
+        Raises:
+            EngineUnavailable: the weights or the device cannot be used.
+        """
+
+    def generate(self, query: str) -> AsyncIterator[Candidate]:
+        """Yield the version's candidates for ``query``, each as soon as it has finished.
+
+        All candidates are put into one batch; duplicates are not removed. Closing the iterator
+        aborts those still running.
+
+        Raises:
+            EngineUnavailable: while iterating, if the engine died.
+            QueryTooLong: the query has more tokens than the engine was started for.
+        """
+
+    async def tag(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """Relevance in [0, 1] of each ``(query, rewrite)``, in order, by the tag task.
+
+        Raises:
+            EngineUnavailable: if the engine died.
+            QueryTooLong: a pair has more tokens than the engine was started for.
+        """
+
+    async def close(self) -> None:
+        """Stop the engine and free its memory; idempotent."""
