@@ -1,0 +1,117 @@
+"""Errors that the service raises on purpose: one hierarchy, each with its HTTP status.
+
+Every error knows how it is told to a caller: ``status`` (HTTP), ``slug`` (the stable end of the
+problem ``type``), ``title`` (the same for all errors of the class) and a message that says what
+to do. One handler (:mod:`service.api.problems`) turns them into ``application/problem+json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+TYPE_PREFIX = "urn:requery:problem:"
+"""What problem ``type`` URIs start with; they name the kind of error and are no address."""
+
+
+class RequeryError(Exception):
+    """Base of everything that the service raises on purpose.
+
+    The message is shown to callers: it holds no secret, no path and no unprintable input.
+    """
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Response headers that go with the error."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one field of a request (``pairs.3.query``, ``header.X-...``)."""
+
+    field: str
+    detail: str
+
+
+class InvalidJson(RequeryError):
+    """The body is not JSON."""
+
+    status, slug, title = 400, "invalid-json", "The body is not valid JSON"
+
+
+class InvalidRequest(RequeryError):
+    """The body is JSON, and its fields are not what the operation takes."""
+
+    status, slug, title = 422, "invalid-request", "The request has invalid fields"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("; ".join(f"{e.field}: {e.detail}" for e in self.errors))
+
+
+class InvalidQuery(InvalidRequest):
+    """The query is empty or too long once it is in its normal form."""
+
+    slug, title = "invalid-query", "The query cannot be rewritten"
+
+    def __init__(self, detail: str, *, field: str = "query") -> None:
+        super().__init__([FieldError(field, detail)])
+
+
+class QueryTooLong(RequeryError):
+    """A text has more tokens than the engine was started for."""
+
+    status, slug, title = 422, "query-too-long", "The text has too many tokens"
+
+
+class PayloadTooLarge(RequeryError):
+    """The body has more bytes than the server takes."""
+
+    status, slug, title = 413, "payload-too-large", "The body is too large"
+
+
+class UnsupportedMediaType(RequeryError):
+    """The body is not declared as JSON."""
+
+    status, slug, title = 415, "unsupported-media-type", "The body must be declared as JSON"
+
+
+class UnknownVersion(RequeryError):
+    """No model version of that name exists here."""
+
+    status, slug, title = 404, "unknown-version", "No such model version"
+
+
+class VersionNotLoaded(RequeryError):
+    """The model version exists and is not being served."""
+
+    status, slug, title = 409, "version-not-loaded", "The model version is not loaded"
+
+
+class _Unavailable(RequeryError):
+    """Something that comes back: the caller may try again."""
+
+    status = 503
+    retry_after_s: ClassVar[int] = 1
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"Retry-After": str(self.retry_after_s)}
+
+
+class EngineUnavailable(_Unavailable):
+    """The engine of a version cannot answer: it is loading, has died, or could not start."""
+
+    slug, title = "engine-unavailable", "The engine is not available"
+
+
+class DeadlineExceeded(RequeryError):
+    """The deadline passed, and there is no part of an answer to give."""
+
+    status, slug, title = 504, "deadline-exceeded", "The deadline passed"
