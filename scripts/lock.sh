@@ -23,7 +23,6 @@ common=(
   --no-emit-package torchvision --no-emit-package torchaudio --no-emit-package torchcodec
   --no-emit-package llama-cpp-python
 )
-for place in $find_links; do common+=(--find-links "$place"); done
 for place in $extra_index; do common+=(--extra-index-url "$place"); done
 if [ -n "$index" ]; then common+=(--index-url "$index"); fi
 if [ -n "${UPGRADE:-}" ]; then common+=(--upgrade); fi
@@ -37,10 +36,13 @@ compile() { # output file, then arguments of `uv pip compile`
 
 # torch's CPU builds: from what is configured, else from the PyTorch project's own index.
 cpu=(--index-strategy unsafe-best-match)
+for place in $find_links; do cpu+=(--find-links "$place"); done
 if ! compile requirements/cpu.txt "${cpu[@]}" --extra cpu 2>/dev/null; then
   cpu+=(--extra-index-url "$torch_index")
   compile requirements/cpu.txt "${cpu[@]}" --extra cpu
 fi
 # A superset of the CPU lock with the same pins, so that both can share one environment.
 compile requirements/dev.txt "${cpu[@]}" -c requirements/cpu.txt --extra cpu --extra train --extra dev
+# The ordinary index has torch's CUDA build. Nobody has run this lock on the machine that wrote it,
+# which has no GPU.
 compile requirements/gpu.txt --index-strategy unsafe-best-match --extra gpu
