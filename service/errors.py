@@ -111,6 +111,12 @@ class EngineUnavailable(_Unavailable):
     slug, title = "engine-unavailable", "The engine is not available"
 
 
+class NotReady(_Unavailable):
+    """The process is alive, and its default version cannot answer."""
+
+    slug, title = "not-ready", "The service is not ready"
+
+
 class DeadlineExceeded(RequeryError):
     """The deadline passed, and there is no part of an answer to give."""
 

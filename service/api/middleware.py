@@ -1,0 +1,139 @@
+"""The outermost layers, as plain ASGI: request context and access line, and the body limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.context import RequestContext, attach, make_context
+from service.api.problems import internal_problem
+from service.errors import PayloadTooLarge
+from service.metrics import Metrics
+
+_log = structlog.get_logger(logger="requery.access")
+
+_CLIENT_CLOSED = 499
+"""Logged when the caller hung up before there was an answer (nginx's number for it)."""
+_QUIET = {"/livez", "/readyz", "/metrics"}
+"""Asked every few seconds by machines: not logged unless they fail."""
+
+
+class RequestContextMiddleware:
+    """Gives each request its context, adds its headers, counts it, and logs one line about it.
+
+    Args:
+        app: the application inside.
+        metrics: counts responses and requests in flight.
+        log_requests: whether to write the access line.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, log_requests: bool) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._log_requests = log_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        context = make_context(scope["headers"])
+        attach(scope, context)
+        ids = {"request_id": context.request_id}
+        if context.trace_id is not None:
+            ids["trace_id"] = context.trace_id
+        status = 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = context.request_id
+                headers["server-timing"] = server_timing(context)
+            await send(message)
+
+        self._metrics.in_flight.inc()
+        # Other log lines about this request, in this task or one that it starts, carry the ids.
+        with structlog.contextvars.bound_contextvars(**ids):
+            try:
+                await self._app(scope, receive, send_with_headers)
+            except ClientDisconnect:
+                status = status or _CLIENT_CLOSED
+            except Exception:
+                _log.exception("unhandled_error")
+                if status:
+                    raise  # half an answer is out: only the server can break it off
+                await internal_problem(context.request_id)(scope, receive, send_with_headers)
+            finally:
+                self._metrics.in_flight.dec()
+                self._record(scope, context, status or _CLIENT_CLOSED)
+
+    def _record(self, scope: Scope, context: RequestContext, status: int) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        self._metrics.responded(route=route, code=status)
+        if not self._log_requests or (route in _QUIET and status < 400):
+            return
+        fields: Mapping[str, object] = context.fields
+        if context.parent_id is not None:
+            fields = {**fields, "parent_id": context.parent_id}
+        _log.info(
+            "request",
+            method=scope["method"],
+            route=route,
+            code=status,
+            ms=round(context.watch.elapsed() * 1000, 3),
+            **fields,
+        )
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies over a limit, declared or not.
+
+    The refusal is raised where the body is read, so that it is answered like any other error.
+
+    Args:
+        app: the application inside.
+        max_bytes: longest body taken.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+            return
+        declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
+        too_long = declared.isdigit() and int(declared[:20]) > self._max_bytes
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            if too_long:
+                raise self._refusal()
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > self._max_bytes:
+                    raise self._refusal()
+            return message
+
+        await self._app(scope, limited, send)
+
+    def _refusal(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"the body may have at most {self._max_bytes} bytes; send less")
+
+
+def server_timing(context: RequestContext) -> str:
+    """The ``Server-Timing`` value: each stage and the total, in milliseconds."""
+    stages = "".join(
+        f"{stage};dur={seconds * 1000:.2f}, " for stage, seconds in context.watch.stages.items()
+    )
+    return f"{stages}total;dur={context.watch.elapsed() * 1000:.2f}"

@@ -1,0 +1,89 @@
+"""What operators and machines ask: versions, health, metrics."""
+
+from __future__ import annotations
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.schemas import VersionsResponse, problems
+from service.errors import NotReady
+from service.metrics import Metrics
+from service.versions import State, Versions
+
+
+class OperationsApi:
+    """Routes that read the state of the process.
+
+    Args:
+        versions: what is known and loaded.
+        metrics: what has been counted.
+    """
+
+    def __init__(self, *, versions: Versions, metrics: Metrics) -> None:
+        self._versions = versions
+        self._metrics = metrics
+
+    def router(self) -> APIRouter:
+        """The routes, with their OpenAPI."""
+        router = APIRouter()
+        router.add_api_route(
+            "/versions",
+            self.list_versions,
+            methods=["GET"],
+            summary="Model versions",
+            responses={200: {"model": VersionsResponse}},
+        )
+        router.add_api_route("/livez", self.live, methods=["GET"], summary="Is the process alive")
+        router.add_api_route(
+            "/readyz",
+            self.ready,
+            methods=["GET"],
+            summary="Would a request be answered by the engine",
+            responses=problems(503),
+        )
+        router.add_api_route("/metrics", self.scrape, methods=["GET"], summary="Prometheus metrics")
+        return router
+
+    async def list_versions(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
+        """Every version of the store, and the state of each."""
+        content = {
+            "default": self._versions.default.name,
+            "versions": [
+                {
+                    "name": version.name,
+                    "description": version.manifest.description,
+                    "digest": version.digest,
+                    "state": version.state.value,
+                }
+                for version in self._versions
+            ],
+        }
+        return _json(content)
+
+    async def live(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
+        """200 as long as the event loop turns."""
+        return _json({"status": "live"})
+
+    async def ready(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
+        """200 once the default version is loaded and healthy, else 503 with the reason."""
+        version = self._versions.default
+        if version.up:
+            return _json({"status": "ready", "model_version": version.name})
+        if version.state is State.READY:
+            raise NotReady(f"the engine of version {version.name} has died; restart the service")
+        raise NotReady(f"version {version.name} is {version.state.value}")
+
+    async def scrape(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
+        """All ``requery_*`` metrics in the Prometheus text format."""
+        text, content_type = self._metrics.exposition()
+        return Response(text, headers={"content-type": content_type})
+
+
+def _json(content: object) -> Response:
+    return Response(
+        orjson.dumps(content),
+        headers={"cache-control": "no-store"},
+        media_type="application/json",
+    )

@@ -1,0 +1,159 @@
+"""Requests and answers on the wire.
+
+Requests are validated by these models. Answers are built directly (validating our own output on
+every request would cost more than the rest of the edge); the answer models document them, and the
+contract tests hold the two together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_RAW_CHARS = 4096
+"""Longest text taken before normalising, so that normalising stays cheap."""
+MAX_PAIRS = 256
+"""Most pairs in one call of /relevance."""
+MAX_DEADLINE_MS = 600_000
+
+Text = Annotated[str, StringConstraints(max_length=MAX_RAW_CHARS)]
+Milliseconds = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)]
+VersionPin = Annotated[str, StringConstraints(max_length=64)]
+
+
+class _Request(BaseModel):
+    # Strict: "3" is not 3. A caller's mistake should show at once, not on the odd value.
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class RewriteRequest(_Request):
+    """Body of ``POST /rewrite``."""
+
+    query: Annotated[
+        Text,
+        Field(
+            description="What the shopper typed; 1 to 256 characters once normalised.",
+            examples=["steele stake"],
+        ),
+    ]
+    max_rewrites: Annotated[
+        int | None, Field(ge=1, le=32, description="Most rewrites wanted; default: the version's.")
+    ] = None
+    min_relevance: Annotated[
+        float | None, Field(ge=0, le=1, description="Least relevance; default: the version's.")
+    ] = None
+    deadline_ms: Annotated[
+        Milliseconds | None,
+        Field(
+            description="Time to answer in, from when the request arrived; capped by the server."
+        ),
+    ] = None
+    model_version: Annotated[
+        VersionPin | None, Field(description="Version to use; default: the server's.")
+    ] = None
+    unit_id: Annotated[
+        Annotated[str, StringConstraints(max_length=256)] | None,
+        Field(description="Who is asking (user or session), for experiments."),
+    ] = None
+    explain: Annotated[
+        bool, Field(description="Add rejected candidates, their reasons and stage times.")
+    ] = False
+
+
+class Pair(_Request):
+    """A query and a rewrite to judge."""
+
+    query: Text
+    rewrite: Text
+
+
+class RelevanceRequest(_Request):
+    """Body of ``POST /relevance``."""
+
+    pairs: Annotated[list[Pair], Field(min_length=1, max_length=MAX_PAIRS)]
+    model_version: VersionPin | None = None
+    deadline_ms: Milliseconds | None = None
+
+
+class Rewrite(BaseModel):
+    """One accepted rewrite."""
+
+    text: str
+    relevance: float = Field(ge=0, le=1, description="P(it means what the shopper meant).")
+
+
+class Rejected(BaseModel):
+    """A candidate that was not taken."""
+
+    text: str
+    relevance: float | None
+    reason: str
+
+
+class RewriteResponse(BaseModel):
+    """Answer of ``POST /rewrite``."""
+
+    query: str = Field(description="The query in the version's normal form.")
+    rewrites: list[Rewrite] = Field(description="By falling relevance.")
+    status: Literal["ok", "partial", "timeout", "none", "fallback"]
+    source: Literal["engine", "memory", "redis", "coalesced", "override", "none"]
+    model_version: str
+    request_id: str
+    rejected: list[Rejected] | None = Field(default=None, description="Only with `explain`.")
+    stages_ms: dict[str, float] | None = Field(default=None, description="Only with `explain`.")
+
+
+class RelevanceResponse(BaseModel):
+    """Answer of ``POST /relevance``."""
+
+    relevance: list[float] = Field(description="One for each pair, in order.")
+    model_version: str
+    request_id: str
+
+
+class VersionInfo(BaseModel):
+    """One known version."""
+
+    name: str
+    description: str
+    digest: str
+    state: Literal["available", "loading", "ready", "failed"]
+
+
+class VersionsResponse(BaseModel):
+    """Answer of ``GET /versions``."""
+
+    default: str
+    versions: list[VersionInfo]
+
+
+class ProblemError(BaseModel):
+    """What is wrong with one field."""
+
+    field: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = Field(description="Stable name of the kind of error.")
+    title: str
+    status: int
+    detail: str = Field(description="What is wrong this time, and what to do.")
+    request_id: str | None = None
+    errors: list[ProblemError] | None = Field(default=None, description="Fields, with a 422.")
+
+
+def request_body(model: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI for a body that the route reads by itself."""
+    schema = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def problems(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI for the errors of a route."""
+    schema = {"$ref": f"#/components/schemas/{Problem.__name__}"}
+    content = {"application/problem+json": {"schema": schema}}
+    return {code: {"description": "Problem", "content": content} for code in codes}

@@ -1,0 +1,22 @@
+"""Cache keys: schema, model version and query.
+
+Decoding parameters are part of the version's digest, as is everything else of the manifest that
+can change an answer: a new digest means new keys, and nothing has to be purged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+SCHEMA = 1
+"""Raised when the stored value changes its meaning."""
+
+
+def cache_key(digest: str, query: str) -> str:
+    """The key of a normalised query for the version with this digest.
+
+    The query is hashed (128 bits of BLAKE2b), so that keys have one length and show no query.
+    The digest stays in clear, so that one version's keys can be told from another's.
+    """
+    hashed = hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"requery:{SCHEMA}:{digest[:32]}:{hashed}"

@@ -1,0 +1,45 @@
+"""One absolute deadline for a request, on the monotonic clock."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A point on the monotonic clock, in seconds, after which nobody waits for the answer."""
+
+    at: float
+
+    @classmethod
+    def after(cls, milliseconds: float, *, since: float | None = None) -> Self:
+        """The deadline ``milliseconds`` after ``since`` (a monotonic time; default: now)."""
+        start = time.monotonic() if since is None else since
+        return cls(start + milliseconds / 1000.0)
+
+    def remaining(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self.at - time.monotonic())
+
+
+class Stopwatch:
+    """Adds up where the time of one request went, stage after stage."""
+
+    __slots__ = ("_last", "stages", "started")
+
+    def __init__(self) -> None:
+        self.started = self._last = time.monotonic()
+        self.stages: dict[str, float] = {}
+        """Seconds by stage, in the order in which the stages were first left."""
+
+    def lap(self, stage: str) -> None:
+        """Book the time since the last lap (or the start) on ``stage``."""
+        now = time.monotonic()
+        self.stages[stage] = self.stages.get(stage, 0.0) + now - self._last
+        self._last = now
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started

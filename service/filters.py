@@ -1,0 +1,155 @@
+"""Which candidates are good enough to answer with (step 8 of the pipeline).
+
+Two parts, so that a cache hit costs little: :meth:`CandidateFilter.judge` gives the verdicts that
+depend on no request and is kept with the generation; :meth:`CandidateFilter.select` applies what
+one request asks for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from model_store.manifest import FilterSpec
+from model_store.text import MAX_QUERY_CHARS, normalise
+from service.candidates import Judged, Scored, Verdict
+from service.guards import Brands, keeps_numbers, keeps_sizes
+from service.wording import squash, words
+
+DIVERSITY = 0.3
+"""Weight of being different from those already chosen, against relevance (the rest)."""
+
+_MAX_RUN = 2
+"""A word may stand twice in a row ("night night"); a third time is a stuck decoder."""
+
+
+class Selection(NamedTuple):
+    """What one request gets, and what it does not, both by falling relevance."""
+
+    accepted: tuple[Judged, ...]
+    rejected: tuple[Judged, ...]
+
+
+class CandidateFilter:
+    """The filters of one version.
+
+    Args:
+        spec: thresholds and switches of the version's manifest.
+        fold_case: the version's normal form.
+        brands: brands that must survive; none by default.
+    """
+
+    def __init__(self, spec: FilterSpec, *, fold_case: bool, brands: Iterable[str] = ()) -> None:
+        self.spec = spec
+        self._fold_case = fold_case
+        self._brands = Brands(brands)
+
+    def judge(self, query: str, candidates: Iterable[Scored]) -> tuple[Judged, ...]:
+        """Verdicts that depend on no request; the result is sorted by falling relevance.
+
+        Args:
+            query: the query in the version's normal form.
+            candidates: in any order.
+        """
+        ranked = sorted(candidates, key=lambda c: (-1.0 if c.relevance is None else -c.relevance,
+                                                   c.relevance is None, c.text))  # fmt: skip
+        seen: set[str] = set()
+        query_key = squash(words(query))
+        judged: list[Judged] = []
+        for scored in ranked:
+            text = normalise(scored.text, fold_case=self._fold_case)
+            parts = words(text)
+            key = squash(parts)
+            verdict = self._verdict(query, text, parts, scored.relevance)
+            if verdict is Verdict.ACCEPTED:
+                if key == query_key:
+                    verdict = Verdict.ECHO
+                elif key in seen:
+                    verdict = Verdict.DUPLICATE
+                seen.add(key)
+            judged.append(Judged(text, scored.relevance, verdict, frozenset(parts)))
+        return tuple(judged)
+
+    def select(
+        self,
+        judged: Sequence[Judged],
+        *,
+        max_rewrites: int | None = None,
+        min_relevance: float | None = None,
+    ) -> Selection:
+        """Choose the answer to one request; ``None`` means the version's own setting."""
+        limit = self.spec.max_rewrites if max_rewrites is None else max_rewrites
+        threshold = self.spec.min_relevance if min_relevance is None else min_relevance
+        fit: list[Judged] = []
+        rejected: list[Judged] = []
+        for one in judged:
+            if one.verdict is not Verdict.ACCEPTED:
+                rejected.append(one)
+            elif _relevance(one) < threshold:
+                rejected.append(one._replace(verdict=Verdict.IRRELEVANT))
+            else:
+                fit.append(one)
+        if len(fit) <= limit:
+            return Selection(tuple(fit), tuple(rejected))
+        chosen = _diverse(fit, limit)
+        accepted = [one for i, one in enumerate(fit) if i in chosen]
+        surplus = [
+            one._replace(verdict=Verdict.SURPLUS) for i, one in enumerate(fit) if i not in chosen
+        ]
+        rejected = sorted([*rejected, *surplus], key=_relevance, reverse=True)
+        return Selection(tuple(accepted), tuple(rejected))
+
+    def _verdict(
+        self, query: str, text: str, parts: tuple[str, ...], relevance: float | None
+    ) -> Verdict:
+        """The verdict on one candidate, seen alone."""
+        if relevance is None:
+            return Verdict.UNFINISHED
+        if _malformed(text, parts):
+            return Verdict.MALFORMED
+        if self.spec.keep_numbers:
+            if not keeps_numbers(query, text):
+                return Verdict.LOST_NUMBER
+            if not keeps_sizes(query, text):
+                return Verdict.LOST_SIZE
+        if not self._brands.keeps(query, text):
+            return Verdict.LOST_BRAND
+        return Verdict.ACCEPTED
+
+
+def _malformed(text: str, parts: tuple[str, ...]) -> bool:
+    # U+FFFD: the tokens did not add up to whole characters.
+    if not parts or len(text) > MAX_QUERY_CHARS or "\ufffd" in text:
+        return True
+    return any(
+        len(set(parts[i : i + _MAX_RUN + 1])) == 1 and parts[i][0].isalpha()
+        for i in range(len(parts) - _MAX_RUN)
+    )
+
+
+def _relevance(one: Judged) -> float:
+    return -1.0 if one.relevance is None else one.relevance
+
+
+def _diverse(fit: Sequence[Judged], limit: int) -> set[int]:
+    """Indexes of ``limit`` candidates by maximal marginal relevance.
+
+    Greedy: the most relevant first, then each time the one with the highest
+    ``(1 - DIVERSITY) * relevance - DIVERSITY * (largest Jaccard similarity to one chosen)``.
+    """
+    chosen = [0]
+    likeness = [_jaccard(one.words, fit[0].words) for one in fit]
+    while len(chosen) < limit:
+        best = max(
+            (i for i in range(len(fit)) if i not in chosen),
+            key=lambda i: (1 - DIVERSITY) * _relevance(fit[i]) - DIVERSITY * likeness[i],
+        )
+        chosen.append(best)
+        for i, one in enumerate(fit):
+            likeness[i] = max(likeness[i], _jaccard(one.words, fit[best].words))
+    return set(chosen)
+
+
+def _jaccard(left: frozenset[str], right: frozenset[str]) -> float:
+    union = len(left | right)
+    return len(left & right) / union if union else 1.0

@@ -1,0 +1,88 @@
+"""Structured logs: one JSON object per line on standard output, whatever a shopper types.
+
+Lines are pure ASCII (everything else is escaped), so no character of a query, not even U+2028 or
+NEL, can break a line for any reader. Standard-library loggers (uvicorn) go the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import logging.config
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+QueryMode = Literal["hash", "plain", "off"]
+
+_SHARED: tuple[Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    structlog.processors.format_exc_info,
+)
+
+
+def configure_logging(level: str) -> None:
+    """Send structlog and the standard library's loggers to standard output as JSON lines.
+
+    Args:
+        level: ``debug``, ``info``, ``warning`` or ``error``.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    structlog.configure(
+        processors=[*_SHARED, render],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    formatter = {
+        "()": structlog.stdlib.ProcessorFormatter,
+        "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+        "foreign_pre_chain": [structlog.stdlib.add_logger_name, *_SHARED],
+    }
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"json": formatter},
+            "handlers": {
+                "stdout": {
+                    "class": "logging.StreamHandler",
+                    "stream": "ext://sys.stdout",
+                    "formatter": "json",
+                }
+            },
+            "root": {"handlers": ["stdout"], "level": number},
+            "loggers": {"uvicorn": {"level": "WARNING"}, "asyncio": {"level": "WARNING"}},
+        }
+    )
+
+
+def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    """One event as one line of ASCII JSON; what JSON has no form for is written by ``repr``."""
+    return json.dumps(event, default=repr, separators=(",", ":"))
+
+
+def query_fields(mode: QueryMode, *, salt: str = "") -> Callable[[str], Mapping[str, str]]:
+    """How a query appears in the log, as a function from the query to log fields.
+
+    A shopper's query can be personal data. ``hash`` (64 bits of keyed BLAKE2b) lets lines about
+    one query be joined; common queries can be guessed from it unless a ``salt`` is kept secret.
+    """
+    key = hashlib.blake2b(salt.encode(), digest_size=32).digest() if salt else b""
+
+    def hashed(query: str) -> Mapping[str, str]:
+        digest = hashlib.blake2b(
+            query.encode("utf-8", "surrogatepass"), digest_size=8, key=key
+        ).hexdigest()
+        return {"query_hash": digest}
+
+    if mode == "plain":
+        return lambda query: {"query": query}
+    if mode == "hash":
+        return hashed
+    return lambda _query: {}

@@ -1,0 +1,200 @@
+"""Prometheus metrics in a registry of our own, all named ``requery_*``.
+
+vLLM's collectors live in the global registry, where a second engine unregisters the first's: that
+registry is left alone. Version labels come from loaded manifests only, never from a request.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from service.candidates import Judged, Verdict
+from service.engine.protocol import Candidate
+
+LATENCY_BUCKETS_S = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2,
+    0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
+)  # fmt: skip
+"""1 ms to 5 s, finest where callers have their budgets (50-150 ms)."""
+
+STAGE_BUCKETS_S = (0.0001, 0.0003, *LATENCY_BUCKETS_S)
+
+STAGES = ("route", "normalise", "cache", "generate", "filter")
+CACHE_OPERATIONS = {
+    ("memory", "get"): ("hit", "miss"),
+    ("memory", "put"): ("ok", "too_large"),
+    ("memory", "evict"): ("ok",),
+    ("redis", "get"): ("hit", "miss", "error", "timeout", "corrupt"),
+    ("redis", "put"): ("ok", "error", "timeout", "too_large"),
+    ("redis", "ping"): ("error", "timeout"),
+}
+
+
+class CacheMetrics:
+    """Cache operations by tier and result, and the size of the memory tier."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        operations = Counter(
+            "requery_cache_operations",
+            "Cache operations by tier, operation and result",
+            ["tier", "op", "result"],
+            registry=registry,
+        )
+        self._operations = {
+            (tier, op, result): operations.labels(tier, op, result)
+            for (tier, op), results in CACHE_OPERATIONS.items()
+            for result in results
+        }
+        self._bytes = Gauge(
+            "requery_cache_memory_bytes", "Estimated size of the memory tier", registry=registry
+        )
+        self._entries = Gauge(
+            "requery_cache_memory_entries", "Entries of the memory tier", registry=registry
+        )
+
+    def count(self, tier: str, op: str, result: str) -> None:
+        """Count one operation; the combinations are those of :data:`CACHE_OPERATIONS`."""
+        self._operations[tier, op, result].inc()
+
+    def watch_memory(self, size: Callable[[], int], entries: Callable[[], int]) -> None:
+        """Read the memory tier's size (bytes) and entries at every scrape."""
+        self._bytes.set_function(size)
+        self._entries.set_function(entries)
+
+
+class Metrics:
+    """Everything that the service counts.
+
+    Args:
+        release: version of this program, for ``requery_build_info``.
+    """
+
+    def __init__(self, *, release: str) -> None:
+        self.registry = CollectorRegistry()
+        self.cache = CacheMetrics(self.registry)
+        self._latency = self._histogram(
+            "requery_request_duration_seconds",
+            "Latency of /rewrite by version, source and status of the answer",
+            ["version", "source", "status"],
+        )
+        self._stage = self._histogram(
+            "requery_stage_duration_seconds",
+            "Time in each stage of the pipeline",
+            ["stage"],
+            STAGE_BUCKETS_S,
+        )
+        self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
+        self._responses = Counter(
+            "requery_http_responses",
+            "HTTP responses by route (as in the OpenAPI document) and status code",
+            ["route", "code"],
+            registry=self.registry,
+        )
+        self._candidates = Counter(
+            "requery_candidates",
+            "Generated candidates by verdict, with the version's own thresholds",
+            ["version", "verdict"],
+            registry=self.registry,
+        )
+        self._relevance = self._histogram(
+            "requery_relevance",
+            "Relevance of generated candidates",
+            ["version"],
+            tuple(i / 20 for i in range(1, 21)),
+        )
+        self._rewrites = self._histogram(
+            "requery_rewrites_per_answer",
+            "Accepted rewrites in an answer",
+            ["version"],
+            (0, 1, 2, 3, 4, 6, 8, 16, 32),
+        )
+        self._tokens = Counter(
+            "requery_generated_tokens",
+            "Tokens generated, tags included",
+            ["version"],
+            registry=self.registry,
+        )
+        self._engine_up = Gauge(
+            "requery_engine_up",
+            "1 if the version's engine can answer",
+            ["version"],
+            registry=self.registry,
+        )
+        self._generations = Gauge(
+            "requery_generations_in_flight", "Generations under way", registry=self.registry
+        )
+        self.in_flight = Gauge(
+            "requery_requests_in_flight", "HTTP requests under way", registry=self.registry
+        )
+        Gauge(
+            "requery_build_info",
+            "Always 1; what is running",
+            ["release", "python"],
+            registry=self.registry,
+        ).labels(release, platform.python_version()).set(1)
+        ProcessCollector(namespace="requery", registry=self.registry)
+        self._known: dict[tuple[str, str, str], Histogram] = {}
+
+    def watch_engine(self, version: str, up: Callable[[], bool]) -> None:
+        """Read at every scrape whether the engine of ``version`` is up."""
+        self._engine_up.labels(version).set_function(lambda: float(up()))
+        for verdict in Verdict:
+            self._candidates.labels(version, verdict.value)
+
+    def watch_generations(self, under_way: Callable[[], int]) -> None:
+        """Read at every scrape how many generations are under way."""
+        self._generations.set_function(under_way)
+
+    def answered(
+        self,
+        *,
+        version: str,
+        source: str,
+        status: str,
+        seconds: float,
+        stages: Mapping[str, float],
+        rewrites: int,
+    ) -> None:
+        """Record one answer of /rewrite."""
+        labels = (version, source, status)
+        latency = self._known.get(labels)
+        if latency is None:
+            # labels() costs a lock and a look-up; the few combinations are kept.
+            latency = self._known[labels] = self._latency.labels(*labels)
+        latency.observe(seconds)
+        for stage, spent in stages.items():
+            self._stages[stage].observe(spent)
+        self._rewrites.labels(version).observe(rewrites)
+
+    def generated(
+        self, *, version: str, candidates: tuple[Candidate, ...], verdicts: tuple[Judged, ...]
+    ) -> None:
+        """Record one complete generation."""
+        for candidate in candidates:
+            if candidate.relevance is not None:
+                self._relevance.labels(version).observe(candidate.relevance)
+        tagged = sum(c.relevance is not None for c in candidates)
+        self._tokens.labels(version).inc(sum(len(c.token_ids) for c in candidates) + tagged)
+        for judged in verdicts:
+            self._candidates.labels(version, judged.verdict.value).inc()
+
+    def responded(self, *, route: str, code: int) -> None:
+        """Count one HTTP response; ``route`` is a template, never a raw path."""
+        self._responses.labels(route, str(code)).inc()
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The metrics as text, and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def _histogram(
+        self,
+        name: str,
+        text: str,
+        labels: list[str],
+        buckets: tuple[float, ...] = LATENCY_BUCKETS_S,
+    ) -> Histogram:
+        return Histogram(name, text, labels, registry=self.registry, buckets=buckets)

@@ -1,0 +1,105 @@
+"""Every option of the service, documented once, set as ``REQUERY_<NAME>`` in the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from service.logging import QueryMode
+
+
+class Settings(BaseSettings):
+    """Options of one service process.
+
+    Raises:
+        pydantic.ValidationError: an option has a value that it cannot take.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="REQUERY_", env_ignore_empty=True, frozen=True, extra="forbid"
+    )
+
+    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[
+        int, Field(ge=0, le=65535, description="Port to listen on; 0 takes any free one.")
+    ] = 8000
+
+    default_version: Annotated[
+        str, Field(description="Model version that serves requests without a pin.")
+    ] = "sft-1"
+    model_sources: Annotated[
+        str,
+        Field(
+            description="Paths or fsspec URLs of folders with more model versions, separated by "
+            "commas, searched before the packaged ones."
+        ),
+    ] = ""
+    cache_dir: Annotated[
+        Path | None,
+        Field(description="Where materialised models are kept; default: the user's cache folder."),
+    ] = None
+
+    default_deadline_ms: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Deadline of a /rewrite that names none; default: 150 on a GPU and 2000 "
+            "on a CPU, where a miss takes a few hundred milliseconds.",
+        ),
+    ] = None
+    max_deadline_ms: Annotated[
+        int, Field(ge=1, description="Longest deadline; longer ones are cut to it.")
+    ] = 30_000
+    generation_timeout_s: Annotated[
+        float,
+        Field(gt=0, description="Longest that a generation goes on once nobody waits for it."),
+    ] = 30.0
+
+    cache_memory_bytes: Annotated[
+        int, Field(ge=0, description="Bound on the cache in this process; 0 turns it off.")
+    ] = 128 * 1024 * 1024
+    cache_ttl_s: Annotated[float, Field(gt=0, description="How long a cached answer lives.")] = (
+        24 * 3600.0
+    )
+    redis_url: Annotated[
+        SecretStr | None,
+        Field(
+            description="Redis as the shared cache tier (redis://, rediss://, unix://); without "
+            "it each process has only its own memory."
+        ),
+    ] = None
+    redis_read_budget_ms: Annotated[
+        float, Field(gt=0, description="Longest that a look-up in Redis may hold up a request.")
+    ] = 15.0
+    redis_write_budget_ms: Annotated[
+        float, Field(gt=0, description="Longest that a write to Redis may take, after the answer.")
+    ] = 200.0
+    redis_max_connections: Annotated[
+        int, Field(ge=1, description="Bound on connections to Redis.")
+    ] = 32
+
+    max_body_bytes: Annotated[int, Field(ge=256, description="Longest request body.")] = 64 * 1024
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")
+    ] = "info"
+    log_requests: Annotated[bool, Field(description="Log one line for each request.")] = True
+    log_queries: Annotated[
+        QueryMode,
+        Field(
+            description="How a shopper's query, which can be personal data, appears in logs: "
+            "hash, plain or off."
+        ),
+    ] = "hash"
+    log_query_salt: Annotated[
+        SecretStr,
+        Field(description="Secret that keeps hashed queries in logs from being guessed."),
+    ] = SecretStr("")
+
+    def deadline_ms(self, *, gpu: bool) -> int:
+        """Default deadline of /rewrite on this kind of device."""
+        if self.default_deadline_ms is not None:
+            return self.default_deadline_ms
+        return 150 if gpu else 2000

@@ -1,0 +1,65 @@
+"""Relevance of given pairs: the tag task on its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from service.deadline import Deadline
+from service.errors import DeadlineExceeded, FieldError, InvalidQuery, InvalidRequest
+from service.versions import Version, Versions
+
+
+class Tagger:
+    """Tags pairs of query and rewrite with a version's engine.
+
+    Args:
+        versions: where requests are routed to.
+    """
+
+    def __init__(self, versions: Versions) -> None:
+        self._versions = versions
+
+    async def tag(
+        self, pairs: Iterable[tuple[str, str]], *, model_version: str | None, deadline: Deadline
+    ) -> tuple[str, list[float]]:
+        """Name of the version that judged, and the relevance in [0, 1] of each pair, in order.
+
+        Raises:
+            UnknownVersion, VersionNotLoaded: the pinned version cannot serve.
+            InvalidRequest, QueryTooLong: a text is blank or too long.
+            EngineUnavailable: the engine is loading or down.
+            DeadlineExceeded: the engine did not finish in time.
+        """
+        version = self._versions.route(model_version)
+        normal = normal_pairs(version, pairs)
+        try:
+            async with asyncio.timeout(deadline.remaining()):
+                relevance = await version.engine.tag(normal)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                "the pairs were not tagged in time; send fewer at once or allow more time"
+            ) from None
+        return version.name, relevance
+
+
+def normal_pairs(version: Version, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Pairs of query and rewrite in the version's normal form.
+
+    Raises:
+        InvalidRequest: names every field that is blank or too long.
+    """
+    normal: list[tuple[str, str]] = []
+    errors: list[FieldError] = []
+    for i, texts in enumerate(pairs):
+        done: list[str] = []
+        for text, field in zip(texts, ("query", "rewrite"), strict=True):
+            try:
+                done.append(version.normal_form(text, field=f"pairs.{i}.{field}"))
+            except InvalidQuery as error:
+                errors += error.errors
+        if len(done) == 2:
+            normal.append((done[0], done[1]))
+    if errors:
+        raise InvalidRequest(errors)
+    return normal
