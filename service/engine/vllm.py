@@ -1,0 +1,323 @@
+"""A model version served by vLLM. The only module that imports vllm, and only when one starts.
+
+One code path serves CPU and GPU: what differs is decided in :mod:`service.engine.loading` and
+arrives here as engine arguments and environment variables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import multiprocessing
+import os
+import threading
+import warnings
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager, suppress
+from typing import Any
+
+from model_store.manifest import DecodingSpec
+from model_store.prompt import PromptFormat
+from service.engine.errors import EngineUnavailable
+from service.engine.protocol import Candidate
+from service.engine.scoring import read_candidate, relevance, within
+
+OnTokens = Callable[[int, int], None]
+"""Told of each finished engine request: its prompt tokens and its generated tokens."""
+
+_WARM_UP_QUERY = "3/4 in. galvanized steel stake"
+_WARM_UP_ROUNDS = 2
+"""The first round meets code paths and allocations; the second is what a shopper will see."""
+_STOP_SECONDS = 5.0
+"""How long an engine core may take to leave by itself before it is killed."""
+
+# Environment variables belong to the whole process: one engine is constructed at a time.
+_constructing = threading.Lock()
+
+
+class VllmEngine:
+    """One loaded version (:class:`service.engine.protocol.Engine`).
+
+    :meth:`start` after :meth:`close` loads it again, so that a supervisor can replace a dead
+    engine core without touching anything that holds the engine.
+
+    Args:
+        prompts: the version's prompt format.
+        decoding: one candidate is drawn for each of its temperatures.
+        max_prompt_tokens: longest prompt, markers included.
+        stop_ids: ids that end a generation: both labels and the base's other special tokens,
+            which have no place in a rewrite. One that ends by those has no relevance.
+        arguments: keyword arguments of vLLM's ``AsyncEngineArgs``.
+        environment: variables for vLLM and its engine core, in force while it is constructed.
+        on_tokens: see :data:`OnTokens`; warming up is not reported.
+    """
+
+    def __init__(
+        self,
+        *,
+        prompts: PromptFormat,
+        decoding: DecodingSpec,
+        max_prompt_tokens: int,
+        stop_ids: Sequence[int],
+        arguments: Mapping[str, Any],
+        environment: Mapping[str, str],
+        on_tokens: OnTokens | None = None,
+    ) -> None:
+        self._prompts = prompts
+        self._decoding = decoding
+        self._limit = max_prompt_tokens
+        self._stop_ids = frozenset(stop_ids)
+        self._arguments = dict(arguments)
+        self._environment = dict(environment)
+        self._on_tokens = on_tokens
+        self._llm: Any = None
+        self._ready = False
+        self._outstanding = 0
+        self._ids = itertools.count()
+        self._rewrite_params: list[Any] = []
+        self._tag_params: Any = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether it has started and its engine core lives."""
+        return self._ready and not self._llm.errored
+
+    @property
+    def outstanding(self) -> int:
+        """Engine requests that have been made and not answered."""
+        return self._outstanding
+
+    async def start(self) -> None:
+        """Load and warm up; a second call does nothing. Cancelling stops the load.
+
+        The event loop stays free: importing and loading happen in a thread.
+
+        Raises:
+            EngineUnavailable: the weights or the device cannot be used.
+        """
+        if self._ready:
+            return
+        try:
+            self._llm = await _construct(self._arguments, self._environment)
+            self._rewrite_params = [
+                self._sampling(temperature, self._decoding.max_tokens)
+                for temperature in self._decoding.temperatures
+            ]
+            self._tag_params = self._sampling(0.0, 1)
+            await self._warm_up()
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            await self.close()
+            raise EngineUnavailable(f"the engine could not start: {error}") from error
+        except BaseException:
+            await self.close()
+            raise
+        self._ready = True
+
+    async def generate(self, query: str) -> AsyncGenerator[Candidate]:
+        """See :meth:`service.engine.protocol.Engine.generate`."""
+        prompt = within(self._limit, self._prompts.rewrite_prompt(query))
+        async with aclosing(self._each_as_done(prompt, self._rewrite_params)) as outputs:
+            async for output in outputs:
+                yield read_candidate(
+                    self._prompts, output.token_ids, _last_logprobs(output), self._stop_ids
+                )
+
+    async def tag(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """See :meth:`service.engine.protocol.Engine.tag`."""
+        prompts = [
+            within(self._limit, self._prompts.tag_prompt(query, rewrite))
+            for query, rewrite in pairs
+        ]
+        return await self.tag_ids(prompts)
+
+    async def tag_ids(self, prompts: Sequence[Sequence[int]]) -> list[float]:
+        """Relevance in [0, 1] at the end of each prompt, given as token ids.
+
+        Raises:
+            EngineUnavailable: if the engine died.
+        """
+        tasks = [
+            asyncio.create_task(self._complete(list(ids), self._tag_params)) for ids in prompts
+        ]
+        try:
+            outputs = await asyncio.gather(*tasks)
+        finally:
+            await _stop(tasks)
+        labels = self._prompts.labels
+        return [relevance(labels, _last_logprobs(output)) for output in outputs]
+
+    async def close(self) -> None:
+        """Stop the engine core and free its memory; idempotent."""
+        llm, self._llm, self._ready = self._llm, None, False
+        if llm is not None:
+            # It waits for the core process to end, which must not hold up the event loop.
+            await asyncio.shield(asyncio.to_thread(llm.shutdown, timeout=_STOP_SECONDS))
+
+    async def _warm_up(self) -> None:
+        on_tokens, self._on_tokens = self._on_tokens, None
+        try:
+            for _ in range(_WARM_UP_ROUNDS):
+                async for _candidate in self.generate(_WARM_UP_QUERY):
+                    pass
+                await self.tag([(_WARM_UP_QUERY, _WARM_UP_QUERY)])
+        finally:
+            self._on_tokens = on_tokens
+
+    def _sampling(self, temperature: float, max_tokens: int) -> Any:
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+        labels = self._prompts.labels
+        return SamplingParams(
+            temperature=temperature,
+            top_p=self._decoding.top_p,
+            max_tokens=max_tokens,
+            # The base's end of text is one of them: it must end a rewrite as malformed, not as
+            # finished, so vLLM's own handling of it is off.
+            stop_token_ids=sorted(self._stop_ids),
+            ignore_eos=True,
+            # On every request: in a batch where only some ask for it, vLLM can give the others
+            # wrong rows.
+            logprob_token_ids=[labels.relevant, labels.irrelevant],
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            # Shared by all requests and never changed, so it need not be copied deeply for each.
+            skip_clone=True,
+        )
+
+    async def _each_as_done(self, prompt: list[int], params: Sequence[Any]) -> AsyncGenerator[Any]:
+        tasks = [asyncio.create_task(self._complete(prompt, each)) for each in params]
+        try:
+            for finished in asyncio.as_completed(tasks):
+                yield await finished
+        finally:
+            await _stop(tasks)
+
+    async def _complete(self, prompt: list[int], params: Any) -> Any:
+        """One engine request: its completion (``token_ids``, ``logprobs``)."""
+        from vllm.inputs.engine import tokens_input
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+        llm = self._llm
+        if llm is None:
+            raise EngineUnavailable("the engine is not running; try again shortly")
+        self._outstanding += 1
+        try:
+            # A copy of the prompt, since vLLM keeps the list; a request id of our own, since
+            # aborting goes by it.
+            outputs = llm.generate(tokens_input([*prompt]), params, f"requery-{next(self._ids)}")
+            async with aclosing(outputs):
+                final = [output async for output in outputs][-1]
+        except (EngineDeadError, EngineGenerateError) as error:
+            raise EngineUnavailable("the engine has stopped; try again shortly") from error
+        finally:
+            self._outstanding -= 1
+        completion = final.outputs[0]
+        if completion.finish_reason not in ("stop", "length"):
+            raise EngineUnavailable("the engine dropped the request; try again shortly")
+        if self._on_tokens is not None:
+            self._on_tokens(len(prompt), len(completion.token_ids))
+        return completion
+
+
+def _last_logprobs(completion: Any) -> dict[int, float]:
+    """Raw log probability by token id (sampled, RELEVANT, IRRELEVANT) at the last position."""
+    return {token: entry.logprob for token, entry in completion.logprobs[-1].items()}
+
+
+async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel, which makes vLLM abort, and wait until that is done."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _construct(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
+    """An ``AsyncLLM``, made in a daemon thread so that a process told to end need not wait for it.
+
+    If the caller is cancelled meanwhile, the half-started engine core is killed.
+    """
+    loop = asyncio.get_running_loop()
+    made: asyncio.Future[Any] = loop.create_future()
+    load = _Load(arguments, environment)
+
+    def settle(llm: Any, error: BaseException | None) -> None:
+        if made.cancelled():
+            if llm is not None:
+                llm.shutdown(timeout=0)
+        elif error is not None:
+            made.set_exception(error)
+        else:
+            made.set_result(llm)
+
+    def run() -> None:
+        llm, error = None, None
+        try:
+            llm = load()
+        except BaseException as caught:  # noqa: BLE001 - handed over to the caller
+            error = caught
+        with suppress(RuntimeError):  # the loop has been closed; the core goes with the process
+            loop.call_soon_threadsafe(settle, llm, error)
+
+    threading.Thread(target=run, name="engine-load", daemon=True).start()
+    try:
+        return await made
+    except asyncio.CancelledError:
+        load.abandon()
+        raise
+
+
+class _Load:
+    """One attempt to construct an ``AsyncLLM``, which another thread may give up."""
+
+    def __init__(self, arguments: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        self._arguments = arguments
+        self._environment = environment
+        self._abandoned = False
+        self._others: set[int | None] | None = None
+
+    def __call__(self) -> Any:
+        with _constructing, _variables(self._environment), warnings.catch_warnings():
+            # What vLLM and its dependencies deprecate among themselves is not ours to mend.
+            warnings.simplefilter("ignore")
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            class Llm(AsyncLLM):  # type: ignore[misc]
+                """``AsyncLLM`` that only :meth:`VllmEngine.close` shuts down.
+
+                Its own finaliser would do so again, and fails when the interpreter ends. The
+                engine core goes with the process all the same: its client sees to that.
+                """
+
+                def __del__(self) -> None:
+                    pass
+
+            self._others = {child.pid for child in multiprocessing.active_children()}
+            if self._abandoned:
+                raise RuntimeError("the load was given up")
+            return Llm.from_engine_args(AsyncEngineArgs(**self._arguments))
+
+    def abandon(self) -> None:
+        """Make the load fail soon."""
+        self._abandoned = True
+        if self._others is not None:
+            for child in multiprocessing.active_children():
+                if child.pid not in self._others:
+                    child.kill()
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables in force for a block, for this process and those that it starts.
+
+    What vLLM itself sets meanwhile (``LD_PRELOAD`` among others) is undone too.
+    """
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
