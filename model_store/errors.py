@@ -21,3 +21,7 @@ class DigestMismatch(InvalidVersion):
 
 class BaseNotFound(ModelStoreError):
     """The base model that a version builds on is not on this machine."""
+
+
+class CannotWrite(ModelStoreError):
+    """A store or cache folder cannot be written: the disk is full, or the folder is read-only."""

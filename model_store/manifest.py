@@ -12,7 +12,14 @@ import json
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 SCHEMA = 1
 """Newest manifest schema that this code reads."""
@@ -68,7 +75,9 @@ class PromptSpec(_Section):
 class DecodingSpec(_Section):
     """How candidates are drawn."""
 
-    temperatures: Annotated[tuple[Annotated[float, Field(ge=0.0, le=2.0)], ...], Field(min_length=1, max_length=32)]
+    temperatures: Annotated[
+        tuple[Annotated[float, Field(ge=0.0, le=2.0)], ...], Field(min_length=1, max_length=32)
+    ]
     """One candidate each; 0 is greedy."""
     top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     max_tokens: Annotated[int, Field(ge=2, le=128)] = 24
@@ -85,7 +94,7 @@ class FilterSpec(_Section):
     keep_numbers: bool = True
     """Reject a rewrite that drops or changes a number, size or unit of the query."""
     brands_file: RelativePath | None = None
-    """A text file of the version, one normalised brand a line; a brand in the query must survive."""
+    """A text file of the version, one normalised brand a line; the query's brand must survive."""
 
 
 class FileSpec(_Section):
@@ -114,7 +123,8 @@ class Manifest(_Section):
     def _complete(self) -> Self:
         if self.schema_version > SCHEMA:
             raise ValueError(
-                f"schema {self.schema_version} is newer than this program reads ({SCHEMA}); upgrade requery"
+                f"schema {self.schema_version} is newer than this program reads ({SCHEMA}); "
+                "upgrade requery"
             )
         if not any(name.endswith(".safetensors") for name in self.files):
             raise ValueError("lists no .safetensors file")

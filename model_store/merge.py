@@ -1,0 +1,150 @@
+"""Reads a base model and merges an adapter into it: the part of materialising that needs torch.
+
+Run as a program of its own (``python -m model_store.merge BASE OUT [ADAPTER]``), so that the
+memory it takes is given back before anything is served. The outcome is one JSON line on stdout.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from model_store.errors import CannotWrite, InvalidVersion, ModelStoreError
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+
+def load_base_model(base: Path) -> Any:
+    """The base as a float32 transformers model on the CPU, from a GGUF file or a folder.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no model that transformers knows.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if base.is_dir():
+        return AutoModelForCausalLM.from_pretrained(
+            base, dtype=torch.float32, use_safetensors=True, local_files_only=True
+        )
+    model = AutoModelForCausalLM.from_pretrained(
+        base.parent, gguf_file=base.name, dtype=torch.float32, local_files_only=True
+    )
+    # The weights were widened while they were read; without this the model still counts as
+    # quantised and cannot be saved.
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.hf_quantizer = None
+    model.is_quantized = False
+    return model
+
+
+def load_base_tokenizer(base: Path) -> Any:
+    """The base's tokenizer, as transformers reads it (some 10 s from a GGUF file).
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no tokenizer that transformers knows.
+    """
+    from transformers import AutoTokenizer
+
+    if base.is_dir():
+        return AutoTokenizer.from_pretrained(base, local_files_only=True)
+    return AutoTokenizer.from_pretrained(base.parent, gguf_file=base.name, local_files_only=True)
+
+
+def check_adapter(adapter: Path) -> None:
+    """Refuse adapters that are not plain LoRA before any library acts on their configuration.
+
+    Raises:
+        InvalidVersion: a file is missing, or the adapter is of another kind.
+    """
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if not (adapter / name).is_file():
+            raise InvalidVersion(f"{adapter} holds no {name}: it is no PEFT adapter")
+    try:
+        config = json.loads((adapter / ADAPTER_CONFIG).read_bytes())
+    except ValueError as error:
+        raise InvalidVersion(f"{adapter / ADAPTER_CONFIG}: {error}") from error
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise InvalidVersion(f"{adapter / ADAPTER_CONFIG}: only LoRA adapters can be merged")
+    # Both make PEFT import a module that the file names.
+    for field in ("megatron_config", "auto_mapping"):
+        if config.get(field):
+            raise InvalidVersion(f"{adapter / ADAPTER_CONFIG}: {field} is not supported")
+
+
+def merge(base: Path, out: Path, adapter: Path | None = None) -> None:
+    """Write ``base`` with ``adapter`` merged into it as bf16 safetensors, in the usual layout.
+
+    Raises:
+        InvalidVersion: base and adapter do not fit together, or cannot be read.
+        CannotWrite: the disk is full.
+    """
+    import torch
+    from safetensors import SafetensorError
+
+    if adapter is not None:
+        check_adapter(adapter)
+    try:
+        model = load_base_model(base)
+        if adapter is not None:
+            model = _merged(model, adapter)
+        tokenizer = load_base_tokenizer(base)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        what = f"{base} and {adapter}" if adapter else str(base)
+        raise InvalidVersion(f"cannot build a model of {what}: {_line(error)}") from error
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise InvalidVersion(f"the weights of {adapter or base} are not finite numbers")
+    try:
+        model.to(torch.bfloat16).save_pretrained(out)
+        tokenizer.save_pretrained(out)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        raise CannotWrite("no space left" if full else _line(error)) from error
+
+
+def _merged(model: Any, adapter: Path) -> Any:
+    from peft import PeftModel
+
+    tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    # "safe_merge" would look for infinities in each layer; merge() looks once, at the end.
+    merged = tuned.merge_and_unload(safe_merge=False)
+    # Trained token rows are merged into the input embedding; a tied output must follow it.
+    merged.tie_weights()
+    return merged
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main(arguments: list[str]) -> int:
+    """Merge as the command line says; 0 if it went well."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import gguf
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    # transformers asks for this same table once for every module of the model (6 s in all).
+    vars(gguf)["get_tensor_name_map"] = functools.cache(gguf.get_tensor_name_map)
+    base, out = Path(arguments[0]), Path(arguments[1])
+    adapter = Path(arguments[2]) if len(arguments) > 2 else None
+    outcome: dict[str, str] = {}
+    try:
+        merge(base, out, adapter)
+    except ModelStoreError as error:
+        outcome = {"error": type(error).__name__, "message": str(error)}
+    sys.stdout.write(json.dumps(outcome) + "\n")
+    return 1 if outcome else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

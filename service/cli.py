@@ -1,0 +1,82 @@
+"""The command ``requery``: one root, each subcommand loaded only when it is used.
+
+So ``requery models list`` starts at once, and ``requery serve`` needs no training library.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module, metadata
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    help="Rewrites shopping queries online: serve, look after models, train and evaluate.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+OURS = frozenset({"service", "model_store", "training", "loadtests"})
+# Everything after the subcommand's name, "--help" too, is left to the subcommand itself.
+_PASS_ON: dict[str, Any] = {
+    "allow_extra_args": True,
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+}
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Rewrites shopping queries online: serve, look after models, train and evaluate."""
+    if version:
+        typer.echo(f"requery {metadata.version('requery')}")
+        raise typer.Exit
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def serve(ctx: typer.Context) -> None:
+    """Answer rewrite requests over HTTP."""
+    _run("serve", "service.serve", "serve", ctx.args)
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def models(ctx: typer.Context) -> None:
+    """List, show, verify, add and materialise model versions."""
+    _run("models", "model_store.cli", "app", ctx.args)
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def train(ctx: typer.Context) -> None:
+    """Train a version from a recipe."""
+    _run("train", "training.cli", "train", ctx.args, extra="train")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def evaluate(ctx: typer.Context) -> None:
+    """Measure a version on held-out queries."""
+    _run("evaluate", "training.cli", "evaluate", ctx.args, extra="train")
+
+
+def _run(
+    name: str, module: str, attribute: str, arguments: list[str], *, extra: str | None = None
+) -> None:
+    try:
+        target = getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing in OURS:
+            raise
+        hint = f"the extra {extra!r}: pip install 'requery[{extra}]'" if extra else "a full install"
+        typer.echo(f"requery: {name} needs {hint} ({missing} is missing)", err=True)
+        raise typer.Exit(1) from None
+    if not isinstance(target, typer.Typer):
+        command, target = target, typer.Typer(add_completion=False)
+        target.command()(command)
+    typer.main.get_command(target)(args=arguments, prog_name=f"requery {name}")
+
+
+if __name__ == "__main__":
+    sys.exit(app())
