@@ -51,9 +51,9 @@ class PromptFormat:
         self._tokenizer = tokenizer
         self._spec = spec
         names = (spec.query, spec.rewrite, spec.relevant, spec.irrelevant)
-        ids = [tokenizer.token_to_id(name) for name in names]
-        missing = [name for name, id_ in zip(names, ids, strict=True) if id_ is None]
-        if missing:
+        found = {name: tokenizer.token_to_id(name) for name in names}
+        ids = [id_ for name in names if (id_ := found[name]) is not None]
+        if missing := [name for name, id_ in found.items() if id_ is None]:
             raise InvalidVersion(f"prompt tokens {missing} are not in the base's vocabulary")
         if len(set(ids)) != len(ids):
             raise InvalidVersion(f"prompt tokens must be four different tokens, got {names}")

@@ -1,0 +1,55 @@
+# Everything here needs GNU make, a POSIX machine and Python 3.11; the rest is installed into .venv.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PYTHON ?= python3.11
+export PYTHON
+
+RECIPE ?= training/recipes/sft-cpu.yaml
+ARGS ?=
+PYTEST_ARGS ?=
+
+.PHONY: help serve test lint typecheck unit integration format train lock clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+serve: ## Install what is needed and serve on http://localhost:8000 (ARGS="--port 9000")
+	@venv=$$(scripts/setup.sh serve | tail -n 1); exec "$$venv/bin/requery" serve $(ARGS)
+
+test: lint typecheck unit integration ## Lint, check types, run unit and integration tests
+
+lint: .venv/.requery-dev ## Check style and formatting
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+typecheck: .venv/.requery-dev ## Check types, strictly
+	.venv/bin/mypy
+
+unit: .venv/.requery-dev ## Run the unit tests (no model, no server)
+	.venv/bin/pytest -m "not integration" $(PYTEST_ARGS)
+
+integration: .venv/.requery-dev ## Run the tests with the real model, engine and Redis
+	.venv/bin/pytest -m integration $(PYTEST_ARGS)
+
+format: .venv/.requery-dev ## Format the code
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+train: .venv/.requery-dev ## Train a version (RECIPE=training/recipes/<name>.yaml)
+	.venv/bin/requery train --recipe $(RECIPE) $(ARGS)
+
+lock: .venv/.requery-dev ## Write the lock files anew (UPGRADE=1 for newest releases)
+	scripts/lock.sh
+
+clean: ## Remove environments, caches and build outputs
+	rm -rf .venv .venv-gpu .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage build dist ./*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The set-up script's own stamp: it decides whether anything is to be done.
+.venv/.requery-dev: FORCE
+	@scripts/setup.sh dev >/dev/null
+
+.PHONY: FORCE
+FORCE:

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Makes a virtual environment from a lock file and installs Requery into it.
+#
+#   scripts/setup.sh serve   what `make serve` needs: the CPU or the NVIDIA lock, as the machine is
+#   scripts/setup.sh dev     the CPU lock, training libraries and test tools
+#
+# Prints the environment's folder as its last line. A stamp with the lock's hash makes the second
+# time quick. The CPU and dev profiles share .venv: the dev lock is the CPU lock and more, with the
+# same pins, and sharing saves gigabytes. The NVIDIA build cannot live beside the CPU build, so it
+# has .venv-gpu.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+profile=${1:?usage: scripts/setup.sh serve|dev}
+python=${PYTHON:-python3.11}
+torch_index=https://download.pytorch.org/whl/cpu
+
+has_nvidia() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep -q GPU; }
+
+case $profile in
+  dev) lock=dev ;;
+  serve)
+    case ${REQUERY_DEVICE:-auto} in
+      auto) if has_nvidia; then lock=gpu; else lock=cpu; fi ;;
+      cpu | gpu) lock=$REQUERY_DEVICE ;;
+      *) echo "REQUERY_DEVICE is auto, cpu or gpu, not '$REQUERY_DEVICE'" >&2; exit 2 ;;
+    esac ;;
+  *) echo "usage: scripts/setup.sh serve|dev" >&2; exit 2 ;;
+esac
+if [ "$lock" = gpu ]; then venv=${VENV_GPU:-.venv-gpu}; else venv=${VENV:-.venv}; fi
+file=requirements/$lock.txt
+
+hash_of() { cat "$1" pyproject.toml scripts/setup.sh | sha256sum | cut -d' ' -f1; }
+stamped() { [ "$(cat "$venv/.requery-$1" 2>/dev/null)" = "$(hash_of "requirements/$1.txt")" ]; }
+
+mkdir -p "$venv"
+# Two makes at once take turns.
+exec 9>"$venv/.requery-lock"
+flock 9
+
+if stamped "$lock" || { [ "$lock" = cpu ] && stamped dev; }; then
+  echo "$venv"
+  exit 0
+fi
+
+if ! command -v "$python" >/dev/null; then
+  echo "requery needs Python 3.11 as '$python'; install it, or say PYTHON=/path/to/python3.11" >&2
+  exit 1
+fi
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+if [ "$version" != 3.11 ]; then
+  echo "the lock files are for Python 3.11, '$python' is $version; say PYTHON=/path/to/python3.11" >&2
+  exit 1
+fi
+
+log=$venv/install.log
+: >"$log"
+say() { echo "[setup] $*" >&2; }
+pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile "$@" >>"$log" 2>&1; }
+fail() {
+  say "installing failed; the end of $log:"
+  grep -v '^WARNING: Location' "$log" | tail -n 15 >&2
+  exit 1
+}
+
+say "making $venv from $file (a few minutes, once)"
+"$python" -m venv "$venv" >>"$log" 2>&1 || fail
+rm -f "$venv"/.requery-cpu "$venv"/.requery-dev "$venv"/.requery-gpu
+
+# --no-deps: the lock is complete, and leaves out what is not needed (see scripts/lock.sh).
+if [ "$lock" != gpu ]; then
+  # The CPU build of torch is not on the ordinary index: wherever pip is configured to look, else
+  # the PyTorch project's own index. First, so that nothing brings another build.
+  torch=$(grep '^torch==' "$file")
+  pip_install --no-deps "$torch" || pip_install --no-deps "$torch" --index-url "$torch_index" || fail
+fi
+pip_install --no-deps -r "$file" || fail
+say "installing requery"
+pip_install --no-deps --no-build-isolation -e . || fail
+say "compiling byte code"
+"$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$log" 2>&1 || true
+
+hash_of "$file" >"$venv/.requery-$lock"
+say "done"
+echo "$venv"
