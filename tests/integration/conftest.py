@@ -1,0 +1,66 @@
+"""One real engine for all integration tests, since a start takes half a minute on two cores."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from tokenizers import Tokenizer
+
+from model_store.errors import UnknownVersion
+from model_store.manifest import Manifest
+from model_store.materialise import materialise
+from model_store.prompt import PromptFormat
+from model_store.store import open_store
+from service.engine.loading import load_engine
+from service.engine.vllm import VllmEngine
+from tests.support.model_versions import write_real_version
+
+VERSION = "sft-1"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A real version, its engine, and what the engine reported."""
+
+    manifest: Manifest
+    folder: Path
+    prompts: PromptFormat
+    engine: VllmEngine
+    tokens: list[tuple[int, int]] = field(default_factory=list)
+
+
+@pytest.fixture(scope="session")
+def materialised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
+    """The packaged version and its merged weights, in the cache that the service uses too."""
+    try:
+        version = open_store().get(VERSION)
+    except UnknownVersion:
+        source = tmp_path_factory.mktemp("versions")
+        write_real_version(source / VERSION)
+        version = open_store([str(source)]).get(VERSION)
+    return version.manifest, materialise(version)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def served(materialised: tuple[Manifest, Path]) -> AsyncIterator[Served]:
+    """The one engine. Tests that use it run in the session's event loop."""
+    manifest, folder = materialised
+    tokens: list[tuple[int, int]] = []
+
+    def record(prompt: int, generated: int) -> None:
+        tokens.append((prompt, generated))
+
+    prompts = PromptFormat(Tokenizer.from_file(str(folder / "tokenizer.json")), manifest.prompt)
+    engine = load_engine(manifest, folder, on_tokens=record)
+    with warnings.catch_warnings():
+        # Importing vLLM and torch sets off deprecations among themselves.
+        warnings.simplefilter("ignore")
+        await asyncio.wait_for(engine.start(), 110)
+    yield Served(manifest, folder, prompts, engine, tokens)
+    await engine.close()

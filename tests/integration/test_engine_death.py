@@ -1,0 +1,57 @@
+"""A dead engine core is told, and the engine object can be started again."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import warnings
+
+import pytest
+
+from service.engine.errors import EngineUnavailable
+from tests.integration.conftest import Served
+from tests.support.traffic import watching
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(300),
+]
+
+
+def engine_core_pids() -> list[int]:
+    return [c.pid for c in multiprocessing.active_children() if c.pid and "Engine" in c.name]
+
+
+async def test_a_killed_core_fails_what_is_running_and_can_be_replaced(served: Served) -> None:
+    engine = served.engine
+    (pid,) = engine_core_pids()
+    assert engine.healthy
+
+    pairs = [("steele stake", f"steel stake {i}") for i in range(64)]
+    with watching(engine._llm) as traffic:
+        running = asyncio.ensure_future(engine.tag(pairs))
+        await traffic.until_sent(len(pairs))
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineUnavailable):
+        await asyncio.wait_for(running, 30)
+    assert not engine.healthy
+    assert engine.outstanding == 0
+    with pytest.raises(EngineUnavailable):
+        await anext(engine.generate("steele stake"))
+    with pytest.raises(EngineUnavailable):
+        await engine.tag([("steele stake", "steel stake")])
+
+    # What a supervisor does; it also leaves an engine for the tests that follow.
+    await engine.close()
+    assert engine_core_pids() == []
+    with pytest.raises(EngineUnavailable):
+        await engine.tag([("steele stake", "steel stake")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        await asyncio.wait_for(engine.start(), 110)
+    assert engine.healthy
+    assert len(await engine.tag([("steele stake", "steel stake")])) == 1
+    assert engine_core_pids() != [pid]
