@@ -28,7 +28,7 @@ from service.settings import Settings
 from service.tagger import Tagger
 from service.versions import EngineFactory, Version, Versions
 
-_log = structlog.get_logger(logger="requery.app")
+_log = structlog.get_logger(component="app")
 
 
 @dataclass(frozen=True, slots=True)

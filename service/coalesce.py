@@ -14,7 +14,7 @@ import structlog
 from service.engine.protocol import Candidate
 from service.errors import RequeryError
 
-_log = structlog.get_logger(logger="requery.coalesce")
+_log = structlog.get_logger(component="coalesce")
 
 Start = Callable[[], AsyncIterator[Candidate]]
 Finish = Callable[[tuple[Candidate, ...]], Awaitable[None]]

@@ -51,8 +51,7 @@ class CandidateFilter:
             query: the query in the version's normal form.
             candidates: in any order.
         """
-        ranked = sorted(candidates, key=lambda c: (-1.0 if c.relevance is None else -c.relevance,
-                                                   c.relevance is None, c.text))  # fmt: skip
+        ranked = sorted(candidates, key=_rank)
         seen: set[str] = set()
         query_key = squash(words(query))
         judged: list[Judged] = []
@@ -115,6 +114,10 @@ class CandidateFilter:
         if not self._brands.keeps(query, text):
             return Verdict.LOST_BRAND
         return Verdict.ACCEPTED
+
+
+def _rank(scored: Scored) -> tuple[bool, float, str]:
+    return scored.relevance is None, -(scored.relevance or 0.0), scored.text
 
 
 def _malformed(text: str, parts: tuple[str, ...]) -> bool:

@@ -18,7 +18,7 @@ from service.errors import (
 )
 from service.filters import CandidateFilter
 
-_log = structlog.get_logger(logger="requery.versions")
+_log = structlog.get_logger(component="versions")
 
 EngineFactory = Callable[[Manifest], Awaitable[Engine]]
 """Makes the engine of a version, weights materialised and all; it is started by the caller."""

@@ -14,7 +14,7 @@ from service.api.problems import internal_problem
 from service.errors import PayloadTooLarge
 from service.metrics import Metrics
 
-_log = structlog.get_logger(logger="requery.access")
+_log = structlog.get_logger(component="access")
 
 _CLIENT_CLOSED = 499
 """Logged when the caller hung up before there was an answer (nginx's number for it)."""

@@ -7,7 +7,6 @@ import orjson
 from service.cache.keys import SCHEMA
 from service.candidates import Generation, Scored
 
-
 MAX_BYTES = 64 * 1024
 """Longest value written or read; nothing of ours comes near it."""
 
@@ -31,11 +30,12 @@ def decode(raw: object) -> Generation:
         raise CorruptValue("not a value of ours")
     try:
         schema, rows = orjson.loads(raw)
-        if schema != SCHEMA:
-            raise ValueError("another schema")
-        return Generation(tuple(_scored(text, relevance) for text, relevance in rows))
+        generation = Generation(tuple(_scored(text, relevance) for text, relevance in rows))
     except (ValueError, TypeError) as error:  # orjson.JSONDecodeError is a ValueError
         raise CorruptValue("not a generation") from error
+    if schema != SCHEMA:
+        raise CorruptValue("another schema")
+    return generation
 
 
 def _scored(text: object, relevance: object) -> Scored:

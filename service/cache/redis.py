@@ -15,7 +15,7 @@ from service.cache import codec
 from service.candidates import Generation
 from service.metrics import CacheMetrics
 
-_log = structlog.get_logger(logger="requery.cache")
+_log = structlog.get_logger(component="cache")
 
 
 class RedisCache:
