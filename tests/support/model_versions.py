@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from model_store.base import base_digest, locate_base
 from model_store.manifest import (
@@ -52,6 +53,34 @@ def write_stub_version(
         name=name or folder.name,
         base=base or BaseSpec(source="/nonexistent.gguf", sha256="0" * 64, license="Apache-2.0"),
         weights=WeightsSpec(kind="adapter"),
+        prompt=PROMPT,
+        decoding=DecodingSpec(temperatures=(0.0, 0.8)),
+    )
+
+
+def byte_tokenizer() -> Tokenizer:
+    """One token for each byte, and the four markers of :data:`PROMPT` as special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: i for i, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([PROMPT.query, PROMPT.rewrite, PROMPT.relevant, PROMPT.irrelevant])
+    return tokenizer
+
+
+def write_full_version(folder: Path, *, seed: int = 0) -> Manifest:
+    """A version with full weights and a real tokenizer: no model library is needed for it."""
+    folder.mkdir(parents=True)
+    weights = np.random.default_rng(seed).normal(size=(64, 64)).astype(np.float32)
+    save_file({"w": weights}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    (folder / "README.md").write_text("A version for tests.\n")
+    return pack_version(
+        folder,
+        name=folder.name,
+        base=BaseSpec(source="/nonexistent.gguf", sha256="0" * 64, license="Apache-2.0"),
+        weights=WeightsSpec(kind="full"),
         prompt=PROMPT,
         decoding=DecodingSpec(temperatures=(0.0, 0.8)),
     )

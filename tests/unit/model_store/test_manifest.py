@@ -1,0 +1,142 @@
+"""What a manifest accepts, and what its digest covers."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from model_store.manifest import Manifest
+
+SHA = "0" * 64
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    """The fields of a valid manifest, some replaced."""
+    return {
+        "name": "sft-1",
+        "base": {"source": "base.gguf", "sha256": SHA, "license": "Apache-2.0"},
+        "weights": {"kind": "adapter"},
+        "prompt": {"query": "<q>", "rewrite": "<r>", "relevant": "<y>", "irrelevant": "<n>"},
+        "decoding": {"temperatures": [0.0, 0.8]},
+        "files": {
+            "adapter_model.safetensors": {"sha256": SHA, "bytes": 3},
+            "README.md": {"sha256": SHA, "bytes": 5},
+        },
+        **changes,
+    }
+
+
+def manifest(**changes: Any) -> Manifest:
+    return Manifest.model_validate(fields(**changes))
+
+
+def with_file(name: str) -> dict[str, Any]:
+    files = fields()["files"]
+    return fields(files={**files, name: {"sha256": SHA, "bytes": 1}})
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x.json",
+        "a/../../x.json",
+        "/etc/x.json",
+        "..",
+        "",
+        "a\\..\\x.json",
+        "model.bin",
+        "model.pt",
+        "model.pkl",
+        "run.py",
+        "a/../x.json",
+        "no_suffix",
+    ],
+)
+def test_files_that_a_version_may_not_have(name: str) -> None:
+    with pytest.raises(ValidationError):
+        Manifest.model_validate(with_file(name))
+
+
+@given(
+    st.lists(
+        st.one_of(st.sampled_from(["..", ".", "", "a", "b c", "ü"]), st.text("./\\ab", max_size=6)),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_no_accepted_path_leaves_the_folder(parts: list[str]) -> None:
+    name = "/".join(parts) + ".json"
+    try:
+        Manifest.model_validate(with_file(name))
+    except ValidationError:
+        return
+    root = PurePosixPath("/store/sft-1")
+    path = root / name
+    assert path.is_relative_to(root)
+    assert ".." not in path.parts
+
+
+@pytest.mark.parametrize("name", ["", "SFT", "a/b", "../a", ".hidden", "-x", "a" * 65, "a b", "ä"])
+def test_names_that_a_version_may_not_have(name: str) -> None:
+    with pytest.raises(ValidationError):
+        manifest(name=name)
+
+
+def test_a_newer_schema_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ValidationError, match="upgrade requery"):
+        manifest(schema_version=2)
+
+
+def test_unknown_fields_are_refused() -> None:
+    with pytest.raises(ValidationError):
+        manifest(surprise=1)
+
+
+def test_a_version_without_weights_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"no \.safetensors file"):
+        manifest(files={"a.json": {"sha256": SHA, "bytes": 1}})
+
+
+def test_a_brands_file_must_be_listed() -> None:
+    with pytest.raises(ValidationError, match="not listed"):
+        manifest(filter={"brands_file": "brands.txt"})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other"},
+        {"description": "words"},
+        {"training": {"steps": 3}},
+        {"evaluation": {"auc": 0.9}},
+    ],
+)
+def test_records_and_prose_are_no_part_of_the_digest(changes: dict[str, Any]) -> None:
+    assert manifest(**changes).digest == manifest().digest
+
+
+def test_the_model_card_is_no_part_of_the_digest() -> None:
+    files = fields()["files"]
+    files["README.md"] = {"sha256": "f" * 64, "bytes": 9}
+    assert manifest(files=files).digest == manifest().digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"base": {"source": "base.gguf", "sha256": "1" * 64, "license": "Apache-2.0"}},
+        {"weights": {"kind": "full"}},
+        {"prompt": {**fields()["prompt"], "fold_case": False}},
+        {"decoding": {"temperatures": [0.0, 0.7]}},
+        {"decoding": {"temperatures": [0.0, 0.8], "max_tokens": 8}},
+        {"filter": {"min_relevance": 0.9}},
+        {"files": {"adapter_model.safetensors": {"sha256": "1" * 64, "bytes": 3}}},
+    ],
+)
+def test_all_that_can_change_an_answer_changes_the_digest(changes: dict[str, Any]) -> None:
+    assert manifest(**changes).digest != manifest().digest
