@@ -69,6 +69,9 @@ def require_match(what: str, folder: Path, files: Mapping[str, FileSpec]) -> Non
         raise DigestMismatch(f"{what} in {folder} is damaged: {'; '.join(problems)}")
 
 
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside ``target`` that becomes ``target`` if the block succeeds.
@@ -124,7 +127,7 @@ def writing(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CannotWrite(no_space(folder)) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in _REFUSED:
             raise CannotWrite(
                 f"cannot write {error.filename or folder}: {error.strerror}"
             ) from error
