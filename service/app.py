@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 import structlog
 from fastapi import FastAPI
 
+from model_store.errors import ModelStoreError
 from service.api import problems
 from service.api.body import DeadlinePolicy
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
@@ -21,6 +22,7 @@ from service.cache.memory import MemoryCache
 from service.cache.redis import RedisCache
 from service.cache.tiered import TieredCache
 from service.coalesce import Coalescer
+from service.errors import RequeryError
 from service.logging import query_fields
 from service.metrics import Metrics
 from service.rewriter import Rewriter
@@ -36,6 +38,7 @@ class Parts:
     """What has a life of its own: started and stopped with the application."""
 
     versions: Versions
+    metrics: Metrics
     flights: Coalescer
     cache: TieredCache
     redis: RedisCache | None
@@ -74,7 +77,7 @@ def create_app(
     redis = _redis(settings, metrics)
     cache = TieredCache(memory, redis, read_budget_s=settings.redis_read_budget_ms / 1000)
     flights = Coalescer(bound_s=settings.generation_timeout_s)
-    parts = Parts(registry, flights, cache, redis)
+    parts = Parts(registry, metrics, flights, cache, redis)
     rewriting = RewritingApi(
         rewriter=Rewriter(versions=registry, cache=cache, flights=flights, metrics=metrics),
         tagger=Tagger(registry),
@@ -126,7 +129,7 @@ async def _running(
     if parts.redis is not None:
         # Warns when there is no answer; the service does without until there is.
         await parts.redis.ping()
-    loading = asyncio.create_task(_load(parts.versions.default, engines, on_load_failure))
+    loading = asyncio.create_task(_load(parts, engines, on_load_failure))
     try:
         yield
     finally:
@@ -138,12 +141,14 @@ async def _running(
 
 
 async def _load(
-    default: Version, engines: EngineFactory, on_load_failure: Callable[[Exception], None] | None
+    parts: Parts, engines: EngineFactory, on_load_failure: Callable[[Exception], None] | None
 ) -> None:
+    default = parts.versions.default
     try:
-        await default.load(engines)
+        await default.load(engines, parts.metrics.count_tokens(default.name))
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told and ends the process
-        _log.exception("version_failed", version=default.name)
+        expected = isinstance(error, RequeryError | ModelStoreError)
+        _log.error("version_failed", version=default.name, reason=str(error), exc_info=not expected)
         if on_load_failure is not None:
             on_load_failure(error)
 

@@ -113,9 +113,9 @@ class Metrics:
             (0, 1, 2, 3, 4, 6, 8, 16, 32),
         )
         self._tokens = Counter(
-            "requery_generated_tokens",
-            "Tokens generated, tags included",
-            ["version"],
+            "requery_tokens",
+            "Tokens of finished engine requests by kind: prompt, or generated (tags included)",
+            ["version", "kind"],
             registry=self.registry,
         )
         self._engine_up = Gauge(
@@ -177,10 +177,19 @@ class Metrics:
         for candidate in candidates:
             if candidate.relevance is not None:
                 self._relevance.labels(version).observe(candidate.relevance)
-        tagged = sum(c.relevance is not None for c in candidates)
-        self._tokens.labels(version).inc(sum(len(c.token_ids) for c in candidates) + tagged)
         for judged in verdicts:
             self._candidates.labels(version, judged.verdict.value).inc()
+
+    def count_tokens(self, version: str) -> Callable[[int, int], None]:
+        """What to tell of the prompt and generated tokens of each engine request."""
+        prompt = self._tokens.labels(version, "prompt")
+        generated = self._tokens.labels(version, "generated")
+
+        def count(prompt_tokens: int, generated_tokens: int) -> None:
+            prompt.inc(prompt_tokens)
+            generated.inc(generated_tokens)
+
+        return count
 
     def responded(self, *, route: str, code: int) -> None:
         """Count one HTTP response; ``route`` is a template, never a raw path."""

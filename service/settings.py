@@ -42,6 +42,31 @@ class Settings(BaseSettings):
         Field(description="Where materialised models are kept; default: the user's cache folder."),
     ] = None
 
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"],
+        Field(description="Where engines run; auto takes an NVIDIA GPU if there is one."),
+    ] = "auto"
+    engine_kv_cache_bytes: Annotated[
+        int | None, Field(ge=1, description="Keys and values of each engine; default by device.")
+    ] = None
+    engine_max_sequences: Annotated[
+        int | None, Field(ge=1, description="Candidates decoded at a time; default by device.")
+    ] = None
+    engine_threads: Annotated[
+        int | None, Field(ge=1, description="CPU only; default: the cores there are, at most 16.")
+    ] = None
+    engine_compiled: Annotated[
+        bool | None,
+        Field(
+            description="Compile the model: on a CPU some 100 s at start for less time per token; "
+            "default: on a GPU only."
+        ),
+    ] = None
+    engine_log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+        Field(description="Least level of vLLM's own log lines, on standard error."),
+    ] = "ERROR"
+
     default_deadline_ms: Annotated[
         int | None,
         Field(
@@ -97,6 +122,10 @@ class Settings(BaseSettings):
         SecretStr,
         Field(description="Secret that keeps hashed queries in logs from being guessed."),
     ] = SecretStr("")
+
+    def sources(self) -> list[str]:
+        """Places of :attr:`model_sources`."""
+        return [place.strip() for place in self.model_sources.split(",") if place.strip()]
 
     def deadline_ms(self, *, gpu: bool) -> int:
         """Default deadline of /rewrite on this kind of device."""

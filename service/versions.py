@@ -20,7 +20,9 @@ from service.filters import CandidateFilter
 
 _log = structlog.get_logger(component="versions")
 
-EngineFactory = Callable[[Manifest], Awaitable[Engine]]
+OnTokens = Callable[[int, int], None]
+"""Told of each finished engine request: its prompt tokens and its generated tokens."""
+EngineFactory = Callable[[Manifest, OnTokens], Awaitable[Engine]]
 """Makes the engine of a version, weights materialised and all; it is started by the caller."""
 
 
@@ -88,7 +90,7 @@ class Version:
             )
         return normal
 
-    async def load(self, factory: EngineFactory) -> None:
+    async def load(self, factory: EngineFactory, on_tokens: OnTokens) -> None:
         """Make and start the engine.
 
         Raises:
@@ -97,7 +99,7 @@ class Version:
         self.state = State.LOADING
         engine: Engine | None = None
         try:
-            engine = await factory(self.manifest)
+            engine = await factory(self.manifest, on_tokens)
             await engine.start()
         except BaseException:
             self.state = State.FAILED

@@ -37,6 +37,7 @@ class ScriptedEngine:
         start_fault: Exception | None = None,
         tag: Callable[[str, str], float] = lambda _q, _r: 0.5,
     ) -> None:
+        self.on_tokens: Callable[[int, int], None] | None = None
         self.script = script or {}
         self.default = default
         self.fault = fault
@@ -81,6 +82,8 @@ class ScriptedEngine:
                     await self._may_go_on.wait()
                 # Real candidates come in turns of the event loop of their own.
                 await asyncio.sleep(0)
+                if self.on_tokens is not None:
+                    self.on_tokens(3, len(candidate.token_ids) + 1)
                 yield candidate
         finally:
             self.closed_streams += 1

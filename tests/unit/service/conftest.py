@@ -15,7 +15,7 @@ from model_store.manifest import Manifest
 from service.app import create_app
 from service.engine.protocol import Engine
 from service.settings import Settings
-from service.versions import Version
+from service.versions import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import make_manifest
 
@@ -39,7 +39,7 @@ class Service:
 
     async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
         """Let the event loop turn until ``holds()``; the test's own timeout bounds it."""
-        while not await holds():
+        while not await holds():  # noqa: ASYNC110 - what is waited for has no event
             # In-process calls never yield by themselves.
             await asyncio.sleep(0)
 
@@ -84,7 +84,8 @@ async def serve() -> AsyncIterator[Serve]:
         ) -> Service:
             scripted = engine or ScriptedEngine()
 
-            async def factory(_manifest: Manifest) -> Engine:
+            async def factory(_manifest: Manifest, on_tokens: OnTokens) -> Engine:
+                scripted.on_tokens = on_tokens
                 return scripted
 
             app = create_app(

@@ -1,0 +1,107 @@
+"""From the model store to what the service runs on: versions, and the factory of their engines."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+
+from model_store.errors import DigestMismatch, InvalidVersion
+from model_store.files import mismatches
+from model_store.manifest import Manifest
+from model_store.materialise import materialise
+from model_store.store import Store, default_cache_dir
+from model_store.store import Version as StoredVersion
+from service.engine.loading import EngineSettings, load_engine
+from service.engine.protocol import Engine
+from service.settings import Settings
+from service.versions import EngineFactory, OnTokens, Version
+
+_log = structlog.get_logger(component="catalogue")
+
+_Result = TypeVar("_Result")
+
+
+def known_versions(store: Store, settings: Settings) -> list[Version]:
+    """Every usable version of the store.
+
+    One that cannot be used is left out with a warning, unless it is the default.
+
+    Raises:
+        UnknownVersion: the default version is not in the store.
+        InvalidVersion: the default version cannot be used.
+        ModelStoreError: the store cannot be read.
+    """
+    versions = [_version(store.get(settings.default_version), settings)]
+    for name in store.names():
+        if name == settings.default_version:
+            continue
+        try:
+            versions.append(_version(store.get(name), settings))
+        except InvalidVersion as error:
+            _log.warning("version_left_out", version=name, reason=str(error))
+    return versions
+
+
+def engine_factory(store: Store, settings: Settings) -> EngineFactory:
+    """Makes vLLM engines of stored versions; materialising happens outside the event loop."""
+    engine_settings = EngineSettings(
+        device=settings.device,
+        kv_cache_bytes=settings.engine_kv_cache_bytes,
+        max_sequences=settings.engine_max_sequences,
+        threads=settings.engine_threads,
+        compiled=settings.engine_compiled,
+        log_level=settings.engine_log_level,
+    )
+
+    async def make(manifest: Manifest, on_tokens: OnTokens) -> Engine:
+        def prepare() -> Engine:
+            folder = materialise(store.get(manifest.name), settings.cache_dir)
+            return load_engine(manifest, folder, engine_settings, on_tokens=on_tokens)
+
+        return await _in_daemon_thread(prepare)
+
+    return make
+
+
+def _version(stored: StoredVersion, settings: Settings) -> Version:
+    manifest = stored.manifest
+    name = manifest.filter.brands_file
+    if name is None:
+        return Version(manifest)
+    folder = stored.source.folder(
+        manifest.name, manifest, settings.cache_dir or default_cache_dir()
+    )
+    if wrong := mismatches(folder, {name: manifest.files[name]}):
+        raise DigestMismatch(f"version {manifest.name!r}: {wrong[0]}")
+    brands = (folder / name).read_text(encoding="utf-8").splitlines()
+    return Version(manifest, brands=[brand for brand in brands if brand.strip()])
+
+
+async def _in_daemon_thread(work: Callable[[], _Result]) -> _Result:
+    """The result of ``work``; unlike a pool's thread, one still at work does not hold up exit."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_Result] = loop.create_future()
+
+    def settle(result: _Result | None, error: BaseException | None) -> None:
+        if future.cancelled():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)  # type: ignore[arg-type] # there is one when no error is
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as caught:  # noqa: BLE001 - raised again where it is awaited
+            error = caught
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(settle, result, error)
+
+    threading.Thread(target=run, name="prepare-version", daemon=True).start()
+    return await future
