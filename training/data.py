@@ -1,0 +1,180 @@
+"""From a recipe to what its stages learn from: the split, the mined pairs, the domain text."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from model_store.prompt import PromptFormat
+from model_store.text import normalise
+from training.errors import DataError
+from training.folds import DEVELOPMENT, HELD_OUT, fold_of, variants
+from training.packing import Row, Tree, pack, tree_of
+from training.pairs import PairMiner, QueryPairs, World, clean_texts, noisy_pairs
+from training.readers import best_buy, home_depot
+from training.recipe import Recipe
+from training.schema import Tables
+
+DATA_ENV = "REQUERY_DATA"
+"""Environment variable that names the folder with the sources' folders."""
+
+_DEFAULT_PLACES = (Path("data"), Path("../shared/data"))
+
+
+def data_folder(explicit: Path | None = None) -> Path:
+    """The folder that holds ``home_depot/`` and the like.
+
+    Raises:
+        DataError: none was named and none of the usual places exists.
+    """
+    named = explicit or (Path(os.environ[DATA_ENV]) if os.environ.get(DATA_ENV) else None)
+    places = (named,) if named else _DEFAULT_PLACES
+    for place in places:
+        if place.is_dir():
+            return place
+    raise DataError(
+        f"no data folder at {' or '.join(str(p) for p in places)}; pass --data or set {DATA_ENV} "
+        "to the folder that holds home_depot/ and best_buy/ (docs/training.md says where from)"
+    )
+
+
+def read_source(source: str, folder: Path) -> Tables:
+    """Tables of a named source under the data folder; ``tables`` reads our schema as it is."""
+    if source == "home_depot":
+        return home_depot.read(folder / "home_depot")
+    if source == "best_buy":
+        return best_buy.read(folder / "best_buy")
+    return Tables.load(folder)
+
+
+def data_digests(source: str, folder: Path) -> dict[str, str]:
+    """SHA-256 of each input file, for the record."""
+    root = folder if source == "tables" else folder / source
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.iterdir())
+        if path.is_file()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Queries by use, in normal form. ``train`` holds no spelling variant of the others."""
+
+    train: tuple[str, ...]
+    development: tuple[str, ...]
+    held_out: tuple[str, ...]
+
+
+def split(world: World) -> Split:
+    """Fold 0 held out, fold 1 for development, the rest for training less their variants.
+
+    Raises:
+        DataError: a part is empty.
+    """
+    folds = {query: fold_of(canonical) for query, canonical in world.canonical.items()}
+    held = [q for q, f in folds.items() if f == HELD_OUT]
+    development = [q for q, f in folds.items() if f == DEVELOPMENT]
+    rest = [q for q, f in folds.items() if f not in (HELD_OUT, DEVELOPMENT)]
+    protected = {
+        form
+        for q in held + development
+        for form in (q, normalise(world.canonical[q], fold_case=True))
+    }
+    close = variants(rest, protected)
+    train = [q for q in rest if q not in close]
+    for name, part in (("training", train), ("development", development), ("held-out", held)):
+        if not world.with_relevant(part):
+            raise DataError(f"the {name} fold has no query with a relevant product")
+    return Split(tuple(train), tuple(development), tuple(held))
+
+
+def mine_all(
+    world: World, queries: Iterable[str], recipe: Recipe, allowed: Iterable[str]
+) -> dict[str, QueryPairs]:
+    """Pairs of each query that has a relevant product; ``allowed`` bounds what may be seen."""
+    miner = PairMiner(world, list(allowed), recipe.seed)
+    return {
+        query: miner.mine(query, recipe.data.max_write, recipe.data.max_judge)
+        for query in tqdm(world.with_relevant(queries), desc="mining pairs", unit="query")
+    }
+
+
+def sft_rows(
+    mined: Mapping[str, QueryPairs],
+    sampled: Mapping[str, QueryPairs],
+    world: World,
+    train: Iterable[str],
+    recipe: Recipe,
+    prompts: PromptFormat,
+    *,
+    tokens: int,
+    row_tokens: int,
+    write_only: bool,
+    seed: int,
+) -> list[Row]:
+    """Packed rows of about ``tokens`` tokens: mined, sampled and noisy pairs, shuffled together.
+
+    Beside samples of the model, mined and noisy pairs come in equal and half number, so that the
+    model does not drift away from what people wrote.
+    """
+    rng = random.Random(seed)
+    count = recipe.data.noisy_pairs
+    noisy = list(noisy_pairs(clean_texts(world, list(train), seed, count), count, seed))
+    people = list(mined.values())
+    if sampled:
+        people = rng.sample(people, min(len(people), len(sampled)))
+        noisy = noisy[: len(sampled) // 2]
+    pool = [*people, *sampled.values(), *noisy]
+    if write_only:
+        pool = [QueryPairs(p.query, write=p.write) for p in pool]
+    limit = recipe.decoding.max_tokens
+    trees = [t for p in pool if (t := tree_of(p, prompts, limit)).branches]
+    return pack(_budget(trees, tokens, rng), row_tokens, prompts.labels.relevant)
+
+
+def domain_rows(
+    world: World,
+    train: Iterable[str],
+    prompts: PromptFormat,
+    *,
+    tokens: int,
+    row_tokens: int,
+    seed: int,
+) -> list[Row]:
+    """Packed rows of titles and training queries."""
+    rng = random.Random(seed)
+    texts = [normalise(t, fold_case=True) for t in world.titles.values()]
+    queries = list(train)
+    rng.shuffle(texts)
+    rng.shuffle(queries)
+    chosen: list[str] = []
+    # Two titles for each query: titles hold the words to learn, queries how they are asked for.
+    for index, title in enumerate(texts):
+        chosen.append(title)
+        if index % 2 == 0 and index // 2 < len(queries):
+            chosen.append(queries[index // 2])
+    trees = (Tree(tuple(ids)) for ids in prompts.encode_batch(chosen) if ids)
+    return pack(_budget(trees, tokens, None), row_tokens, prompts.labels.relevant)
+
+
+def _budget(trees: Iterable[Tree], tokens: int, rng: random.Random | None) -> Iterable[Tree]:
+    """Trees up to a number of tokens; with ``rng`` shuffled, and repeated if too few."""
+    pool = list(trees)
+    spent = 0
+    while pool and spent < tokens:
+        if rng is not None:
+            rng.shuffle(pool)
+        for tree in pool:
+            if spent >= tokens:
+                return
+            spent += len(tree)
+            yield tree
+        if rng is None:
+            return

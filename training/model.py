@@ -1,0 +1,141 @@
+"""The model being trained: a base, its LoRA adapter and the four marker rows."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from model_store.prompt import PromptFormat
+from training.recipe import AdapterPart, Recipe
+
+
+@dataclass(slots=True)
+class Trainee:
+    """A PEFT model with its tokenizer and prompt format."""
+
+    model: PeftModel
+    tokenizer: Tokenizer
+    prompts: PromptFormat
+    pad_id: int
+
+
+def base_arguments(base: Path) -> tuple[str, dict[str, Any]]:
+    """Arguments for ``from_pretrained``: a GGUF file is loaded by its folder and name."""
+    if base.is_file():
+        return str(base.parent), {"gguf_file": base.name}
+    return str(base), {}
+
+
+def load_trainee(base: Path, recipe: Recipe, adapter: Path | None = None) -> Trainee:
+    """Load the base, attach a fresh adapter or continue ``adapter``.
+
+    The frozen base is held in bfloat16, the adapter in float32.
+    """
+    where, extra = base_arguments(base)
+    fast = AutoTokenizer.from_pretrained(where, **extra)
+    tokenizer: Tokenizer = fast.backend_tokenizer
+    prompts = PromptFormat(tokenizer, recipe.prompt)
+    model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **extra)
+    # A dequantised GGUF is an ordinary model; the leftover configuration says otherwise.
+    if getattr(model.config, "quantization_config", None) is not None:
+        del model.config.quantization_config
+        model.hf_quantizer = None
+        model.is_quantized = False
+    _start_markers(model, tokenizer, recipe)
+    model.to(torch.bfloat16)
+    if adapter is not None:
+        peft = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
+    else:
+        peft = get_peft_model(model, _lora(recipe.adapter, prompts))
+    return Trainee(peft, tokenizer, prompts, pad_id=int(fast.pad_token_id or 0))
+
+
+def _lora(part: AdapterPart, prompts: PromptFormat) -> LoraConfig:
+    return LoraConfig(
+        r=part.rank,
+        lora_alpha=part.alpha,
+        lora_dropout=part.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        trainable_token_indices=[
+            prompts.query_id,
+            prompts.rewrite_id,
+            prompts.labels.relevant,
+            prompts.labels.irrelevant,
+        ],
+    )
+
+
+def _start_markers(model: Any, tokenizer: Tokenizer, recipe: Recipe) -> None:
+    """Start the marker rows from distinct ordinary words.
+
+    A base's unused tokens share almost one untrained row: from there the two labels cannot be
+    told apart.
+    """
+    rows = model.get_input_embeddings().weight.data
+    for marker, word in recipe.label_words.items():
+        source = tokenizer.encode(word, add_special_tokens=False).ids
+        rows[tokenizer.token_to_id(getattr(recipe.prompt, marker))] = rows[source].mean(dim=0)
+
+
+def merged(trainee: Trainee) -> Any:
+    """A merged copy for generation; the trainee stays as it is."""
+    return copy.deepcopy(trainee.model).merge_and_unload().eval()
+
+
+@torch.inference_mode()
+def sample(
+    model: Any,
+    trainee: Trainee,
+    queries: Sequence[str],
+    *,
+    per_query: int,
+    temperature: float,
+    max_tokens: int,
+    batch: int,
+    seed: int,
+) -> Iterator[tuple[str, list[str]]]:
+    """Draw ``per_query`` rewrites of each query that end in either label, in any order.
+
+    Args:
+        model: the result of :func:`merged`.
+        queries: normalised; batched by length so that little is spent on padding.
+    """
+    torch.manual_seed(seed)
+    prompts = trainee.prompts
+    stops = [prompts.labels.relevant, prompts.labels.irrelevant]
+    encoded = sorted(((prompts.rewrite_prompt(q), q) for q in queries), key=lambda p: len(p[0]))
+    blocks = [encoded[i : i + batch] for i in range(0, len(encoded), batch)]
+    random.Random(seed).shuffle(blocks)
+    for block in blocks:
+        width = max(len(ids) for ids, _ in block)
+        ids = torch.tensor([[trainee.pad_id] * (width - len(i)) + i for i, _ in block])
+        mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i, _ in block])
+        out = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            do_sample=True,
+            temperature=temperature,
+            top_k=0,
+            top_p=1.0,
+            num_return_sequences=per_query,
+            max_new_tokens=max_tokens,
+            eos_token_id=stops,
+            pad_token_id=trainee.pad_id,
+        )[:, width:].tolist()
+        for row, (_, query) in enumerate(block):
+            texts = []
+            for tokens in out[row * per_query : (row + 1) * per_query]:
+                end = next((i for i, t in enumerate(tokens) if t in stops), None)
+                if end:
+                    texts.append(prompts.normalise(prompts.decode(tokens[:end])))
+            yield query, [t for t in texts if t]

@@ -1,0 +1,317 @@
+"""Pair mining: which rewrites to learn to write, and which pairs to learn to judge.
+
+Everything is judged by the search engine against human grades. For a query ``q`` with relevant
+products R (grade >= 2.33) and a candidate rewrite ``r``:
+
+* ``own(r)``  = recall@100 of R by the results of ``r`` alone;
+* ``gain(r)`` = recall@100 of R by q and r fused, less that of q alone (equal budget of 100).
+
+Candidates come from corrected spellings, from queries that share a relevant product, and from
+phrases of relevant titles that fit several products. Kept as something to *write* (rejection
+sampling): no echo of q, ``own(r)`` at least 60 % of q's own recall, ``gain(r)`` not negative.
+*Negatives* to judge: queries that look alike but share no product, phrases of products judged
+bad for q, and model samples, each with ``own(r)`` at most 20 % of q's.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from model_store.text import normalise
+from training.folds import compact
+from training.noise import corrupt
+from training.schema import GRADE_BAD, GRADE_ENGAGED, GRADE_RELEVANT, Tables
+from training.search import SearchIndex, fuse, recall, stems
+
+KEEP_OWN = 0.6
+REJECT_OWN = 0.2
+RARE = 150
+"""Titles that hold a word, up to which the word alone says what kind of thing it is."""
+MAX_LOSS_OF_CORRECTION = 0.05
+"""A search engine's own correction is kept even if it costs this much recall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A candidate rewrite and what the search engine says of it."""
+
+    text: str
+    source: str
+    own: float
+    gain: float
+
+
+@dataclass(slots=True)
+class QueryPairs:
+    """What there is to learn about one query (all text normalised).
+
+    Attributes:
+        write: rewrites to learn to write, best first; each is also a positive to judge.
+        accept: further positives, to judge only.
+        reject: negatives, to judge only.
+    """
+
+    query: str
+    write: list[Scored] = field(default_factory=list)
+    accept: list[Scored] = field(default_factory=list)
+    reject: list[Scored] = field(default_factory=list)
+
+
+class World:
+    """A source's tables as lookups, with the search engine over its catalogue.
+
+    Queries are in normal form; spellings that fold to one form share their grades.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self.titles: dict[str, str] = dict(tables.catalogue.iter_rows())
+        self.index = SearchIndex(self.titles)
+        self.canonical: dict[str, str] = {}
+        self.raw: dict[str, str] = {}
+        for query, canonical, _ in tables.queries.iter_rows():
+            form = normalise(query, fold_case=True)
+            self.canonical.setdefault(form, canonical)
+            self.raw.setdefault(form, query)
+        self.grades: dict[str, dict[str, float]] = defaultdict(dict)
+        for query, product, grade in tables.judgements.iter_rows():
+            self.grades[normalise(query, fold_case=True)][product] = grade
+        engaged = tables.interactions.group_by("query", "product_id").agg(pl.col("count").sum())
+        for query, product, _ in engaged.iter_rows():
+            # A click is taken for a relevant, engaged product; there is no grade beside it.
+            self.grades[normalise(query, fold_case=True)].setdefault(product, GRADE_ENGAGED)
+        self.corrections: dict[str, str] = {}
+        for query, rewrite, _ in tables.rewrites.iter_rows():
+            form, target = (normalise(t, fold_case=True) for t in (query, rewrite))
+            if form in self.canonical and target and target != form:
+                self.corrections[form] = target
+        self.relevant: dict[str, frozenset[str]] = {
+            query: frozenset(p for p, g in grades.items() if g >= GRADE_RELEVANT)
+            for query, grades in self.grades.items()
+        }
+        self._plain: dict[str, list[str]] = {}
+
+    def plain(self, query: str) -> list[str]:
+        """Results of the query alone (top 100), remembered."""
+        if query not in self._plain:
+            self._plain[query] = self.index.search(query)
+        return self._plain[query]
+
+    def score(self, query: str, rewrite: str, source: str) -> Scored:
+        """``own`` and ``gain`` of a rewrite; the query must have a relevant product."""
+        wanted = self.relevant[query]
+        results = self.index.search(rewrite)
+        base = self.plain(query)
+        gain = recall(fuse([base, results]), wanted) - recall(base, wanted)
+        return Scored(rewrite, source, recall(results, wanted), gain)
+
+    def with_relevant(self, queries: Iterable[str]) -> list[str]:
+        """Those queries that have at least one relevant product."""
+        return [q for q in queries if self.relevant.get(q)]
+
+
+def is_echo(query: str, rewrite: str) -> bool:
+    """True if the two differ only in case, space, punctuation, word order or inflection."""
+    return compact(query) == compact(rewrite) or _letters(query) == _letters(rewrite)
+
+
+def _letters(text: str) -> str:
+    return "".join(c for c in text if c.isalnum())
+
+
+_ASIDE = re.compile(r"\([^)]*\)|[\"*]")
+_EDGE = frozenset("with in for and of the a an to by - x or on & / in. ft. sq. no.".split())
+
+
+def phrases(title: str) -> Iterator[str]:
+    """Runs of 2-4 words of a title that could stand as a query (normalised)."""
+    words = normalise(_ASIDE.sub(" ", title), fold_case=True).replace(",", " ").split()
+    for size in (2, 3, 4):
+        for start in range(len(words) - size + 1):
+            run = words[start : start + size]
+            edges = (run[0], run[-1])
+            if any(e in _EDGE or e.startswith("#") for e in edges) or not any(w.isalpha() for w in run):
+                continue
+            yield " ".join(run).strip(".")
+
+
+class PairMiner:
+    """Mines pairs for queries of a world.
+
+    Args:
+        world: the data and its search engine.
+        allowed: queries that may occur, as source or as target. Held-out ones must not be in it.
+        seed: of the sampling of phrases; the result depends on nothing else.
+    """
+
+    def __init__(self, world: World, allowed: Sequence[str], seed: int) -> None:
+        self._world = world
+        self._allowed = world.with_relevant(allowed)
+        self._seed = seed
+        self._by_product: dict[str, list[str]] = defaultdict(list)
+        for query in self._allowed:
+            for product in sorted(world.relevant[query]):
+                self._by_product[product].append(query)
+        self._queries = SearchIndex({q: q for q in self._allowed})
+
+    def mine(self, query: str, max_write: int = 4, max_judge: int = 4) -> QueryPairs:
+        """All pairs of one query; it must have a relevant product."""
+        world, rng = self._world, random.Random(f"{self._seed}:{query}")
+        pairs = QueryPairs(query)
+        base = recall(world.plain(query), world.relevant[query])
+        pool: dict[str, str] = {}
+        if query in world.corrections:
+            pool[world.corrections[query]] = "spelling"
+        for other in self._co_relevant(query):
+            pool.setdefault(other, "co-relevant")
+        for phrase in self._phrases(query, rng):
+            pool.setdefault(phrase, "title")
+        asked = set(stems(query)) | set(stems(world.corrections.get(query, "")))
+        kept: list[Scored] = []
+        for text, source in pool.items():
+            if is_echo(query, text) and source != "spelling":
+                continue
+            scored = world.score(query, text, source)
+            if source == "spelling":
+                if scored.gain >= -MAX_LOSS_OF_CORRECTION:
+                    kept.append(scored)
+            elif self._names_the_need(scored, asked) and (
+                scored.own > 0 and scored.own >= KEEP_OWN * base and scored.gain >= 0
+            ):
+                kept.append(scored)
+            elif scored.own <= REJECT_OWN * base and base > 0 and source == "title":
+                pairs.reject.append(scored)
+            elif source == "co-relevant" and scored.own >= 0.5 * base:
+                pairs.accept.append(scored)
+        kept.sort(
+            key=lambda s: (
+                s.source != "spelling",
+                -s.gain,
+                s.source != "co-relevant",
+                -len(asked.intersection(stems(s.text))),
+                -s.own,
+                s.text,
+            )
+        )
+        pairs.write = _distinct(kept)[:max_write]
+        written = {s.text for s in pairs.write}
+        rest = [s for s in kept if s.text not in written] + pairs.accept
+        pairs.accept = rng.sample(rest, min(2, len(rest)))
+        negatives = self._look_alikes(query, base) + self._bad_phrases(query, base, rng)
+        rng.shuffle(pairs.reject)
+        negatives += pairs.reject[:1]
+        pairs.reject = _distinct(negatives)[:max_judge]
+        return pairs
+
+    def _names_the_need(self, scored: Scored, asked: set[str]) -> bool:
+        """A phrase of a title must share a word with the query, or be rare and bring a gain.
+
+        Without this, whatever words a lone relevant title happens to hold would pass: the search
+        engine finds that title by any of them.
+        """
+        if scored.source != "title" or asked.intersection(stems(scored.text)):
+            return True
+        return scored.gain > 0 and self._world.index.rarest_term(scored.text) <= RARE
+
+    def _co_relevant(self, query: str) -> list[str]:
+        shared: dict[str, int] = defaultdict(int)
+        for product in self._world.relevant[query]:
+            for other in self._by_product.get(product, ()):
+                if other != query:
+                    shared[other] += 1
+        return sorted(shared, key=lambda q: (-shared[q], q))[:16]
+
+    def _phrases(self, query: str, rng: random.Random) -> list[str]:
+        grades = self._world.grades[query]
+        counts: dict[str, int] = defaultdict(int)
+        for product in sorted(p for p, g in grades.items() if g >= GRADE_ENGAGED):
+            for phrase in set(phrases(self._world.titles.get(product, ""))):
+                counts[phrase] += 1
+        asked = set(stems(query))
+        # Phrases that several good products share come first, then those that name the need.
+        order = sorted(
+            counts,
+            key=lambda p: (-counts[p], -len(asked.intersection(stems(p))), rng.random()),
+        )
+        return [p for p in order[:40] if self._world.index.matches_all(p) >= 3][:20]
+
+    def _look_alikes(self, query: str, base: float) -> list[Scored]:
+        world, wanted = self._world, self._world.relevant[query]
+        found: list[Scored] = []
+        if base == 0:
+            return found
+        for other in self._queries.search(query, 25):
+            if other == query or is_echo(query, other) or wanted & world.relevant[other]:
+                continue
+            scored = world.score(query, other, "look-alike")
+            if scored.own <= REJECT_OWN * base:
+                found.append(scored)
+                if len(found) == 3:
+                    break
+        return found
+
+    def _bad_phrases(self, query: str, base: float, rng: random.Random) -> list[Scored]:
+        world = self._world
+        bad = sorted(p for p, g in world.grades[query].items() if g <= GRADE_BAD)
+        texts = [t for p in bad for t in phrases(world.titles.get(p, ""))]
+        rng.shuffle(texts)
+        found: list[Scored] = []
+        for text in texts[:12]:
+            if base == 0 or len(found) == 2:
+                break
+            scored = world.score(query, text, "bad-title")
+            if scored.own <= REJECT_OWN * base:
+                found.append(scored)
+        return found
+
+
+def _distinct(items: Sequence[Scored]) -> list[Scored]:
+    """The first of each group that differs only trivially."""
+    seen: set[str] = set()
+    kept = []
+    for item in items:
+        form = compact(item.text)
+        if form not in seen:
+            seen.add(form)
+            kept.append(item)
+    return kept
+
+
+def noisy_pairs(clean: Sequence[str], count: int, seed: int) -> Iterator[QueryPairs]:
+    """``count`` queries made by corrupting clean text, each with the clean text as its rewrite."""
+    rng = random.Random(seed)
+    made = 0
+    for _ in range(count * 20):
+        if made == count or not clean:
+            return
+        text = rng.choice(clean)
+        noisy = normalise(corrupt(text, rng), fold_case=True)
+        if noisy != text and noisy:
+            made += 1
+            yield QueryPairs(noisy, write=[Scored(text, "noise", 1.0, 1.0)])
+
+
+def clean_texts(world: World, allowed: Sequence[str], seed: int, count: int) -> list[str]:
+    """Text to corrupt: allowed queries that nobody corrected, and catalogue phrases."""
+    rng = random.Random(seed)
+    queries = [q for q in allowed if q not in world.corrections and len(q) >= 5]
+    titles = rng.sample(sorted(world.titles.values()), min(count, len(world.titles)))
+    spans = [rng.choice(found) for title in titles if (found := list(phrases(title)))]
+    return queries + spans
+
+
+def summarise(mined: Mapping[str, QueryPairs]) -> dict[str, float]:
+    """Counts for the run's record."""
+    values = list(mined.values())
+    return {
+        "queries": len(values),
+        "write": sum(len(p.write) for p in values),
+        "accept": sum(len(p.accept) for p in values),
+        "reject": sum(len(p.reject) for p in values),
+        "queries_with_gain": sum(any(s.gain > 0 for s in p.write) for p in values),
+    }

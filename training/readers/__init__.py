@@ -1,0 +1,1 @@
+"""Readers: public data sets into the schema of :mod:`training.schema`."""

@@ -1,0 +1,129 @@
+"""Recipes: one YAML file says all that a run depends on."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model_store.manifest import BaseSpec, DecodingSpec, FilterSpec, PromptSpec, VersionName
+from training.errors import RecipeError
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataPart(_Part):
+    """Which source to read and how much to make of it."""
+
+    source: Literal["home_depot", "best_buy", "tables"]
+    """A reader of :mod:`training.readers`, or ``tables``: a folder in our schema."""
+    noisy_pairs: Annotated[int, Field(ge=0)] = 0
+    """Synthetic misspellings to add."""
+    max_write: Annotated[int, Field(ge=1)] = 4
+    max_judge: Annotated[int, Field(ge=0)] = 4
+
+
+class AdapterPart(_Part):
+    """LoRA on all projections, with the four marker rows trained beside it."""
+
+    rank: Annotated[int, Field(ge=1)] = 16
+    alpha: Annotated[int, Field(ge=1)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Optimiser(_Part):
+    """AdamW with linear warm-up and decay."""
+
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    rows: Annotated[int, Field(ge=1)] = 4
+    """Packed rows per optimiser step."""
+    row_tokens: Annotated[int, Field(ge=32)] = 256
+    tag_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the two-label loss beside the loss on rewrites."""
+
+
+class DomainStage(_Part):
+    """Language modelling on titles and queries."""
+
+    kind: Literal["domain"]
+    tokens: Annotated[int, Field(ge=1)]
+    optimiser: Optimiser
+
+
+class SftStage(_Part):
+    """Multi-task supervised fine-tuning: write and judge."""
+
+    kind: Literal["sft"]
+    tokens: Annotated[int, Field(ge=1)]
+    """Budget of packed tokens; the data is repeated or cut to fit."""
+    optimiser: Optimiser
+    tasks: Literal["both", "write"] = "both"
+    """``write`` is the single-task ablation."""
+
+
+class SampleStage(_Part):
+    """The model's own rewrites of training queries, judged by the search engine.
+
+    The good ones are learnt and the bad ones become negatives in the next ``sft`` stage.
+    """
+
+    kind: Literal["sample"]
+    queries: Annotated[int, Field(ge=1)]
+    per_query: Annotated[int, Field(ge=1)] = 8
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    batch: Annotated[int, Field(ge=1)] = 32
+
+
+Stage = Annotated[DomainStage | SftStage | SampleStage, Field(discriminator="kind")]
+
+
+class Recipe(_Part):
+    """A whole run, from base to version."""
+
+    name: VersionName
+    description: str
+    base: BaseSpec
+    seed: int = 7
+    data: DataPart
+    prompt: PromptSpec
+    adapter: AdapterPart = AdapterPart()
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    decoding: DecodingSpec
+    filter: FilterSpec = FilterSpec()
+    label_words: dict[str, str] = {
+        "query": " search",
+        "rewrite": " product",
+        "relevant": " good",
+        "irrelevant": " wrong",
+    }
+    """Ordinary words whose embedding rows the markers start from."""
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        RecipeError: unreadable, not YAML, or not in the shape of :class:`Recipe`.
+    """
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return Recipe.model_validate(document)
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "document"
+        raise RecipeError(f"{path}: {where}: {first['msg']}") from error
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256 (hex) of the recipe's content; a run continues only with the same one."""
+    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()

@@ -1,0 +1,54 @@
+"""Rejection sampling: the search engine judges what the model wrote for training queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from training.pairs import KEEP_OWN, REJECT_OWN, QueryPairs, World, is_echo
+from training.search import recall
+
+HARM = 0.05
+"""A rewrite that costs the fusion more recall than this is judged irrelevant."""
+
+
+def judge_samples(
+    world: World, drawn: Iterable[tuple[str, list[str]]], total: int, max_write: int = 3
+) -> tuple[list[QueryPairs], dict[str, Any]]:
+    """Sort each query's samples into what to write, to accept and to reject.
+
+    Written again are samples that gain recall, else those that keep what the query finds, best
+    ``own`` first. Samples in the grey zone between teach nothing and are dropped; so are those of
+    a query that finds nothing, unless they find something.
+
+    Returns:
+        the pairs, and figures: samples, echo, relevant and irrelevant shares.
+    """
+    judged: list[QueryPairs] = []
+    counts = dict.fromkeys(("samples", "distinct", "echo", "relevant", "irrelevant", "gain"), 0)
+    for query, texts in tqdm(drawn, total=total, desc="sampling", unit="query"):
+        counts["samples"] += len(texts)
+        base = recall(world.plain(query), world.relevant[query])
+        pairs = QueryPairs(query)
+        good = []
+        for text in dict.fromkeys(texts):
+            counts["distinct"] += 1
+            if is_echo(query, text):
+                counts["echo"] += 1
+                continue
+            scored = world.score(query, text, "sample")
+            if scored.gain < -HARM or (base > 0 and scored.own <= REJECT_OWN * base):
+                pairs.reject.append(scored)
+                counts["irrelevant"] += 1
+            elif scored.gain >= 0 and scored.own > 0 and scored.own >= KEEP_OWN * base:
+                good.append(scored)
+                counts["relevant"] += 1
+                counts["gain"] += scored.gain > 0
+        good.sort(key=lambda s: (-s.gain, -s.own, s.text))
+        pairs.write, pairs.accept = good[:max_write], good[max_write : max_write + 3]
+        pairs.reject = pairs.reject[:4]
+        if pairs.write or pairs.reject:
+            judged.append(pairs)
+    return judged, counts

@@ -1,0 +1,145 @@
+"""The trainable stages: one optimisation of the adapter over packed rows."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from training.model import Trainee
+from training.packing import Collator, Row
+from training.recipe import Optimiser
+
+
+class OnePassTrainer(Trainer):  # type: ignore[misc]
+    """Two losses in one pass: the tokens of rewrites, and the tag over the two labels alone.
+
+    The head runs only where something is predicted; a judged pair needs two rows of it.
+    """
+
+    def __init__(self, *args: Any, labels: Sequence[int], tag_weight: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._labels = list(labels)
+        self._tag_weight = tag_weight
+        self._sums: dict[str, list[float]] = {"write": [], "tag": [], "tag_accuracy": []}
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor:
+        """Mean token loss of rewrites + ``tag_weight`` x mean two-label loss of tags."""
+        base = self.accelerator.unwrap_model(model).get_base_model()
+        hidden = base.model(
+            input_ids=inputs["input_ids"],
+            attention_mask=inputs["attention_mask"],
+            position_ids=inputs["position_ids"],
+            use_cache=False,
+        ).last_hidden_state.flatten(0, 1)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        if inputs["target"].numel():
+            logits = base.lm_head(hidden[inputs["source"]]).float()
+            write = functional.cross_entropy(logits, inputs["target"])
+            self._sums["write"].append(write.item())
+            loss = loss + write
+        if inputs["tag"].numel() and self._tag_weight:
+            # Index 1 is RELEVANT, as in the tag tensor.
+            rows = base.lm_head(hidden[inputs["tag_source"]])[:, self._labels].float()
+            tag = functional.cross_entropy(rows, inputs["tag"])
+            self._sums["tag"].append(tag.item())
+            self._sums["tag_accuracy"].append(
+                (rows.argmax(-1) == inputs["tag"]).float().mean().item()
+            )
+            loss = loss + self._tag_weight * tag
+        return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the mean of each loss since the last record."""
+        for name, values in self._sums.items():
+            if values:
+                logs[name] = math.fsum(values) / len(values)
+                values.clear()
+        super().log(logs, *args, **kwargs)
+
+
+class _Journal(TrainerCallback):  # type: ignore[misc]
+    """Appends every logged figure to ``figures.jsonl`` of the run."""
+
+    def __init__(self, path: Path, stage: int) -> None:
+        self._path, self._stage = path, stage
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Write one line: stage, step and the figures."""
+        line = {"stage": self._stage, "step": state.global_step, **(logs or {})}
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+
+def optimise(
+    trainee: Trainee,
+    rows: Sequence[Row],
+    optimiser: Optimiser,
+    *,
+    run: Path,
+    stage: int,
+    seed: int,
+    checkpoint_every: int,
+) -> dict[str, Any]:
+    """Train one stage; continues from its newest checkpoint if there is one.
+
+    Returns:
+        steps, tokens, seconds and the last figures.
+    """
+    folder = run / f"stage-{stage}"
+    labels = trainee.prompts.labels
+    cpu = not torch.cuda.is_available()
+    steps = math.ceil(len(rows) / optimiser.rows)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=optimiser.rows,
+        max_steps=steps,
+        learning_rate=optimiser.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=max(1, round(optimiser.warmup * steps)),
+        weight_decay=0.0,
+        bf16=True,
+        use_cpu=cpu,
+        seed=seed,
+        data_seed=seed,
+        logging_steps=10,
+        save_steps=checkpoint_every,
+        save_total_limit=2,
+        report_to=[],
+        remove_unused_columns=False,
+        dataloader_pin_memory=not cpu,
+        label_names=["target"],
+    )
+    trainer = OnePassTrainer(
+        model=trainee.model,
+        args=arguments,
+        train_dataset=list(rows),
+        data_collator=Collator(trainee.pad_id),
+        callbacks=[_Journal(run / "figures.jsonl", stage)],
+        labels=[labels.irrelevant, labels.relevant],
+        tag_weight=optimiser.tag_weight,
+    )
+    result = trainer.train(
+        resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    )
+    figures = [entry for entry in trainer.state.log_history if "write" in entry or "tag" in entry]
+    return {
+        "steps": result.global_step,
+        "rows": len(rows),
+        "tokens": sum(len(r.ids) for r in rows),
+        "seconds": round(result.metrics.get("train_runtime", 0.0), 1),
+        "last": {k: round(v, 4) for k, v in figures[-1].items()} if figures else {},
+    }
