@@ -23,9 +23,10 @@ from service.engine.vllm import OnTokens, VllmEngine
 
 Device = Literal["cpu", "cuda"]
 
-MAX_PROMPT_TOKENS = 2 * MAX_QUERY_CHARS + 2
+MAX_PROMPT_TOKENS = 2 * (MAX_QUERY_CHARS + 1) + 2
 """Longest prompt, markers included: two ASCII texts of the greatest length always fit (a byte is
-at most a token). Without a bound, 256 emoji would cost the prefill of a thousand tokens."""
+at most a token, and each text has a leading space). Without a bound, 256 emoji would cost the
+prefill of a thousand tokens."""
 
 _CPU_KV_CACHE_BYTES = 512 * 2**20
 """About 23,000 tokens of SmolLM2-135M (23 kB each): more than the sequences below ever hold of

@@ -150,8 +150,7 @@ class VllmEngine:
         """Stop the engine core and free its memory; idempotent."""
         llm, self._llm, self._ready = self._llm, None, False
         if llm is not None:
-            # It waits for the core process to end, which must not hold up the event loop.
-            await asyncio.shield(asyncio.to_thread(llm.shutdown, timeout=_STOP_SECONDS))
+            await asyncio.shield(_shut_down(llm))
 
     async def _warm_up(self) -> None:
         on_tokens, self._on_tokens = self._on_tokens, None
@@ -232,6 +231,24 @@ async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def _shut_down(llm: Any) -> None:
+    if llm.output_handler is not None:
+        # It would report the core's end, which is meant, as a failure.
+        await _stop([llm.output_handler])
+    # Waits for the core process to end, which must not hold up the event loop.
+    await asyncio.to_thread(llm.shutdown, timeout=_STOP_SECONDS)
+    _free_sockets(llm)
+
+
+def _free_sockets(llm: Any) -> None:
+    """Free the ZeroMQ context and its I/O threads, which vLLM leaves to the garbage collector."""
+    resources = llm.engine_core.resources
+    for each in (resources.input_socket, resources.output_socket):
+        if each is not None:
+            each.close(linger=0)
+    resources.ctx.term()
+
+
 async def _construct(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
     """An ``AsyncLLM``, made in a daemon thread so that a process told to end need not wait for it.
 
@@ -245,6 +262,7 @@ async def _construct(arguments: Mapping[str, Any], environment: Mapping[str, str
         if made.cancelled():
             if llm is not None:
                 llm.shutdown(timeout=0)
+                _free_sockets(llm)
         elif error is not None:
             made.set_exception(error)
         else:

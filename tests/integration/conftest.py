@@ -12,14 +12,12 @@ import pytest
 import pytest_asyncio
 from tokenizers import Tokenizer
 
-from model_store.errors import UnknownVersion
 from model_store.manifest import Manifest
 from model_store.materialise import materialise
 from model_store.prompt import PromptFormat
 from model_store.store import open_store
 from service.engine.loading import load_engine
 from service.engine.vllm import VllmEngine
-from tests.support.model_versions import write_real_version
 
 VERSION = "sft-1"
 
@@ -36,14 +34,9 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def materialised(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, Path]:
+def materialised() -> tuple[Manifest, Path]:
     """The packaged version and its merged weights, in the cache that the service uses too."""
-    try:
-        version = open_store().get(VERSION)
-    except UnknownVersion:
-        source = tmp_path_factory.mktemp("versions")
-        write_real_version(source / VERSION)
-        version = open_store([str(source)]).get(VERSION)
+    version = open_store().get(VERSION)
     return version.manifest, materialise(version)
 
 

@@ -41,7 +41,7 @@ MANIFEST = Manifest(
 
 def test_the_longest_ascii_pair_and_its_markers_fit_the_model_length() -> None:
     arguments = engine_arguments(MANIFEST, Path("/m"), EngineSettings(), "cpu")
-    assert MAX_PROMPT_TOKENS >= 2 * MAX_QUERY_CHARS + 2
+    assert MAX_PROMPT_TOKENS == 2 * (1 + MAX_QUERY_CHARS) + 2
     assert arguments["max_model_len"] == MAX_PROMPT_TOKENS + 20
 
 
@@ -105,13 +105,13 @@ def test_device_is_cpu_without_the_cuda_build(monkeypatch: pytest.MonkeyPatch) -
     def missing(name: str) -> metadata.Distribution:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(loading.metadata, "distribution", missing)
+    monkeypatch.setattr(metadata, "distribution", missing)
     assert detect_device() == "cpu"
 
 
 def test_device_is_cpu_when_every_gpu_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading.metadata, "distribution", lambda name: None)
-    monkeypatch.setattr(loading.Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
+    monkeypatch.setattr(metadata, "distribution", lambda name: None)
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidiactl")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert detect_device() == "cuda"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

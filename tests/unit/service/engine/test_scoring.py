@@ -82,6 +82,7 @@ def test_a_generation_that_ends_by_length_or_end_of_text_has_no_tag(prompts: Pro
     logprobs = {prompts.labels.relevant: -0.5, prompts.labels.irrelevant: -1.5}
     body = prompts.encode("ab")
     eos = tokenizer.token_to_id("<eos>")
+    assert eos is not None
     for ids in (body, [*body, eos], [*body, prompts.rewrite_id]):
         found = read_candidate(prompts, ids, logprobs, stop)
         assert (found.text, found.token_ids, found.relevance) == ("ab", tuple(body), None)
