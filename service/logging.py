@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import logging.config
+import sys
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -39,27 +39,18 @@ def configure_logging(level: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    formatter = {
-        "()": structlog.stdlib.ProcessorFormatter,
-        "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
-        "foreign_pre_chain": [structlog.stdlib.add_logger_name, *_SHARED],
-    }
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"json": formatter},
-            "handlers": {
-                "stdout": {
-                    "class": "logging.StreamHandler",
-                    "stream": "ext://sys.stdout",
-                    "formatter": "json",
-                }
-            },
-            "root": {"handlers": ["stdout"], "level": number},
-            "loggers": {"uvicorn": {"level": "WARNING"}, "asyncio": {"level": "WARNING"}},
-        }
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *_SHARED],
+        )
     )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+    for name in ("uvicorn", "asyncio"):  # what they tell at "info" is in our own lines
+        logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
 def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -12,8 +12,10 @@ from service.metrics import CacheMetrics
 
 _ENTRY_BYTES = 500
 """Python's own cost of an entry (key, node, tuple, generation), rounded up."""
-_CANDIDATE_BYTES = 900
-"""The same of a candidate, its verdict and set of folded words included."""
+_CANDIDATE_BYTES = 700
+"""The same of a candidate with its verdict."""
+_CHARACTER_BYTES = 64
+"""The same of a character: the text twice (raw, normalised) and the set of its folded words."""
 
 
 class _Entry(NamedTuple):
@@ -92,6 +94,10 @@ class MemoryCache:
 
 def estimated_bytes(key: str, generation: Generation) -> int:
     """Upper estimate of what an entry costs in memory."""
-    # Twice the text: raw and normalised; four bytes a character at worst.
-    texts = sum(8 * len(c.text) for c in generation.candidates)
-    return _ENTRY_BYTES + len(key) + _CANDIDATE_BYTES * len(generation.candidates) + texts
+    characters = sum(len(c.text) for c in generation.candidates)
+    return (
+        _ENTRY_BYTES
+        + len(key)
+        + _CANDIDATE_BYTES * len(generation.candidates)
+        + _CHARACTER_BYTES * characters
+    )

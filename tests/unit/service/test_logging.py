@@ -1,0 +1,111 @@
+"""One event is one line of ASCII JSON, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.logging import configure_logging, query_fields, render
+from tests.unit.service.conftest import Serve
+
+NASTY = 'a\nb\r\n\x00\x0b\x0c\x1c\x85\u2028\u2029\ud800 {"event": "forged"}'
+
+
+@pytest.fixture
+def configured(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level, structlog.get_config())
+    configure_logging("info")
+    yield
+    structlog.configure(**before[2])
+    root.handlers[:], level = before[0], before[1]
+    root.setLevel(level)
+
+
+@given(st.dictionaries(st.text(), st.text() | st.binary() | st.floats() | st.none()))
+def test_any_event_is_one_line(event: dict[str, object]) -> None:
+    line = render(None, "info", dict(event))
+    assert line.isascii()
+    assert line.splitlines() == [line]
+    assert json.loads(line).keys() == event.keys()
+
+
+def test_lines_of_every_origin_are_json(
+    configured: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structlog.get_logger().info("from structlog", query=NASTY)
+    logging.getLogger("elsewhere").warning("from %s\nstdlib", NASTY)
+    try:
+        int(NASTY)
+    except ValueError:
+        structlog.get_logger().exception("with trace")
+        logging.getLogger("elsewhere").exception("with trace, stdlib")
+    structlog.get_logger().debug("too low")
+    lines = capsys.readouterr().out.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert len(events) == 4
+    assert events[0]["query"] == NASTY
+    assert events[1]["logger"] == "elsewhere"
+    assert all({"event", "level", "timestamp"} <= e.keys() for e in events)
+    assert all("ValueError" in e["exception"] for e in events[2:])
+
+
+async def test_a_request_is_one_line_with_its_ids(
+    serve: Serve, configured: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = await serve(log_queries="plain")
+    capsys.readouterr()
+    trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    await service.client.post(
+        "/rewrite",
+        json={"query": "steel\u2028\n{stake}"},
+        headers={"x-request-id": "search-17", "traceparent": f"00-{trace}-{parent}-01"},
+    )
+    (line,) = capsys.readouterr().out.splitlines()
+    event = json.loads(line)
+    expected = {
+        "event": "request", "method": "POST", "route": "/rewrite", "code": 200,
+        "request_id": "search-17", "trace_id": trace, "parent_id": parent, "version": "test-1",
+        "source": "engine", "outcome": "ok", "query": "steel {stake}",
+    }  # fmt: skip
+    assert event.items() >= expected.items()
+
+
+async def test_a_refusal_is_logged_with_its_problem_and_without_the_query(
+    serve: Serve, configured: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = await serve(log_queries="plain")
+    capsys.readouterr()
+    await service.client.post("/rewrite", json={"query": "secret", "model_version": "nobody"})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["problem"] == "unknown-version"
+    assert "secret" not in line
+
+
+async def test_probes_are_not_logged_and_logging_can_be_off(
+    serve: Serve, configured: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = await serve(log_requests=False)
+    capsys.readouterr()
+    await service.rewrite("steele stake")
+    talkative = await serve()
+    capsys.readouterr()
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert (await talkative.client.get(path)).status_code == 200
+    assert capsys.readouterr().out == ""
+
+
+def test_queries_appear_only_as_configured() -> None:
+    assert query_fields("off")("steele stake") == {}
+    assert query_fields("plain")("steele stake") == {"query": "steele stake"}
+    hashed, salted = query_fields("hash"), query_fields("hash", salt="s3cret")
+    assert hashed("steele stake") == hashed("steele stake")
+    assert hashed("steele stake") != hashed("steel stake")
+    assert hashed("steele stake") != salted("steele stake")
+    assert "steele" not in str(hashed("steele stake"))
