@@ -53,5 +53,5 @@ def variants(queries: Sequence[str], protected: Iterable[str]) -> set[str]:
             score_cutoff=VARIANT_SIMILARITY,
             dtype=np.uint8,
         )
-        found.update(q for q, hit in zip(block, scores.any(axis=1), strict=True) if hit)
+        found.update(q for q, hit in zip(block, scores.max(axis=1) > 0, strict=True) if hit)
     return found

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import random
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,57 +82,3 @@ def _start_markers(model: Any, tokenizer: Tokenizer, recipe: Recipe) -> None:
     for marker, word in recipe.label_words.items():
         source = tokenizer.encode(word, add_special_tokens=False).ids
         rows[tokenizer.token_to_id(getattr(recipe.prompt, marker))] = rows[source].mean(dim=0)
-
-
-def merged(trainee: Trainee) -> Any:
-    """A merged copy for generation; the trainee stays as it is."""
-    return copy.deepcopy(trainee.model).merge_and_unload().eval()
-
-
-@torch.inference_mode()
-def sample(
-    model: Any,
-    trainee: Trainee,
-    queries: Sequence[str],
-    *,
-    per_query: int,
-    temperature: float,
-    max_tokens: int,
-    batch: int,
-    seed: int,
-) -> Iterator[tuple[str, list[str]]]:
-    """Draw ``per_query`` rewrites of each query that end in either label, in any order.
-
-    Args:
-        model: the result of :func:`merged`.
-        queries: normalised; batched by length so that little is spent on padding.
-    """
-    torch.manual_seed(seed)
-    prompts = trainee.prompts
-    stops = [prompts.labels.relevant, prompts.labels.irrelevant]
-    encoded = sorted(((prompts.rewrite_prompt(q), q) for q in queries), key=lambda p: len(p[0]))
-    blocks = [encoded[i : i + batch] for i in range(0, len(encoded), batch)]
-    random.Random(seed).shuffle(blocks)
-    for block in blocks:
-        width = max(len(ids) for ids, _ in block)
-        ids = torch.tensor([[trainee.pad_id] * (width - len(i)) + i for i, _ in block])
-        mask = torch.tensor([[0] * (width - len(i)) + [1] * len(i) for i, _ in block])
-        out = model.generate(
-            input_ids=ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            do_sample=True,
-            temperature=temperature,
-            top_k=0,
-            top_p=1.0,
-            num_return_sequences=per_query,
-            max_new_tokens=max_tokens,
-            eos_token_id=stops,
-            pad_token_id=trainee.pad_id,
-        )[:, width:].tolist()
-        for row, (_, query) in enumerate(block):
-            texts = []
-            for tokens in out[row * per_query : (row + 1) * per_query]:
-                end = next((i for i, t in enumerate(tokens) if t in stops), None)
-                if end:
-                    texts.append(prompts.normalise(prompts.decode(tokens[:end])))
-            yield query, [t for t in texts if t]

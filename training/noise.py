@@ -63,7 +63,9 @@ def join_words(text: str, rng: random.Random) -> str:
     places = [
         i
         for i in range(len(words) - 1)
-        if words[i].isalpha() and words[i + 1].isalpha() and min(len(words[i]), len(words[i + 1])) > 1
+        if words[i].isalpha()
+        and words[i + 1].isalpha()
+        and min(len(words[i]), len(words[i + 1])) > 1
     ]
     if places:
         at = rng.choice(places)

@@ -101,7 +101,8 @@ def pack(trees: Iterable[Tree], row_tokens: int, relevant_id: int) -> list[Row]:
     """Fill rows of at most ``row_tokens`` in the order given; trees that exceed a row are cut."""
     open_rows: list[Row] = []
     done: list[Row] = []
-    for tree in trees:
+    for given in trees:
+        tree = given
         while len(tree) > row_tokens and tree.branches:
             tree = Tree(tree.prefix, tree.branches[:-1])
         if len(tree) > row_tokens or not tree.prefix:

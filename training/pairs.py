@@ -30,6 +30,7 @@ from training.schema import GRADE_BAD, GRADE_ENGAGED, GRADE_RELEVANT, Tables
 from training.search import SearchIndex, fuse, recall, stems
 
 KEEP_OWN = 0.6
+ACCEPT_OWN = 0.5
 REJECT_OWN = 0.2
 RARE = 150
 """Titles that hold a word, up to which the word alone says what kind of thing it is."""
@@ -125,7 +126,9 @@ def _letters(text: str) -> str:
 
 
 _ASIDE = re.compile(r"\([^)]*\)|[\"*]")
-_EDGE = frozenset("with in for and of the a an to by - x or on & / in. ft. sq. no.".split())
+_EDGE = frozenset(
+    "with in for and of the a an to by - x or on & / in. ft. sq. no.".split()  # noqa: SIM905 - reads
+)
 
 
 def phrases(title: str) -> Iterator[str]:
@@ -135,7 +138,9 @@ def phrases(title: str) -> Iterator[str]:
         for start in range(len(words) - size + 1):
             run = words[start : start + size]
             edges = (run[0], run[-1])
-            if any(e in _EDGE or e.startswith("#") for e in edges) or not any(w.isalpha() for w in run):
+            if any(e in _EDGE or e.startswith("#") for e in edges) or not any(
+                w.isalpha() for w in run
+            ):
                 continue
             yield " ".join(run).strip(".")
 
@@ -164,29 +169,17 @@ class PairMiner:
         world, rng = self._world, random.Random(f"{self._seed}:{query}")
         pairs = QueryPairs(query)
         base = recall(world.plain(query), world.relevant[query])
-        pool: dict[str, str] = {}
-        if query in world.corrections:
-            pool[world.corrections[query]] = "spelling"
-        for other in self._co_relevant(query):
-            pool.setdefault(other, "co-relevant")
-        for phrase in self._phrases(query, rng):
-            pool.setdefault(phrase, "title")
         asked = set(stems(query)) | set(stems(world.corrections.get(query, "")))
         kept: list[Scored] = []
-        for text, source in pool.items():
+        for text, source in self._candidates(query, rng).items():
             if is_echo(query, text) and source != "spelling":
                 continue
             scored = world.score(query, text, source)
-            if source == "spelling":
-                if scored.gain >= -MAX_LOSS_OF_CORRECTION:
-                    kept.append(scored)
-            elif self._names_the_need(scored, asked) and (
-                scored.own > 0 and scored.own >= KEEP_OWN * base and scored.gain >= 0
-            ):
+            if self._worth_writing(scored, base, asked):
                 kept.append(scored)
-            elif scored.own <= REJECT_OWN * base and base > 0 and source == "title":
+            elif source == "title" and base > 0 and scored.own <= REJECT_OWN * base:
                 pairs.reject.append(scored)
-            elif source == "co-relevant" and scored.own >= 0.5 * base:
+            elif source == "co-relevant" and scored.own >= ACCEPT_OWN * base:
                 pairs.accept.append(scored)
         kept.sort(
             key=lambda s: (
@@ -207,6 +200,24 @@ class PairMiner:
         negatives += pairs.reject[:1]
         pairs.reject = _distinct(negatives)[:max_judge]
         return pairs
+
+    def _candidates(self, query: str, rng: random.Random) -> dict[str, str]:
+        """Text -> source of every candidate rewrite of ``query``."""
+        pool: dict[str, str] = {}
+        if query in self._world.corrections:
+            pool[self._world.corrections[query]] = "spelling"
+        for other in self._co_relevant(query):
+            pool.setdefault(other, "co-relevant")
+        for phrase in self._phrases(query, rng):
+            pool.setdefault(phrase, "title")
+        return pool
+
+    def _worth_writing(self, scored: Scored, base: float, asked: set[str]) -> bool:
+        if scored.source == "spelling":
+            return scored.gain >= -MAX_LOSS_OF_CORRECTION
+        if scored.own == 0 or scored.own < KEEP_OWN * base or scored.gain < 0:
+            return False
+        return self._names_the_need(scored, asked)
 
     def _names_the_need(self, scored: Scored, asked: set[str]) -> bool:
         """A phrase of a title must share a word with the query, or be rare and bring a gain.

@@ -77,7 +77,6 @@ class SampleStage(_Part):
     queries: Annotated[int, Field(ge=1)]
     per_query: Annotated[int, Field(ge=1)] = 8
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    batch: Annotated[int, Field(ge=1)] = 32
 
 
 Stage = Annotated[DomainStage | SftStage | SampleStage, Field(discriminator="kind")]

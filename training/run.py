@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import platform
 import random
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -15,16 +17,28 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from tqdm import tqdm
 
 from model_store.base import find_base
+from model_store.manifest import DecodingSpec
 from model_store.store import default_cache_dir
-from training.data import data_digests, data_folder, domain_rows, mine_all, read_source, sft_rows, split
+from model_store.text import normalise
+from training.data import (
+    data_digests,
+    data_folder,
+    domain_rows,
+    mine_all,
+    read_source,
+    sft_rows,
+    split,
+)
 from training.errors import RunError
-from training.model import Trainee, load_trainee, merged, sample
+from training.model import Trainee, load_trainee
 from training.pairs import QueryPairs, Scored, World, summarise
 from training.recipe import Recipe, SampleStage, SftStage, recipe_digest
 from training.selfplay import judge_samples
 from training.stages import optimise
+from training.trial import draw, running, trial_version
 
 _console = Console(stderr=True)
 
@@ -63,7 +77,7 @@ def write_json(path: Path, document: Any) -> None:
     """Write a JSON file whole or not at all."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def train(
@@ -95,14 +109,19 @@ def train(
         output = run.folder / f"adapter-{number}"
         record = run.done(number)
         if record is None:
-            if trainee is None:
+            if trainee is None and not isinstance(stage, SampleStage):
                 torch.manual_seed(recipe.seed)
                 trainee = load_trainee(base, recipe, adapter)
             _console.print(f"stage {number}: {stage.kind}")
             seed = recipe.seed + number
             if isinstance(stage, SampleStage):
-                record = _sample(trainee, world, parts.train, recipe, stage, seed, samples)
-            else:
+                if adapter is None:
+                    raise RunError("a sample stage needs a stage that trains before it")
+                chosen = pick_queries(world, parts.train, stage.queries, seed)
+                record = _sample(
+                    adapter, run.folder / f"trial-{number}", world, chosen, recipe, stage, samples
+                )
+            elif trainee is not None:
                 if isinstance(stage, SftStage):
                     rows = sft_rows(
                         mined, sampled, world, parts.train, recipe, trainee.prompts,
@@ -119,9 +138,10 @@ def train(
                     trainee, rows, stage.optimiser, run=run.folder, stage=number, seed=seed,
                     checkpoint_every=checkpoint_every,
                 )  # fmt: skip
-                trainee.model.save_pretrained(str(output))
-            run.finish(number, {"kind": stage.kind, **record})
-        records.append(run.done(number) or {})
+                trainee.model.save_pretrained(str(output), save_embedding_layers=False)
+            record = {"kind": stage.kind, **(record or {})}
+            run.finish(number, record)
+        records.append(record)
         if isinstance(stage, SampleStage):
             sampled = _load_pairs(samples)
         else:
@@ -147,31 +167,42 @@ def train(
 
 
 def _sample(
-    trainee: Trainee,
+    adapter: Path,
+    folder: Path,
     world: World,
-    train_queries: tuple[str, ...],
+    queries: Sequence[str],
     recipe: Recipe,
     stage: SampleStage,
-    seed: int,
     path: Path,
 ) -> dict[str, Any]:
     begun = time.time()
-    drawn = sample(
-        merged(trainee),
-        trainee,
-        pick_queries(world, train_queries, stage.queries, seed),
-        per_query=stage.per_query,
-        temperature=stage.temperature,
+    decoding = DecodingSpec(
+        temperatures=(stage.temperature,) * stage.per_query,
         max_tokens=recipe.decoding.max_tokens,
-        batch=stage.batch,
-        seed=seed,
     )
-    judged, figures = judge_samples(world, drawn, stage.queries)
+    version = trial_version(adapter, recipe, folder, decoding)
+
+    async def texts() -> list[tuple[str, list[str]]]:
+        async with running(version) as engine:
+            bar = tqdm(total=len(queries), desc="sampling", unit="query")
+            drawn = []
+            async for query, candidates in draw(engine, queries):
+                bar.update()
+                forms = [
+                    normalise(c.text, fold_case=recipe.prompt.fold_case)
+                    for c in candidates
+                    if c.relevance is not None
+                ]
+                drawn.append((query, [f for f in forms if f]))
+            bar.close()
+            return drawn
+
+    judged, figures = judge_samples(world, asyncio.run(texts()))
     write_json(path, [asdict(p) for p in judged])
     return {**figures, "seconds": round(time.time() - begun, 1)}
 
 
-def pick_queries(world: World, queries: tuple[str, ...], count: int, seed: int) -> list[str]:
+def pick_queries(world: World, queries: Sequence[str], count: int, seed: int) -> list[str]:
     """A reproducible sample of queries that have something to find."""
     found = world.with_relevant(queries)
     return random.Random(seed).sample(found, min(count, len(found)))

@@ -83,7 +83,7 @@ class Tables:
             os.close(handle)
             try:
                 frame.write_parquet(name)
-                os.replace(name, folder / f"{field.name}.parquet")
+                Path(name).replace(folder / f"{field.name}.parquet")
             finally:
                 Path(name).unlink(missing_ok=True)
 

@@ -15,7 +15,7 @@ HARM = 0.05
 
 
 def judge_samples(
-    world: World, drawn: Iterable[tuple[str, list[str]]], total: int, max_write: int = 3
+    world: World, drawn: Iterable[tuple[str, list[str]]], max_write: int = 3
 ) -> tuple[list[QueryPairs], dict[str, Any]]:
     """Sort each query's samples into what to write, to accept and to reject.
 
@@ -28,7 +28,7 @@ def judge_samples(
     """
     judged: list[QueryPairs] = []
     counts = dict.fromkeys(("samples", "distinct", "echo", "relevant", "irrelevant", "gain"), 0)
-    for query, texts in tqdm(drawn, total=total, desc="sampling", unit="query"):
+    for query, texts in tqdm(drawn, desc="judging samples", unit="query"):
         counts["samples"] += len(texts)
         base = recall(world.plain(query), world.relevant[query])
         pairs = QueryPairs(query)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
+from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -18,7 +18,7 @@ from training.packing import Collator, Row
 from training.recipe import Optimiser
 
 
-class OnePassTrainer(Trainer):  # type: ignore[misc]
+class OnePassTrainer(Trainer):
     """Two losses in one pass: the tokens of rewrites, and the tag over the two labels alone.
 
     The head runs only where something is predicted; a judged pair needs two rows of it.
@@ -34,8 +34,8 @@ class OnePassTrainer(Trainer):  # type: ignore[misc]
         self,
         model: Any,
         inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
+        return_outputs: bool = False,  # noqa: ARG002 - the base class passes both by name
+        num_items_in_batch: Any = None,  # noqa: ARG002
     ) -> torch.Tensor:
         """Mean token loss of rewrites + ``tag_weight`` x mean two-label loss of tags."""
         base = self.accelerator.unwrap_model(model).get_base_model()
@@ -45,7 +45,7 @@ class OnePassTrainer(Trainer):  # type: ignore[misc]
             position_ids=inputs["position_ids"],
             use_cache=False,
         ).last_hidden_state.flatten(0, 1)
-        loss = hidden.new_zeros((), dtype=torch.float32)
+        loss: torch.Tensor = hidden.new_zeros((), dtype=torch.float32)
         if inputs["target"].numel():
             logits = base.lm_head(hidden[inputs["source"]]).float()
             write = functional.cross_entropy(logits, inputs["target"])
@@ -71,13 +71,13 @@ class OnePassTrainer(Trainer):  # type: ignore[misc]
         super().log(logs, *args, **kwargs)
 
 
-class _Journal(TrainerCallback):  # type: ignore[misc]
+class _Journal(TrainerCallback):
     """Appends every logged figure to ``figures.jsonl`` of the run."""
 
     def __init__(self, path: Path, stage: int) -> None:
         self._path, self._stage = path, stage
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: Any = None, **_: Any) -> None:
         """Write one line: stage, step and the figures."""
         line = {"stage": self._stage, "step": state.global_step, **(logs or {})}
         with self._path.open("a", encoding="utf-8") as file:

@@ -44,7 +44,9 @@ def read(folder: Path) -> Tables:
     rows = [line.split("\t") for line in names.read_text(encoding="utf-8").splitlines() if line]
     if not all(len(r) == 2 for r in rows):
         raise DataError(f"{names}: expected two columns, SKU and name, with a tab between; {_HOW}")
-    catalogue = pl.DataFrame(rows, schema={"product_id": pl.String, "title": pl.String}, orient="row")
+    catalogue = pl.DataFrame(
+        rows, schema={"product_id": pl.String, "title": pl.String}, orient="row"
+    )
     searches = clicks.group_by("query", maintain_order=True).len("searches")
     return Tables(
         catalogue=catalogue.unique("product_id", maintain_order=True),

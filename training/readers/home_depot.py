@@ -65,7 +65,10 @@ def _corrections(path: Path) -> pl.DataFrame:
     if not path.is_file():
         return empty("rewrites").select("query", "rewrite")
     frame = pl.read_csv(
-        path, separator="\t", quote_char=None, schema_overrides={"query": pl.String, "corrected": pl.String}
+        path,
+        separator="\t",
+        quote_char=None,
+        schema_overrides={"query": pl.String, "corrected": pl.String},
     )
     if frame.columns != ["query", "corrected"]:
         raise DataError(f"{path}: expected the columns query, corrected; got {frame.columns}")

@@ -1,0 +1,114 @@
+"""``requery train`` and ``requery evaluate``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from model_store.errors import ModelStoreError
+from model_store.store import FolderSource, Store, open_store
+from service.engine.errors import EngineUnavailable
+from training.errors import TrainingError
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", help="Folder that holds home_depot/ and best_buy/ [REQUERY_DATA]."),
+]
+
+
+def train(
+    recipe: Annotated[Path, typer.Option(help="The recipe, a YAML file.", dir_okay=False)],
+    run: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the run; the same command continues it [runs/<name>]."),
+    ] = None,
+    data: DataOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the finished version into [the run's].")
+    ] = None,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
+) -> None:
+    """Train a version: all stages of a recipe, continued where a killed run stopped."""
+    with _errors("train"):
+        from training.recipe import load_recipe
+        from training.run import train as run_recipe
+        from training.trial import pack_adapter
+
+        loaded = load_recipe(recipe)
+        folder = run or Path("runs") / loaded.name
+        adapter = run_recipe(loaded, folder, data, checkpoint_every=checkpoint_every)
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        target = (out or folder / "version") / loaded.name
+        manifest = pack_adapter(adapter, loaded, target, training=record)
+        typer.echo(f"trained {manifest.name} ({manifest.digest[:12]}) into {target}")
+        typer.echo(f"measure it: requery evaluate {manifest.name} --source {target.parent}")
+
+
+def evaluate(
+    version: Annotated[str, typer.Argument(help="Name of the version.")],
+    source: Annotated[
+        Path | None, typer.Option(help="Folder of versions to look in before the packaged ones.")
+    ] = None,
+    data: DataOption = None,
+    fold: Annotated[
+        str, typer.Option(help="held-out (to report) or development (to choose by).")
+    ] = "held-out",
+    out: Annotated[
+        Path | None, typer.Option(help="Write every figure here, as JSON.", dir_okay=False)
+    ] = None,
+    save_drawn: Annotated[
+        Path | None, typer.Option(help="Keep all candidates here, to try filters on.")
+    ] = None,
+) -> None:
+    """Measure a version's rewrites and tags on queries that no stage has seen."""
+    with _errors("evaluate"):
+        from dataclasses import asdict
+
+        from training.data import data_folder, read_source, split
+        from training.evaluate import draw_version, evaluate_drawn
+        from training.pairs import World
+        from training.report import as_table
+        from training.run import write_json
+
+        if fold not in ("held-out", "development"):
+            raise TrainingError(f"--fold is held-out or development, not {fold!r}")
+        store = open_store() if source is None else Store(
+            [FolderSource(source), *open_store().sources]
+        )  # fmt: skip
+        found = store.get(version)
+        world = World(read_source("home_depot", data_folder(data)))
+        parts = split(world)
+        queries = world.with_relevant(parts.held_out if fold == "held-out" else parts.development)
+        drawn = draw_version(world, parts, queries, found)
+        if save_drawn is not None:
+            write_json(save_drawn, asdict(drawn))
+        manifest = found.manifest
+        brands: list[str] = []
+        if manifest.filter.brands_file is not None:
+            path = found.folder(Path()) / manifest.filter.brands_file
+            brands = path.read_text(encoding="utf-8").splitlines()
+        result = evaluate_drawn(
+            world, queries, drawn, manifest.filter, brands, fold_case=manifest.prompt.fold_case
+        )
+        result = {"version": version, "digest": manifest.digest, "fold": fold, **result}
+        if out is not None:
+            write_json(out, result)
+        typer.echo(as_table(result))
+
+
+@contextmanager
+def _errors(command: str) -> Iterator[None]:
+    """One clear line and exit code 1 for everything that is raised on purpose."""
+    try:
+        yield
+    except (TrainingError, ModelStoreError, EngineUnavailable) as error:
+        typer.echo(f"requery {command}: {error}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        typer.echo(f"requery {command}: {error.filename or ''}: {error.strerror}", err=True)
+        raise typer.Exit(1) from None

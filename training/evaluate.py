@@ -1,0 +1,218 @@
+"""Evaluation: what a search page gains and risks by a version's rewrites.
+
+Each query's rewrites come from the serving engine and pass the service's own filters. The search
+engine is BM25 over the catalogue; a query and its accepted rewrites are fused by reciprocal rank
+at the budget of the query alone (100 products).
+
+Per query, with R its relevant products (grade >= 2.33) and E its engaged ones (>= 2.67,
+simulated):
+
+* ``recall``: share of R in the fused 100; ``gain`` its difference to the query alone;
+* ``harmed``: recall falls by more than 0.05; ``helped``: it rises by more than 0.05;
+* ``productivity``: share of E that the rewrites alone retrieve;
+* ``increment``: share of E that the rewrites retrieve and the query alone does not
+  (both after BEQUE, arXiv 2311.03758);
+* ``covered``: at least one accepted rewrite that is no echo.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+from model_store.manifest import FilterSpec
+from model_store.store import Version
+from service.candidates import Scored
+from service.filters import CandidateFilter
+from training.data import Split
+from training.metrics import bootstrap, tagging
+from training.pairs import PairMiner, World, is_echo
+from training.schema import GRADE_ENGAGED
+from training.search import fuse, recall
+from training.trial import draw, running
+
+HARM = 0.05
+
+Rewriter = Callable[[str], Sequence[str]]
+"""Rewrites of a normalised query, best first; none is a good answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one query's rewrites did."""
+
+    plain: float
+    recall: float
+    productivity: float
+    increment: float
+    rewrites: int
+    covered: bool
+
+    @property
+    def gain(self) -> float:
+        """Recall gained over the plain query."""
+        return self.recall - self.plain
+
+
+def judge_rewrites(world: World, query: str, rewrites: Sequence[str]) -> Outcome:
+    """Search with the query and its rewrites; the query must have a relevant product."""
+    base = world.plain(query)
+    results = [world.index.search(r) for r in rewrites]
+    wanted = world.relevant[query]
+    grades = world.grades[query]
+    engaged = {p for p, g in grades.items() if g >= GRADE_ENGAGED}
+    found = engaged.intersection(*[set().union(*results)]) if results else set()
+    return Outcome(
+        plain=recall(base, wanted),
+        recall=recall(fuse([base, *results]), wanted),
+        productivity=len(found) / len(engaged) if engaged else 0.0,
+        increment=len(found.difference(base)) / len(engaged) if engaged else 0.0,
+        rewrites=len(rewrites),
+        covered=any(not is_echo(query, r) for r in rewrites),
+    )
+
+
+def slices(world: World, queries: Sequence[str]) -> dict[str, list[str]]:
+    """Queries by kind: all, misspelled (a correction is known), short (1-2 words), long (5+)."""
+    return {
+        "all": list(queries),
+        "misspelled": [q for q in queries if q in world.corrections],
+        "short": [q for q in queries if len(q.split()) <= 2],
+        "long": [q for q in queries if len(q.split()) >= 5],
+    }
+
+
+def summarise(outcomes: Mapping[str, Outcome], queries: Sequence[str]) -> dict[str, Any]:
+    """Means with 95 % bootstrap intervals over ``queries``."""
+    rows = [outcomes[q] for q in queries]
+
+    def interval(value: Callable[[Outcome], float]) -> list[float]:
+        return bootstrap([value(o) for o in rows]).as_list()
+
+    return {
+        "queries": len(rows),
+        "plain_recall": interval(lambda o: o.plain),
+        "recall": interval(lambda o: o.recall),
+        "gain": interval(lambda o: o.gain),
+        "harmed": interval(lambda o: float(o.gain < -HARM)),
+        "helped": interval(lambda o: float(o.gain > HARM)),
+        "productivity": interval(lambda o: o.productivity),
+        "increment": interval(lambda o: o.increment),
+        "covered": interval(lambda o: float(o.covered)),
+        "rewrites": interval(lambda o: float(o.rewrites)),
+    }
+
+
+def measure(world: World, queries: Sequence[str], rewriter: Rewriter) -> dict[str, Any]:
+    """One row of the table: every slice of ``queries`` under ``rewriter``."""
+    outcomes = {q: judge_rewrites(world, q, rewriter(q)) for q in queries}
+    return {
+        name: summarise(outcomes, part) for name, part in slices(world, queries).items() if part
+    }
+
+
+def corrections_of(world: World) -> Rewriter:
+    """The search engine's own spelling corrections: an oracle for spelling."""
+    return lambda query: [world.corrections[query]] if query in world.corrections else []
+
+
+def filtered(
+    candidates: Mapping[str, Sequence[Scored]],
+    spec: FilterSpec,
+    brands: Sequence[str],
+    *,
+    fold_case: bool,
+) -> Rewriter:
+    """What the service would answer with, given all candidates of each query."""
+    accept = CandidateFilter(spec, fold_case=fold_case, brands=brands)
+
+    def rewrites(query: str) -> list[str]:
+        chosen = accept.select(accept.judge(query, candidates.get(query, ())))
+        return [one.text for one in chosen.accepted]
+
+    return rewrites
+
+
+def tag_pairs(
+    world: World, parts: Split, queries: Sequence[str], seed: int
+) -> tuple[list[tuple[str, str]], list[bool]]:
+    """Pairs to judge for ``queries``, mined as for training, echoes left out.
+
+    The other side of a pair may be any query of the data.
+    """
+    miner = PairMiner(world, [*parts.train, *parts.development, *parts.held_out], seed)
+    pairs: list[tuple[str, str]] = []
+    labels: list[bool] = []
+    for query in tqdm(queries, desc="mining pairs", unit="query"):
+        mined = miner.mine(query)
+        for items, relevant in ((mined.write + mined.accept, True), (mined.reject, False)):
+            pairs += [(query, item.text) for item in items]
+            labels += [relevant] * len(items)
+    return pairs, labels
+
+
+async def _run(
+    version: Version, queries: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> tuple[dict[str, list[Scored]], list[float]]:
+    candidates: dict[str, list[Scored]] = {}
+    scores: list[float] = []
+    async with running(version) as engine:
+        with tqdm(total=len(queries), desc="rewriting", unit="query") as bar:
+            async for query, found in draw(engine, queries):
+                candidates[query] = [Scored(c.text, c.relevance) for c in found]
+                bar.update()
+        for start in tqdm(range(0, len(pairs), 256), desc="tagging", unit="batch"):
+            scores += await engine.tag(list(pairs[start : start + 256]))
+    return candidates, scores
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Everything that a version said about a set of queries; filters can be tried on it."""
+
+    candidates: dict[str, list[Scored]]
+    labels: list[bool]
+    scores: list[float]
+
+
+def draw_version(world: World, parts: Split, queries: Sequence[str], version: Version) -> Drawn:
+    """Run a version's engine over ``queries``: all candidates, and tags of mined pairs.
+
+    Raises:
+        EngineUnavailable: the engine could not start.
+    """
+    pairs, labels = tag_pairs(world, parts, queries, seed=0)
+    candidates, scores = asyncio.run(_run(version, queries, pairs))
+    return Drawn(candidates, labels, scores)
+
+
+def evaluate_drawn(
+    world: World,
+    queries: Sequence[str],
+    drawn: Drawn,
+    spec: FilterSpec,
+    brands: Sequence[str],
+    *,
+    fold_case: bool,
+) -> dict[str, Any]:
+    """The full record of one version: tagging, and recall with and without its filter."""
+    everything = FilterSpec(
+        min_relevance=0.0, max_rewrites=32, keep_numbers=False, brands_file=None
+    )
+    return {
+        "tagging": tagging(drawn.labels, drawn.scores),
+        "rows": {
+            "plain query": measure(world, queries, lambda _: []),
+            "spelling corrections (oracle)": measure(world, queries, corrections_of(world)),
+            "unfiltered": measure(
+                world, queries, filtered(drawn.candidates, everything, (), fold_case=fold_case)
+            ),
+            "version": measure(
+                world, queries, filtered(drawn.candidates, spec, brands, fold_case=fold_case)
+            ),
+        },
+    }

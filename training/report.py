@@ -1,0 +1,45 @@
+"""Evaluation records as text for people."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def _cell(values: list[float], *, percent: bool = False) -> str:
+    mean, low, high = (100 * v for v in values) if percent else values
+    return (
+        f"{mean:.1f} % [{low:.1f}, {high:.1f}]"
+        if percent
+        else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    )
+
+
+def as_table(result: dict[str, Any]) -> str:
+    """A Markdown table of every row and slice, with 95 % intervals, and the tagging figures."""
+    tag = result["tagging"]
+    lines = [
+        (
+            f"Version {result['version']}, {result['fold']} fold "
+            f"(95 % bootstrap intervals over queries in brackets)."
+        ),
+        "",
+        (
+            f"Tagging of {tag['pairs']} mined pairs: AUC {_cell(tag['auc'])}, "
+            f"accuracy {_cell(tag['accuracy'], percent=True)}."
+        ),
+        "",
+        (
+            "| queries | rewrites by | recall@100 | gain over the plain query | harmed | covered "
+            "| increment | rewrites |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row, parts in result["rows"].items():
+        for name, figures in parts.items():
+            lines.append(
+                f"| {name} ({figures['queries']}) | {row} | {_cell(figures['recall'])} "
+                f"| {_cell(figures['gain'])} | {_cell(figures['harmed'], percent=True)} "
+                f"| {100 * figures['covered'][0]:.1f} % | {figures['increment'][0]:.3f} "
+                f"| {figures['rewrites'][0]:.2f} |"
+            )
+    return "\n".join(lines)
