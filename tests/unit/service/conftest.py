@@ -1,109 +1,15 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator
 
-import httpx
 import pytest
-from asgi_lifespan import LifespanManager
-from fastapi import FastAPI
 
-from model_store.manifest import Manifest
-from service.app import create_app
-from service.engine.protocol import Engine
-from service.settings import Settings
-from service.versions import OnTokens, Version
-from tests.support.engine import ScriptedEngine
-from tests.support.versions import make_manifest
-
-
-@dataclass
-class Service:
-    """A running application and the parts that tests look at."""
-
-    app: FastAPI
-    client: httpx.AsyncClient
-    engine: ScriptedEngine
-
-    async def rewrite(self, query: str, **fields: Any) -> dict[str, Any]:
-        response = await self.client.post("/rewrite", json={"query": query, **fields})
-        assert response.status_code == 200, response.text
-        answer: dict[str, Any] = response.json()
-        return answer
-
-    async def until_ready(self) -> None:
-        await self.until(self._is_ready)
-
-    async def until(self, holds: Callable[[], Awaitable[bool]]) -> None:
-        """Let the event loop turn until ``holds()``; the test's own timeout bounds it."""
-        while not await holds():  # noqa: ASYNC110 - what is waited for has no event
-            # In-process calls never yield by themselves.
-            await asyncio.sleep(0)
-
-    async def idle(self) -> None:
-        """Wait until no generation is under way."""
-
-        async def none_under_way() -> bool:
-            return not await self.metric("requery_generations_in_flight")
-
-        await self.until(none_under_way)
-
-    async def _is_ready(self) -> bool:
-        return (await self.client.get("/readyz")).status_code == 200
-
-    async def metric(self, name: str, **labels: str) -> float:
-        """Value of one sample; 0 if it is not there."""
-        from prometheus_client.parser import text_string_to_metric_families
-
-        text = (await self.client.get("/metrics")).text
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name == name and labels.items() <= sample.labels.items():
-                    return float(sample.value)
-        return 0.0
-
-
-Serve = Callable[..., Awaitable[Service]]
+from tests.support.service import Serve, Service, serving
 
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts services; ``serve(engine, more_versions=..., ready=..., **settings)``."""
-    async with AsyncExitStack() as stack:
-
-        async def start(
-            engine: ScriptedEngine | None = None,
-            *,
-            more_versions: tuple[Version, ...] = (),
-            ready: bool = True,
-            on_load_failure: Callable[[Exception], None] | None = None,
-            **options: Any,
-        ) -> Service:
-            scripted = engine or ScriptedEngine()
-
-            async def factory(_manifest: Manifest, on_tokens: OnTokens) -> Engine:
-                scripted.on_tokens = on_tokens
-                return scripted
-
-            app = create_app(
-                Settings(default_version="test-1", **options),
-                versions=[Version(make_manifest()), *more_versions],
-                engines=factory,
-                on_load_failure=on_load_failure,
-            )
-            await stack.enter_async_context(LifespanManager(app))
-            transport = httpx.ASGITransport(app=app)
-            client = await stack.enter_async_context(
-                httpx.AsyncClient(transport=transport, base_url="http://test")
-            )
-            service = Service(app, client, scripted)
-            if ready:
-                await service.until_ready()
-            return service
-
+    async with serving() as start:
         yield start
 
 

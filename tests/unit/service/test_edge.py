@@ -9,7 +9,7 @@ import pytest
 from service.api.schemas import Problem
 from service.errors import RequeryError
 from service.rewriter import Rewriter
-from tests.unit.service.conftest import Service
+from tests.support.service import Service
 
 
 async def test_server_timing_names_every_stage(service: Service) -> None:

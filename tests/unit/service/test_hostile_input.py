@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from service.api.schemas import Problem, RewriteResponse
-from tests.unit.service.conftest import Serve, Service
+from tests.support.service import Serve, Service
 
 JSON = {"content-type": "application/json"}
 

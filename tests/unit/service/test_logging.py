@@ -12,16 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.logging import configure_logging, query_fields, render
-from tests.unit.service.conftest import Serve
+from tests.support.service import Serve
 
 NASTY = 'a\nb\r\n\x00\x0b\x0c\x1c\x85\u2028\u2029\ud800 {"event": "forged"}'
 
 
 @pytest.fixture
-def configured(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Puts back what ``configure_logging`` changed; tests call it, once output is captured."""
+    # The test's own client talks about each request, too.
+    monkeypatch.setattr(logging.getLogger("httpx"), "disabled", True)
     root = logging.getLogger()
     before = (root.handlers[:], root.level, structlog.get_config())
-    configure_logging("info")
     yield
     structlog.configure(**before[2])
     root.handlers[:], level = before[0], before[1]
@@ -36,9 +38,8 @@ def test_any_event_is_one_line(event: dict[str, object]) -> None:
     assert json.loads(line).keys() == event.keys()
 
 
-def test_lines_of_every_origin_are_json(
-    configured: None, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_lines_of_every_origin_are_json(restored: None, capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging("info")
     structlog.get_logger().info("from structlog", query=NASTY)
     logging.getLogger("elsewhere").warning("from %s\nstdlib", NASTY)
     try:
@@ -57,8 +58,9 @@ def test_lines_of_every_origin_are_json(
 
 
 async def test_a_request_is_one_line_with_its_ids(
-    serve: Serve, configured: None, capsys: pytest.CaptureFixture[str]
+    serve: Serve, restored: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logging("info")
     service = await serve(log_queries="plain")
     capsys.readouterr()
     trace, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -78,8 +80,9 @@ async def test_a_request_is_one_line_with_its_ids(
 
 
 async def test_a_refusal_is_logged_with_its_problem_and_without_the_query(
-    serve: Serve, configured: None, capsys: pytest.CaptureFixture[str]
+    serve: Serve, restored: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logging("info")
     service = await serve(log_queries="plain")
     capsys.readouterr()
     await service.client.post("/rewrite", json={"query": "secret", "model_version": "nobody"})
@@ -89,8 +92,9 @@ async def test_a_refusal_is_logged_with_its_problem_and_without_the_query(
 
 
 async def test_probes_are_not_logged_and_logging_can_be_off(
-    serve: Serve, configured: None, capsys: pytest.CaptureFixture[str]
+    serve: Serve, restored: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    configure_logging("info")
     service = await serve(log_requests=False)
     capsys.readouterr()
     await service.rewrite("steele stake")

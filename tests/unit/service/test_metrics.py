@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.candidates import Verdict
 from service.metrics import LATENCY_BUCKETS_S
 from tests.support.engine import ScriptedEngine
-from tests.unit.service.conftest import Serve, Service
+from tests.support.service import Serve, Service
 
 PROMISED = {
     "requery_request_duration_seconds": {"version", "source", "status"},

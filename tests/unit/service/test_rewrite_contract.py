@@ -11,7 +11,7 @@ from service.errors import EngineUnavailable, QueryTooLong
 from service.versions import Version
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import make_manifest
-from tests.unit.service.conftest import Serve, Service
+from tests.support.service import Serve, Service
 
 LONG = 20_000
 FIELDS = {"query", "rewrites", "status", "source", "model_version", "request_id"}
