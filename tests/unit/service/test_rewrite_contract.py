@@ -10,8 +10,8 @@ from service.api.schemas import RelevanceResponse, RewriteResponse, VersionsResp
 from service.errors import EngineUnavailable, QueryTooLong
 from service.versions import Version
 from tests.support.engine import ScriptedEngine
-from tests.support.versions import make_manifest
 from tests.support.service import Serve, Service
+from tests.support.versions import make_manifest
 
 LONG = 20_000
 FIELDS = {"query", "rewrites", "status", "source", "model_version", "request_id"}

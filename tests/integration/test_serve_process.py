@@ -1,0 +1,208 @@
+"""``requery serve`` as a real process: what it says when it cannot start, and while it loads."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from model_store.materialise import materialised_dir
+from model_store.store import open_store
+from tests.support.model_versions import write_full_version, write_stub_version
+from tests.support.redis_server import free_port
+
+pytestmark = pytest.mark.integration
+
+PATIENCE_S = 90
+"""Bounds a process that should have ended; nothing is asserted about how long it took."""
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """A store with one version, whose weights are no model."""
+    root = tmp_path / "models"
+    write_full_version(root / "full-1")
+    return root
+
+
+def command(models: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "REQUERY_MODEL_SOURCES": str(models),
+        "REQUERY_CACHE_DIR": str(models.parent / "cache"),
+        "REQUERY_DEFAULT_VERSION": "full-1",
+        "REQUERY_PORT": "0",
+        **settings,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "service.cli", "serve", *arguments],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def failure(models: Path, *arguments: str, **settings: str) -> tuple[int, str]:
+    """Exit status and the one line on standard error; standard output must be JSON lines."""
+    process = command(models, *arguments, **settings)
+    try:
+        out, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    for line in out.splitlines():
+        assert "Traceback" not in str(json.loads(line))
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("requery: ")
+    return process.returncode, lines[0]
+
+
+def test_an_unknown_version(models: Path) -> None:
+    code, line = failure(models, "--version-name", "nobody")
+    assert code == 1
+    assert "'nobody'" in line
+    assert "full-1" in line
+    assert "--version-name" in line
+
+
+def test_a_manifest_that_is_none(models: Path) -> None:
+    (models / "full-1" / "manifest.json").write_text('{"name": "full-1"}')
+    code, line = failure(models)
+    assert code == 1
+    assert "manifest.json" in line
+
+
+def test_missing_weights(models: Path) -> None:
+    (models / "full-1" / "model.safetensors").unlink()
+    code, line = failure(models)
+    assert code == 1
+    assert "model.safetensors: is missing" in line
+
+
+def test_weights_with_a_wrong_digest(models: Path) -> None:
+    path = models / "full-1" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    code, line = failure(models)
+    assert code == 1
+    assert "model.safetensors" in line
+    assert "SHA-256" in line
+
+
+def test_a_base_that_is_not_there(models: Path) -> None:
+    write_stub_version(models / "stub-1")
+    code, line = failure(models, "--version-name", "stub-1")
+    assert code == 1
+    assert "/nonexistent.gguf" in line
+
+
+def test_a_taken_port_shows_before_the_weights_are_read(models: Path) -> None:
+    (models / "full-1" / "model.safetensors").unlink()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        code, line = failure(models, "--port", str(port))
+    assert code == 1
+    assert f"port {port}" in line
+    assert "taken" in line
+    assert "--port" in line
+
+
+def test_an_address_of_another_machine(models: Path) -> None:
+    code, line = failure(models, "--host", "192.0.2.1")
+    assert code == 1
+    assert "192.0.2.1" in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("REQUERY_PORT", "many"), ("REQUERY_REDIS_URL", "localhost:6379"), ("REQUERY_DEVICE", "tpu")],
+)
+def test_an_option_that_cannot_be(models: Path, name: str, value: str) -> None:
+    code, line = failure(models, **{name: value})
+    assert code == 2
+    assert name in line
+
+
+def test_a_broken_version_beside_the_default_is_left_out(models: Path) -> None:
+    (models / "broken-1").mkdir()
+    (models / "broken-1" / "manifest.json").write_text("{")
+    with loading(models) as (client, _):
+        assert [v["name"] for v in client.get("/versions").json()["versions"]] == ["full-1"]
+
+
+def test_while_the_model_loads_the_process_tells_the_truth_and_leaves_when_told(
+    models: Path,
+) -> None:
+    with loading(models) as (client, process):
+        assert client.get("/livez").status_code == 200
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["detail"]) == (503, "version full-1 is loading")
+        answer = client.post("/rewrite", json={"query": "steele stake"}).json()
+        assert (answer["status"], answer["rewrites"]) == ("fallback", [])
+        # A body that is far too long is refused without breaking the connection for others.
+        large = client.post("/rewrite", json={"query": "x" * 1_000_000})
+        assert large.status_code == 413
+        assert client.get("/livez").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert err == ""
+    events = [json.loads(line) for line in out.splitlines()]
+    assert {"listening", "request"} <= {event["event"] for event in events}
+
+
+def test_an_unreachable_redis_is_a_warning_and_the_service_serves(models: Path) -> None:
+    redis = f"redis://127.0.0.1:{free_port()}"
+    with loading(models, REQUERY_REDIS_URL=redis) as (client, process):
+        assert client.post("/rewrite", json={"query": "a stake"}).status_code == 200
+        process.send_signal(signal.SIGINT)
+        out, _ = process.communicate(timeout=PATIENCE_S)
+    warnings = [e for e in map(json.loads, out.splitlines()) if e["level"] == "warning"]
+    assert [event["event"] for event in warnings] == ["redis_unavailable"]
+
+
+@contextmanager
+def loading(models: Path, **settings: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+    """A process that is kept loading: the test holds the lock that materialising waits for."""
+    cache = models.parent / "cache"
+    target = materialised_dir(open_store([str(models)], cache).get("full-1"), cache)
+    target.parent.mkdir(parents=True)
+    port = free_port()
+    with target.with_name(f"{target.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        process = command(models, "--port", str(port), **settings)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                _until_alive(client, process)
+                yield client, process
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def _until_alive(client: httpx.Client, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            client.get("/livez")
+        except httpx.TransportError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("the process does not answer")
