@@ -35,6 +35,8 @@ def train(
 ) -> None:
     """Train a version: all stages of a recipe, continued where a killed run stopped."""
     with _errors("train"):
+        from training.brands import brands
+        from training.data import data_folder, read_source
         from training.recipe import load_recipe
         from training.run import train as run_recipe
         from training.trial import pack_adapter
@@ -44,6 +46,13 @@ def train(
         adapter = run_recipe(loaded, folder, data, checkpoint_every=checkpoint_every)
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         target = (out or folder / "version") / loaded.name
+        if loaded.filter.brands_file is not None:
+            tables = read_source(loaded.data.source, data_folder(data))
+            names = brands(tables.catalogue["title"].to_list())
+            target.mkdir(parents=True, exist_ok=True)
+            (target / loaded.filter.brands_file).write_text(
+                "\n".join(names) + "\n", encoding="utf-8"
+            )
         manifest = pack_adapter(adapter, loaded, target, training=record)
         typer.echo(f"trained {manifest.name} ({manifest.digest[:12]}) into {target}")
         typer.echo(f"measure it: requery evaluate {manifest.name} --source {target.parent}")

@@ -124,5 +124,10 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """SHA-256 (hex) of the recipe's content; a run continues only with the same one."""
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+    """SHA-256 (hex) of what training depends on; a run continues only with the same one.
+
+    How the finished version is used (its filter, temperatures and description) may be chosen
+    after training, on the development fold.
+    """
+    content = recipe.model_dump_json(exclude={"description", "filter", "decoding"})
+    return hashlib.sha256(f"{content}{recipe.decoding.max_tokens}".encode()).hexdigest()

@@ -82,7 +82,7 @@ def trial_version(
     adapter: Path, recipe: Recipe, folder: Path, decoding: DecodingSpec | None = None
 ) -> Version:
     """Pack ``adapter`` under ``folder`` for use within a run."""
-    pack_adapter(adapter, recipe, folder / recipe.name, decoding=decoding)
+    pack_adapter(adapter, recipe, folder / recipe.name, decoding=decoding, filters=FilterSpec())
     return Store([FolderSource(folder)]).get(recipe.name)
 
 
