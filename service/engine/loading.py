@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 
 from model_store.manifest import Manifest
 from model_store.prompt import PromptFormat
+from model_store.store import default_cache_dir
 from model_store.text import MAX_QUERY_CHARS
 from service.engine.errors import EngineUnavailable
 from service.engine.vllm import OnTokens, VllmEngine
@@ -125,7 +126,6 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """Keyword arguments of vLLM's ``AsyncEngineArgs`` for a version on a device."""
     on_cpu = device == "cpu"
-    compiled = settings.compiled if settings.compiled is not None else not on_cpu
     arguments: dict[str, Any] = {
         "model": str(folder),
         # Prompts are token ids and answers are decoded here: one tokenizer, in one place.
@@ -144,7 +144,7 @@ def engine_arguments(
         "kv_cache_memory_bytes": settings.kv_cache_bytes
         or (_CPU_KV_CACHE_BYTES if on_cpu else _CUDA_KV_CACHE_BYTES),
         "enable_prefix_caching": True,
-        "enforce_eager": not compiled,
+        "enforce_eager": not _is_compiled(settings, device),
         # Off, with the collectors that vLLM would put into the process's global registry.
         "disable_log_stats": True,
         "enable_log_requests": False,
@@ -170,16 +170,23 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         "VLLM_LOGGING_LEVEL": settings.log_level,
         # Standard output is for our own JSON lines.
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
-        "TORCH_CPP_LOG_LEVEL": settings.log_level,
+        "TORCH_CPP_LOG_LEVEL": "INFO" if settings.log_level == "DEBUG" else settings.log_level,
         "PYTHONWARNINGS": "ignore",
         # This process has threads, which a forked child would inherit in any state.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if _is_compiled(settings, device):
+        # Temporary files go when an engine does; what has been compiled should stay.
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(default_cache_dir() / "inductor")
+    else:
+        # The sampler compiles a small function even in eager mode, which takes seconds and a
+        # C++ compiler that a server need not have.
+        environment["TORCH_COMPILE_DISABLE"] = "1"
     if device == "cuda":
         return environment
     threads = settings.threads or min(available_cores(), _MAX_THREADS)
-    environment |= {
+    return environment | {
         # Lets the worker live in the engine core (which is a process of its own all the same).
         # vLLM's CPU default is a third process that core and worker talk to by spinning: it
         # costs 0.7 GB, half the start, and on two cores a fifth of the throughput.
@@ -191,11 +198,10 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         # event loop, needs: on two busy cores that costs more than half the throughput.
         "OMP_WAIT_POLICY": "passive",
     }
-    if not settings.compiled:
-        # The sampler compiles a small function even in eager mode, which takes seconds and a
-        # C++ compiler that a server need not have.
-        environment["TORCH_COMPILE_DISABLE"] = "1"
-    return environment
+
+
+def _is_compiled(settings: EngineSettings, device: Device) -> bool:
+    return settings.compiled if settings.compiled is not None else device == "cuda"
 
 
 def available_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

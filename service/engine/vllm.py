@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import multiprocessing
 import os
+import tempfile
 import threading
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
@@ -71,6 +72,7 @@ class VllmEngine:
         self._environment = dict(environment)
         self._on_tokens = on_tokens
         self._llm: Any = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._ready = False
         self._outstanding = 0
         self._ids = itertools.count()
@@ -98,7 +100,11 @@ class VllmEngine:
         if self._ready:
             return
         try:
-            self._llm = await _construct(self._arguments, self._environment)
+            # vLLM leaves the sockets between the two processes behind, and a core that had to be
+            # killed leaves more: they live, and go, with this folder.
+            self._scratch = tempfile.TemporaryDirectory(prefix="requery-")
+            scratch = {"VLLM_RPC_BASE_PATH": self._scratch.name, "TMPDIR": self._scratch.name}
+            self._llm = await _construct(self._arguments, self._environment | scratch)
             self._rewrite_params = [
                 self._sampling(temperature, self._decoding.max_tokens)
                 for temperature in self._decoding.temperatures
@@ -149,8 +155,8 @@ class VllmEngine:
     async def close(self) -> None:
         """Stop the engine core and free its memory; idempotent."""
         llm, self._llm, self._ready = self._llm, None, False
-        if llm is not None:
-            await asyncio.shield(_shut_down(llm))
+        scratch, self._scratch = self._scratch, None
+        await asyncio.shield(_shut_down(llm, scratch))
 
     async def _warm_up(self) -> None:
         on_tokens, self._on_tokens = self._on_tokens, None
@@ -231,13 +237,16 @@ async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _shut_down(llm: Any) -> None:
-    if llm.output_handler is not None:
-        # It would report the core's end, which is meant, as a failure.
-        await _stop([llm.output_handler])
-    # Waits for the core process to end, which must not hold up the event loop.
-    await asyncio.to_thread(llm.shutdown, timeout=_STOP_SECONDS)
-    _free_sockets(llm)
+async def _shut_down(llm: Any, scratch: tempfile.TemporaryDirectory[str] | None) -> None:
+    if llm is not None:
+        if llm.output_handler is not None:
+            # It would report the core's end, which is meant, as a failure.
+            await _stop([llm.output_handler])
+        # Waits for the core process to end, which must not hold up the event loop.
+        await asyncio.to_thread(llm.shutdown, timeout=_STOP_SECONDS)
+        _free_sockets(llm)
+    if scratch is not None:
+        scratch.cleanup()
 
 
 def _free_sockets(llm: Any) -> None:

@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 READY_SECONDS = 150
 """Patience, not a promise: the machine that runs the tests may be slow and busy."""
 
+KEPT = {"REQUERY_CACHE_DIR", "REQUERY_MODEL_SOURCES"}
+"""Settings of the developer's that say where the model is; no other may reach the service."""
+
 TYPOS = ["steele stake", "cieling fan", "lawn mower bateries", "vynil flooring"]
 
 TEXTS = [
@@ -96,7 +99,10 @@ def service(materialised: tuple[Manifest, Path]) -> Iterator[Service]:
         [sys.executable, "-m", "service.cli", "serve", "--port", "0"],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "REQUERY_DEFAULT_VERSION": materialised[0].name},
+        env={
+            **{k: v for k, v in os.environ.items() if not k.startswith("REQUERY_") or k in KEPT},
+            "REQUERY_DEFAULT_VERSION": materialised[0].name,
+        },
     )
     lines: list[str] = []
     stdout = process.stdout
