@@ -15,6 +15,7 @@ app = typer.Typer(
     help="Rewrites shopping queries online: serve, look after models, train and evaluate.",
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 OURS = frozenset({"service", "model_store", "training", "loadtests"})
@@ -65,6 +66,11 @@ def _run(
 ) -> None:
     try:
         target = getattr(import_module(module), attribute)
+        if not isinstance(target, typer.Typer):
+            command, target = target, typer.Typer()
+            target.command()(command)
+        # Heavy libraries are imported as late as here, by the command itself.
+        typer.main.get_command(target)(args=arguments, prog_name=f"requery {name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in OURS:
@@ -72,10 +78,6 @@ def _run(
         hint = f"the extra {extra!r}: pip install 'requery[{extra}]'" if extra else "a full install"
         typer.echo(f"requery: {name} needs {hint} ({missing} is missing)", err=True)
         raise typer.Exit(1) from None
-    if not isinstance(target, typer.Typer):
-        command, target = target, typer.Typer(add_completion=False)
-        target.command()(command)
-    typer.main.get_command(target)(args=arguments, prog_name=f"requery {name}")
 
 
 if __name__ == "__main__":

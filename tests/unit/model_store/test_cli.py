@@ -1,0 +1,149 @@
+"""``requery models``: what it prints, and one clear line for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from model_store.cli import app
+from model_store.files import sha256_of
+from model_store.manifest import BaseSpec
+from model_store.materialise import RECORD
+from tests.support.model_versions import write_full_version, write_stub_version
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A source with the good version "two" and "one", whose base is missing."""
+    root = tmp_path / "source"
+    (tmp_path / "base.gguf").write_bytes(b"weights")
+    base = BaseSpec(
+        source=str(tmp_path / "base.gguf"),
+        sha256=sha256_of(tmp_path / "base.gguf"),
+        license="Apache-2.0",
+    )
+    write_stub_version(root / "one")
+    write_stub_version(root / "two", base=base)
+    return root
+
+
+def run(source: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(app, [*arguments, "--source", str(source)], env={"COLUMNS": "200"})
+
+
+def assert_one_line(result: Result, text: str) -> None:
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("requery: ")
+    assert text in result.stderr
+
+
+def named(rows: list[dict[str, object]], name: str) -> dict[str, object]:
+    return next(row for row in rows if row["name"] == name)
+
+
+def test_list_as_json(source: Path, tmp_path: Path) -> None:
+    result = run(source, "list", "--json", "--cache-dir", str(tmp_path))
+    assert result.exit_code == 0
+    row = named(json.loads(result.stdout), "two")
+    assert row["weights"] == "adapter"
+    assert row["source"] == str(source)
+    assert row["materialised"] is False
+
+
+def test_list_as_a_table(source: Path) -> None:
+    result = run(source, "list")
+    assert result.exit_code == 0
+    assert "one" in result.stdout
+    assert "adapter" in result.stdout
+
+
+def test_a_bad_version_does_not_hide_the_others(source: Path) -> None:
+    (source / "one" / "manifest.json").write_text("{")
+    result = run(source, "list", "--json")
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)
+    assert "error" in named(rows, "one")
+    assert "digest" in named(rows, "two")
+
+
+def test_show(source: Path) -> None:
+    shown = json.loads(run(source, "show", "two", "--json").stdout)
+    assert shown["name"] == "two"
+    assert len(shown["digest"]) == 64
+    table = run(source, "show", "two")
+    assert table.exit_code == 0
+    assert shown["digest"] in table.stdout
+    assert "adapter_model.safetensors" in table.stdout
+
+
+def test_verify_a_good_version(source: Path) -> None:
+    result = run(source, "verify", "two", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)[0]["ok"] is True
+
+
+def test_verify_says_what_is_wrong_and_fails(source: Path) -> None:
+    (source / "two" / "README.md").write_text("changed")
+    (source / "two" / "extra.txt").write_text("x")
+    result = run(source, "verify", "two")
+    assert result.exit_code == 1
+    assert "README.md: has 7 bytes" in result.stdout
+    assert "not in the manifest: extra.txt" in result.stdout
+
+
+def test_verify_checks_all_when_none_is_named(source: Path) -> None:
+    result = run(source, "verify", "--json")
+    assert result.exit_code == 1
+    rows = json.loads(result.stdout)
+    assert named(rows, "one")["ok"] is False
+    assert named(rows, "two")["ok"] is True
+
+
+@pytest.mark.parametrize("command", ["show", "materialise"])
+def test_an_unknown_version_is_one_line(source: Path, command: str) -> None:
+    assert_one_line(run(source, command, "three"), "known: one, two")
+
+
+def test_a_missing_base_is_one_line(source: Path, tmp_path: Path) -> None:
+    result = run(source, "materialise", "one", "--cache-dir", str(tmp_path / "cache"), "--json")
+    assert_one_line(result, "does not exist: put it there")
+
+
+def test_a_url_that_cannot_be_read_is_one_line() -> None:
+    result = CliRunner().invoke(app, ["list", "--source", "nosuchscheme://x"])
+    assert_one_line(result, "cannot read nosuchscheme://x")
+
+
+def test_add(source: Path, tmp_path: Path) -> None:
+    write_stub_version(tmp_path / "made" / "three")
+    result = run(source, "add", str(tmp_path / "made" / "three"))
+    assert result.exit_code == 0
+    assert (source / "three" / "manifest.json").is_file()
+
+
+def test_add_to_a_directory(source: Path, tmp_path: Path) -> None:
+    to = tmp_path / "other"
+    result = run(source, "add", str(source / "two"), "--to", str(to))
+    assert result.exit_code == 0
+    assert (to / "two" / "manifest.json").is_file()
+
+
+def test_adding_damage_is_one_line(source: Path, tmp_path: Path) -> None:
+    write_stub_version(tmp_path / "made" / "three")
+    (tmp_path / "made" / "three" / "README.md").write_text("x")
+    assert_one_line(run(source, "add", str(tmp_path / "made" / "three")), "README.md")
+
+
+def test_materialise_prints_the_folder(tmp_path: Path) -> None:
+    write_full_version(tmp_path / "source" / "full-1")
+    cache = str(tmp_path / "cache")
+    result = run(tmp_path / "source", "materialise", "full-1", "--cache-dir", cache)
+    assert result.exit_code == 0
+    assert (Path(result.stdout.strip()) / RECORD).is_file()
+    listed = run(tmp_path / "source", "list", "--json", "--cache-dir", cache)
+    assert named(json.loads(listed.stdout), "full-1")["materialised"] is True

