@@ -13,8 +13,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Literal
 
+import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+_ENCODER = json.JSONEncoder(default=repr, separators=(",", ":"))
 
 QueryMode = Literal["hash", "plain", "off"]
 
@@ -55,7 +58,12 @@ def configure_logging(level: str) -> None:
 
 def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     """One event as one line of ASCII JSON; what JSON has no form for is written by ``repr``."""
-    return json.dumps(event, default=repr, separators=(",", ":"))
+    try:
+        line = orjson.dumps(event)
+    except TypeError:  # a lone surrogate, or a type that it does not know
+        line = b"\xff"
+    # orjson leaves other alphabets as they are, and with them characters that end a line.
+    return line.decode("ascii") if line.isascii() else _ENCODER.encode(event)
 
 
 def query_fields(mode: QueryMode, *, salt: str = "") -> Callable[[str], Mapping[str, str]]:

@@ -9,7 +9,14 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from service.candidates import Judged, Verdict
@@ -23,7 +30,7 @@ LATENCY_BUCKETS_S = (
 
 STAGE_BUCKETS_S = (0.0001, 0.0003, *LATENCY_BUCKETS_S)
 
-STAGES = ("route", "normalise", "cache", "generate", "filter")
+STAGES = ("prepare", "cache", "generate", "filter")
 CACHE_OPERATIONS = {
     ("memory", "get"): ("hit", "miss"),
     ("memory", "put"): ("ok", "too_large"),
@@ -74,6 +81,8 @@ class Metrics:
     """
 
     def __init__(self, *, release: str) -> None:
+        # Doubles the series, and says nothing that a counter's reset does not.
+        disable_created_metrics()
         self.registry = CollectorRegistry()
         self.cache = CacheMetrics(self.registry)
         self._latency = self._histogram(
@@ -137,11 +146,15 @@ class Metrics:
             registry=self.registry,
         ).labels(release, platform.python_version()).set(1)
         ProcessCollector(namespace="requery", registry=self.registry)
+        # labels() costs a lock and a look-up: children are kept.
         self._known: dict[tuple[str, str, str], Histogram] = {}
+        self._rewrites_of: dict[str, Histogram] = {}
+        self._responses_of: dict[tuple[str, int], Counter] = {}
 
     def watch_engine(self, version: str, up: Callable[[], bool]) -> None:
         """Read at every scrape whether the engine of ``version`` is up."""
         self._engine_up.labels(version).set_function(lambda: float(up()))
+        self._rewrites_of[version] = self._rewrites.labels(version)
         for verdict in Verdict:
             self._candidates.labels(version, verdict.value)
 
@@ -163,12 +176,11 @@ class Metrics:
         labels = (version, source, status)
         latency = self._known.get(labels)
         if latency is None:
-            # labels() costs a lock and a look-up; the few combinations are kept.
             latency = self._known[labels] = self._latency.labels(*labels)
         latency.observe(seconds)
         for stage, spent in stages.items():
             self._stages[stage].observe(spent)
-        self._rewrites.labels(version).observe(rewrites)
+        self._rewrites_of[version].observe(rewrites)
 
     def generated(
         self, *, version: str, candidates: tuple[Candidate, ...], verdicts: tuple[Judged, ...]
@@ -193,7 +205,10 @@ class Metrics:
 
     def responded(self, *, route: str, code: int) -> None:
         """Count one HTTP response; ``route`` is a template, never a raw path."""
-        self._responses.labels(route, str(code)).inc()
+        counter = self._responses_of.get((route, code))
+        if counter is None:
+            counter = self._responses_of[route, code] = self._responses.labels(route, str(code))
+        counter.inc()
 
     def exposition(self) -> tuple[bytes, str]:
         """The metrics as text, and its content type."""

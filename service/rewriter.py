@@ -87,9 +87,8 @@ class Rewriter:
         """
         # The version decides on the normal form, so it is chosen first.
         version = self._versions.route(ask.model_version)
-        watch.lap("route")
         query = version.normal_form(ask.query)
-        watch.lap("normalise")
+        watch.lap("prepare")
         found = await self._find(version, query, ask.deadline, watch)
         generation = found.generation
         if generation.judged is None:

@@ -19,7 +19,7 @@ _log = structlog.get_logger(component="access")
 _CLIENT_CLOSED = 499
 """Logged when the caller hung up before there was an answer (nginx's number for it)."""
 _QUIET = {"/livez", "/readyz", "/metrics"}
-"""Asked every few seconds by machines: not logged unless they fail."""
+"""Asked every few seconds by machines: logged only if they break (503 is an answer)."""
 
 
 class RequestContextMiddleware:
@@ -76,7 +76,7 @@ class RequestContextMiddleware:
     def _record(self, scope: Scope, context: RequestContext, status: int) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
         self._metrics.responded(route=route, code=status)
-        if not self._log_requests or (route in _QUIET and status < 400):
+        if not self._log_requests or (route in _QUIET and status in (200, 503)):
             return
         fields: Mapping[str, object] = context.fields
         if context.parent_id is not None:

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.routing import DirectRoute
 from service.api.schemas import VersionsResponse, problems
 from service.errors import NotReady
 from service.metrics import Metrics
@@ -27,7 +28,7 @@ class OperationsApi:
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
-        router = APIRouter()
+        router = APIRouter(route_class=DirectRoute)
         router.add_api_route(
             "/versions",
             self.list_versions,

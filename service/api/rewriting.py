@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from service.api.body import DeadlinePolicy, read_json
 from service.api.context import RequestContext, context_of
+from service.api.routing import DirectRoute
 from service.api.schemas import (
     RelevanceRequest,
     RelevanceResponse,
@@ -64,7 +65,7 @@ class RewritingApi:
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
-        router = APIRouter()
+        router = APIRouter(route_class=DirectRoute)
         for path in ("/rewrite", "/v1/rewrite"):
             router.add_api_route(
                 path,

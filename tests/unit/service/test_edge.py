@@ -15,7 +15,7 @@ from tests.support.service import Service
 async def test_server_timing_names_every_stage(service: Service) -> None:
     response = await service.client.post("/rewrite", json={"query": "steele stake"})
     names = re.findall(r"(\w+);dur=\d+\.\d+", response.headers["server-timing"])
-    assert names == ["route", "normalise", "cache", "generate", "filter", "total"]
+    assert names == ["prepare", "cache", "generate", "filter", "total"]
 
 
 async def test_a_sane_request_id_is_kept(service: Service) -> None:

@@ -102,6 +102,8 @@ async def test_probes_are_not_logged_and_logging_can_be_off(
     capsys.readouterr()
     for path in ("/livez", "/readyz", "/metrics"):
         assert (await talkative.client.get(path)).status_code == 200
+    talkative.engine.alive = False
+    assert (await talkative.client.get("/readyz")).status_code == 503
     assert capsys.readouterr().out == ""
 
 

@@ -71,7 +71,7 @@ async def test_explain_shows_rejected_candidates_and_stages(serve: Serve) -> Non
         {"text": "wood", "relevance": 0.1, "reason": "irrelevant"},
         {"text": "cut", "relevance": None, "reason": "unfinished"},
     ]
-    assert set(answer["stages_ms"]) == {"route", "normalise", "cache", "generate", "filter"}
+    assert set(answer["stages_ms"]) == {"prepare", "cache", "generate", "filter"}
 
 
 async def test_two_equal_misses_at_once_make_one_generation(serve: Serve) -> None:
