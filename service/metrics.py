@@ -82,7 +82,7 @@ class Metrics:
 
     def __init__(self, *, release: str) -> None:
         # Doubles the series, and says nothing that a counter's reset does not.
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.cache = CacheMetrics(self.registry)
         self._latency = self._histogram(

@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+
+def test_every_option_says_what_it_is_for() -> None:
+    silent = [name for name, field in Settings.model_fields.items() if not field.description]
+    assert silent == []
+
+
+def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUERY_PORT", "8123")
+    monkeypatch.setenv("REQUERY_REDIS_URL", "redis://:secret@cache:6379/1")
+    monkeypatch.setenv("REQUERY_DEFAULT_DEADLINE_MS", "")
+    settings = Settings()
+    assert settings.port == 8123
+    assert settings.default_deadline_ms is None
+    assert "secret" not in repr(settings)
+
+
+def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REQUERY_PORT", "8123")
+    assert Settings(port=9000).port == 9000
+
+
+def test_the_default_deadline_follows_the_device() -> None:
+    assert Settings().deadline_ms(gpu=True) == 150
+    assert Settings().deadline_ms(gpu=False) == 2000
+    assert Settings(default_deadline_ms=80).deadline_ms(gpu=False) == 80
+
+
+def test_sources_are_a_list() -> None:
+    assert Settings(model_sources=" /a , s3://b/c,,").sources() == ["/a", "s3://b/c"]
+    assert Settings().sources() == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"port": 70000}, {"log_queries": "all"}, {"cache_ttl_s": 0}, {"nonsense": 1}]
+)
+def test_options_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)  # type: ignore[arg-type]
