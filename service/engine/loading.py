@@ -21,6 +21,7 @@ from model_store.store import default_cache_dir
 from model_store.text import MAX_QUERY_CHARS
 from service.engine.errors import EngineUnavailable
 from service.engine.vllm import OnTokens, VllmEngine
+from service.engine.watchdog import ParentWatch
 
 Device = Literal["cpu", "cuda"]
 
@@ -148,6 +149,7 @@ def engine_arguments(
         # Off, with the collectors that vLLM would put into the process's global registry.
         "disable_log_stats": True,
         "enable_log_requests": False,
+        "worker_extension_cls": f"{ParentWatch.__module__}.{ParentWatch.__qualname__}",
     }
     if on_cpu:
         # The default on a CPU is 128, longer than almost every prompt: whole blocks are what the

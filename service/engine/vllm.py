@@ -22,6 +22,7 @@ from model_store.prompt import PromptFormat
 from service.engine.errors import EngineUnavailable
 from service.engine.protocol import Candidate
 from service.engine.scoring import read_candidate, relevance, within
+from service.engine.watchdog import ParentWatch
 
 OnTokens = Callable[[int, int], None]
 """Told of each finished engine request: its prompt tokens and its generated tokens."""
@@ -105,6 +106,7 @@ class VllmEngine:
             self._scratch = tempfile.TemporaryDirectory(prefix="requery-")
             scratch = {"VLLM_RPC_BASE_PATH": self._scratch.name, "TMPDIR": self._scratch.name}
             self._llm = await _construct(self._arguments, self._environment | scratch)
+            await self._llm.collective_rpc(ParentWatch.end_with_parent.__name__)
             self._rewrite_params = [
                 self._sampling(temperature, self._decoding.max_tokens)
                 for temperature in self._decoding.temperatures
