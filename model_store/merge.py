@@ -133,8 +133,10 @@ def main(arguments: list[str]) -> int:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    # transformers asks for this same table once for every module of the model (6 s in all).
-    vars(gguf)["get_tensor_name_map"] = functools.cache(gguf.get_tensor_name_map)
+    # transformers asks for this same table once for every module of the model, and parses the same
+    # file for the configuration, the weights and the tokenizer (15 s in all).
+    for name in ("get_tensor_name_map", "GGUFReader"):
+        vars(gguf)[name] = functools.cache(getattr(gguf, name))
     base, out = Path(arguments[0]), Path(arguments[1])
     adapter = Path(arguments[2]) if len(arguments) > 2 else None
     outcome: dict[str, str] = {}
