@@ -6,7 +6,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 export PYTHON
 
-RECIPE ?= training/recipes/sft-cpu.yaml
+RECIPE ?= training/recipes/sft-1.yaml
 ARGS ?=
 PYTEST_ARGS ?=
 
