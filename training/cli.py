@@ -6,18 +6,22 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from model_store.errors import ModelStoreError
-from model_store.store import FolderSource, Store, open_store
+from model_store.store import FolderSource, Store, default_cache_dir, open_store
 from service.engine.errors import EngineUnavailable
 from training.errors import TrainingError
 
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="Folder that holds home_depot/ and best_buy/ [REQUERY_DATA]."),
+    typer.Option(
+        "--data",
+        help="Folder that holds home_depot/ and best_buy/, or for a recipe with the source "
+        "'tables' the folder of the tables [REQUERY_DATA].",
+    ),
 ]
 
 
@@ -90,7 +94,7 @@ def evaluate(
             [FolderSource(source), *open_store().sources]
         )  # fmt: skip
         found = store.get(version)
-        world = World(read_source("home_depot", data_folder(data)))
+        world = World(read_source(_source_of(found.manifest.training), data_folder(data)))
         parts = split(world)
         queries = world.with_relevant(parts.held_out if fold == "held-out" else parts.development)
         drawn = draw_version(world, parts, queries, found)
@@ -99,7 +103,7 @@ def evaluate(
         manifest = found.manifest
         brands: list[str] = []
         if manifest.filter.brands_file is not None:
-            path = found.folder(Path()) / manifest.filter.brands_file
+            path = found.folder(default_cache_dir()) / manifest.filter.brands_file
             brands = path.read_text(encoding="utf-8").splitlines()
         result = evaluate_drawn(
             world, queries, drawn, manifest.filter, brands, fold_case=manifest.prompt.fold_case
@@ -110,14 +114,23 @@ def evaluate(
         typer.echo(as_table(result))
 
 
+def _source_of(record: dict[str, Any]) -> str:
+    """The source that a version was trained on, by its training record."""
+    try:
+        return str(record["recipe"]["data"]["source"])
+    except (KeyError, TypeError):
+        return "home_depot"
+
+
 @contextmanager
 def _errors(command: str) -> Iterator[None]:
     """One clear line and exit code 1 for everything that is raised on purpose."""
     try:
         yield
     except (TrainingError, ModelStoreError, EngineUnavailable) as error:
-        typer.echo(f"requery {command}: {error}", err=True)
+        typer.echo(f"requery {command}: {' '.join(str(error).split())}", err=True)
         raise typer.Exit(1) from None
     except OSError as error:
-        typer.echo(f"requery {command}: {error.filename or ''}: {error.strerror}", err=True)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        typer.echo(f"requery {command}: {what}", err=True)
         raise typer.Exit(1) from None

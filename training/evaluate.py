@@ -29,6 +29,7 @@ from model_store.store import Version
 from service.candidates import Scored
 from service.filters import CandidateFilter
 from training.data import Split
+from training.errors import DataError
 from training.metrics import bootstrap, tagging
 from training.pairs import PairMiner, World, is_echo
 from training.schema import GRADE_ENGAGED
@@ -183,9 +184,12 @@ def draw_version(world: World, parts: Split, queries: Sequence[str], version: Ve
     """Run a version's engine over ``queries``: all candidates, and tags of mined pairs.
 
     Raises:
+        DataError: the data gives no relevant, or no irrelevant, pairs to judge.
         EngineUnavailable: the engine could not start.
     """
     pairs, labels = tag_pairs(world, parts, queries, seed=0)
+    if len(set(labels)) < 2:
+        raise DataError("the data gives no pairs of both kinds, so tags cannot be measured on it")
     candidates, scores = asyncio.run(_run(version, queries, pairs))
     return Drawn(candidates, labels, scores)
 

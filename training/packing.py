@@ -98,14 +98,19 @@ class Row:
 
 
 def pack(trees: Iterable[Tree], row_tokens: int, relevant_id: int) -> list[Row]:
-    """Fill rows of at most ``row_tokens`` in the order given; trees that exceed a row are cut."""
+    """Fill rows of at most ``row_tokens`` in the order given.
+
+    A tree that exceeds a row loses its last branches; one that does not fit even so is left out.
+    """
     open_rows: list[Row] = []
     done: list[Row] = []
     for given in trees:
         tree = given
         while len(tree) > row_tokens and tree.branches:
             tree = Tree(tree.prefix, tree.branches[:-1])
-        if len(tree) > row_tokens or not tree.prefix:
+        # Without any branch left the query would be learnt as if it were domain text.
+        lost = bool(given.branches) and not tree.branches
+        if lost or len(tree) > row_tokens or not tree.prefix:
             continue
         home = next((r for r in open_rows if len(r.ids) + len(tree) <= row_tokens), None)
         if home is None:

@@ -8,7 +8,9 @@ products R (grade >= 2.33) and a candidate rewrite ``r``:
 
 Candidates come from corrected spellings, from queries that share a relevant product, and from
 phrases of relevant titles that fit several products. Kept as something to *write* (rejection
-sampling): no echo of q, ``own(r)`` at least 60 % of q's own recall, ``gain(r)`` not negative.
+sampling): no echo of q, ``own(r)`` at least 60 % of q's own recall, ``gain(r)`` not negative. A
+corrected spelling is kept unless it costs more than 0.05 recall, and may differ from q in a space
+alone ("lawnmower": the search engine takes the two for different words).
 *Negatives* to judge: queries that look alike but share no product, phrases of products judged
 bad for q, and model samples, each with ``own(r)`` at most 20 % of q's.
 """
@@ -36,6 +38,9 @@ RARE = 150
 """Titles that hold a word, up to which the word alone says what kind of thing it is."""
 MAX_LOSS_OF_CORRECTION = 0.05
 """A search engine's own correction is kept even if it costs this much recall."""
+STRAY = 0.1
+"""Clicks on a product, as a share of those on the query's most clicked one, below which they are
+strays: somebody went on to look at something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +86,13 @@ class World:
             self.raw.setdefault(form, query)
         self.grades: dict[str, dict[str, float]] = defaultdict(dict)
         for query, product, grade in tables.judgements.iter_rows():
-            self.grades[normalise(query, fold_case=True)][product] = grade
-        engaged = tables.interactions.group_by("query", "product_id").agg(pl.col("count").sum())
-        for query, product, _ in engaged.iter_rows():
-            # A click is taken for a relevant, engaged product; there is no grade beside it.
-            self.grades[normalise(query, fold_case=True)].setdefault(product, GRADE_ENGAGED)
+            if product in self.titles:
+                self.grades[normalise(query, fold_case=True)][product] = grade
+        for query, products in _engaged(tables.interactions).items():
+            for product in products:
+                # A click is taken for a relevant, engaged product where no grade is known.
+                if product in self.titles:
+                    self.grades[query].setdefault(product, GRADE_ENGAGED)
         self.corrections: dict[str, str] = {}
         for query, rewrite, _ in tables.rewrites.iter_rows():
             form, target = (normalise(t, fold_case=True) for t in (query, rewrite))
@@ -114,6 +121,17 @@ class World:
     def with_relevant(self, queries: Iterable[str]) -> list[str]:
         """Those queries that have at least one relevant product."""
         return [q for q in queries if self.relevant.get(q)]
+
+
+def _engaged(interactions: pl.DataFrame) -> dict[str, list[str]]:
+    """Normalised query -> products that shoppers went for, less the stray ones (:data:`STRAY`)."""
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for query, product, count in interactions.select("query", "product_id", "count").iter_rows():
+        counts[normalise(query, fold_case=True)][product] += count
+    return {
+        query: [p for p, n in products.items() if n >= STRAY * max(products.values())]
+        for query, products in counts.items()
+    }
 
 
 def is_echo(query: str, rewrite: str) -> bool:
@@ -241,7 +259,9 @@ class PairMiner:
         grades = self._world.grades[query]
         counts: dict[str, int] = defaultdict(int)
         for product in sorted(p for p, g in grades.items() if g >= GRADE_ENGAGED):
-            for phrase in set(phrases(self._world.titles.get(product, ""))):
+            # In order, not as a set: the random numbers below go to the phrases as they come, and
+            # the order of a set of strings changes from process to process.
+            for phrase in dict.fromkeys(phrases(self._world.titles.get(product, ""))):
                 counts[phrase] += 1
         asked = set(stems(query))
         # Phrases that several good products share come first, then those that name the need.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from model_store.manifest import BaseSpec, DecodingSpec, FilterSpec, PromptSpec, VersionName
 from training.errors import RecipeError
@@ -103,6 +103,21 @@ class Recipe(_Part):
     }
     """Ordinary words whose embedding rows the markers start from."""
 
+    @field_validator("label_words")
+    @classmethod
+    def _one_word_each(cls, words: dict[str, str]) -> dict[str, str]:
+        markers = set(PromptSpec.model_fields) - {"fold_case"}
+        if set(words) != markers or not all(words.values()):
+            raise ValueError(f"must give a word for each of {', '.join(sorted(markers))}")
+        return words
+
+    @field_validator("stages")
+    @classmethod
+    def _something_to_sample_from(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        if stages[0].kind == "sample":
+            raise ValueError("the first stage must train; there is no model to sample from yet")
+        return stages
+
 
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
@@ -115,7 +130,7 @@ def load_recipe(path: Path) -> Recipe:
         return Recipe.model_validate(document)
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not YAML: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]

@@ -55,7 +55,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         marker = folder / "recipe.json"
         digest = recipe_digest(recipe)
-        if marker.is_file() and json.loads(marker.read_text())["digest"] != digest:
+        if marker.is_file() and _digest_in(marker) != digest:
             raise RunError(
                 f"{folder} holds a run of another recipe, or of this one before it was changed; "
                 "choose another --run folder or remove it"
@@ -73,8 +73,21 @@ class Run:
         write_json(self.folder / f"stage-{stage}.json", record)
 
 
+def _digest_in(marker: Path) -> str | None:
+    """Digest of the recipe that a run began with, by today's rule of what counts.
+
+    A newer release may count other fields than the one that wrote the file, so the content is
+    digested again.
+    """
+    try:
+        return recipe_digest(Recipe.model_validate(json.loads(marker.read_text())["recipe"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def write_json(path: Path, document: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file whole or not at all; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     partial.replace(path)

@@ -13,7 +13,8 @@ A team's own logs fit it as they are; every reader in :mod:`training.readers` pr
 ``rewrites.parquet``      ``query``, ``rewrite``, ``source`` string (who says so)
 ========================  ==========================================================
 
-Tables that a source does not have are empty, never absent.
+Tables that a source does not have are empty, never absent. A judgement or an interaction counts
+if its query is in ``queries`` and its product in ``catalogue``; others are passed over.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ SCHEMAS: dict[str, dict[str, pl.DataType]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """One source's data. Column names and types are those of :data:`SCHEMAS`.
+    """One source's data. Columns, their order and types are those of :data:`SCHEMAS`.
 
     Raises:
         DataError: a table lacks a column, has one of another type, or holds nulls.
@@ -66,7 +67,8 @@ class Tables:
     def __post_init__(self) -> None:
         for name, schema in SCHEMAS.items():
             frame: pl.DataFrame = getattr(self, name)
-            if dict(frame.schema) != schema:
+            # Rows are read by position: the order of the columns counts.
+            if list(frame.schema.items()) != list(schema.items()):
                 want = ", ".join(f"{column} {kind}" for column, kind in schema.items())
                 have = ", ".join(f"{column} {kind}" for column, kind in frame.schema.items())
                 raise DataError(f"table {name!r}: expected columns {want}; got {have or 'none'}")
@@ -89,17 +91,23 @@ class Tables:
 
     @classmethod
     def load(cls, folder: Path) -> Tables:
-        """Read a folder that :meth:`save`, or a team's own export, wrote.
+        """Read a folder that :meth:`save`, or a team's own export, wrote; columns in any order.
 
         Raises:
-            DataError: a file is missing or not in the schema.
+            DataError: a file is missing, is no Parquet file or is not in the schema.
         """
         frames: dict[str, pl.DataFrame] = {}
-        for name in SCHEMAS:
+        for name, schema in SCHEMAS.items():
             path = folder / f"{name}.parquet"
             if not path.is_file():
                 raise DataError(f"{path} is missing; a table without rows is an empty file")
-            frames[name] = pl.read_parquet(path)
+            try:
+                frame = pl.read_parquet(path)
+            except pl.exceptions.PolarsError as error:
+                raise DataError(f"{path} is not a Parquet file: {error}") from error
+            frames[name] = (
+                frame.select(list(schema)) if set(frame.columns) == set(schema) else frame
+            )
         return cls(**frames)
 
 

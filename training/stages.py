@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
+from training.errors import DataError
 from training.model import Trainee
 from training.packing import Collator, Row
 from training.recipe import Optimiser
@@ -84,6 +84,21 @@ class _Journal(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
 
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a stage; those that a kill cut short are passed over.
+
+    The trainer writes a checkpoint's ``trainer_state.json`` last.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    for path in reversed(found):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return path
+    return None
+
+
 def optimise(
     trainee: Trainee,
     rows: Sequence[Row],
@@ -94,11 +109,19 @@ def optimise(
     seed: int,
     checkpoint_every: int,
 ) -> dict[str, Any]:
-    """Train one stage; continues from its newest checkpoint if there is one.
+    """Train one stage; continues from its newest whole checkpoint if there is one.
 
     Returns:
         steps, tokens, seconds and the last figures.
+
+    Raises:
+        DataError: there is nothing to learn from.
     """
+    if not rows:
+        raise DataError(
+            f"stage {stage} has nothing to learn from: no pairs were mined, or none fits into "
+            f"{optimiser.row_tokens} tokens (row_tokens)"
+        )
     folder = run / f"stage-{stage}"
     labels = trainee.prompts.labels
     cpu = not torch.cuda.is_available()
@@ -132,9 +155,8 @@ def optimise(
         labels=[labels.irrelevant, labels.relevant],
         tag_weight=optimiser.tag_weight,
     )
-    result = trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    )
+    checkpoint = last_checkpoint(folder)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     figures = [entry for entry in trainer.state.log_history if "write" in entry or "tag" in entry]
     return {
         "steps": result.global_step,

@@ -25,7 +25,7 @@ def read(folder: Path) -> Tables:
     """Read ``folder``. Clicks of one query and product are counted; ``last`` is the latest.
 
     Raises:
-        DataError: a file is missing or lacks a column.
+        DataError: a file is missing, lacks a column, or holds a time that is none.
     """
     parts = sorted(folder.glob("clicks_part*.csv")) or sorted(folder.glob("train.csv"))
     names = folder / "sku_name.tsv"
@@ -36,12 +36,23 @@ def read(folder: Path) -> Tables:
         clicks = pl.concat([pl.read_csv(p, infer_schema=False) for p in parts]).select(
             pl.col("query"),
             pl.col("sku").alias("product_id"),
-            pl.col("click_time").str.to_datetime(time_unit="us", time_zone="UTC", strict=False),
+            pl.col("click_time").alias("typed"),
+            # Some times have a fraction of a second and some have none.
+            pl.col("click_time").str.to_datetime(
+                "%Y-%m-%d %H:%M:%S%.f", time_unit="us", time_zone="UTC", strict=False
+            ),
         )
     except pl.exceptions.PolarsError as error:
         raise DataError(f"{folder}: not the hackathon's click file ({error}); {_HOW}") from error
+    wrong = clicks.filter(pl.col("click_time").is_null() & pl.col("typed").is_not_null())
+    if len(wrong):
+        raise DataError(f"{folder}: {wrong['typed'][0]!r} is no click_time; {_HOW}")
     clicks = clicks.drop_nulls().filter(pl.col("query").str.strip_chars() != "")
-    rows = [line.split("\t") for line in names.read_text(encoding="utf-8").splitlines() if line]
+    try:
+        text = names.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{names} is not UTF-8 ({error}); {_HOW}") from error
+    rows = [line.split("\t") for line in text.split("\n") if line]
     if not all(len(r) == 2 for r in rows):
         raise DataError(f"{names}: expected two columns, SKU and name, with a tab between; {_HOW}")
     catalogue = pl.DataFrame(

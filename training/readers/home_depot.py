@@ -32,10 +32,11 @@ def read(folder: Path) -> Tables:
     if not path.is_file():
         raise DataError(f"{path} not found; {_HOW}")
     try:
-        raw = pl.read_csv(path, encoding="latin-1").select(
-            pl.col("search_term").cast(pl.String).alias("query"),
-            pl.col("product_uid").cast(pl.String).alias("product_id"),
-            pl.col("product_title").cast(pl.String).alias("title"),
+        # No guessing of types: a query "007" is text.
+        raw = pl.read_csv(path, encoding="latin-1", infer_schema=False).select(
+            pl.col("search_term").alias("query"),
+            pl.col("product_uid").alias("product_id"),
+            pl.col("product_title").alias("title"),
             pl.col("relevance").cast(pl.Float64).alias("grade"),
         )
     except (pl.exceptions.PolarsError, UnicodeDecodeError) as error:
@@ -64,12 +65,10 @@ def _corrections(path: Path) -> pl.DataFrame:
     """``query``, ``rewrite`` of the dictionary; empty if the optional file is not there."""
     if not path.is_file():
         return empty("rewrites").select("query", "rewrite")
-    frame = pl.read_csv(
-        path,
-        separator="\t",
-        quote_char=None,
-        schema_overrides={"query": pl.String, "corrected": pl.String},
-    )
+    try:
+        frame = pl.read_csv(path, separator="\t", quote_char=None, infer_schema=False)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(f"{path} is not the dictionary of spellings: {error}") from error
     if frame.columns != ["query", "corrected"]:
         raise DataError(f"{path}: expected the columns query, corrected; got {frame.columns}")
     return frame.rename({"corrected": "rewrite"}).drop_nulls().unique("query", maintain_order=True)

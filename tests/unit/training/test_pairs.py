@@ -1,0 +1,348 @@
+"""Every rule of pair mining, on sources whose recall can be counted by hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.unit.training.worlds import make_world, shop_tables
+from training import pairs
+from training.data import split
+from training.pairs import (
+    PairMiner,
+    QueryPairs,
+    Scored,
+    World,
+    clean_texts,
+    is_echo,
+    noisy_pairs,
+    phrases,
+    summarise,
+)
+from training.search import fuse, recall
+
+
+def texts(found: list[Scored], source: str | None = None) -> set[str]:
+    return {s.text for s in found if source in (None, s.source)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "echo"),
+    [
+        ("steel stake", "stake steel", True),
+        ("steel stake", "steel stakes", True),
+        ("lawnmower", "lawn mower", True),
+        ("t-post", "t post", True),
+        ("stake", "the stake", True),
+        ("stel stake", "steel stake", False),
+        ("3/8 pvc", "3/4 pvc", False),
+        ("stake", "steel stake", False),
+    ],
+)
+def test_an_echo_differs_trivially(one: str, other: str, echo: bool) -> None:
+    assert is_echo(one, other) is echo
+    assert is_echo(other, one) is echo
+
+
+class TestScore:
+    @pytest.fixture
+    def world(self) -> World:
+        titles = {"a": "red hammer", "b": "steel mallet", "c": "blue bucket", "d": "oak mallet"}
+        return make_world(titles, {"hammer": {"a": 3, "b": 2.33, "c": 1}})
+
+    def test_own_and_gain_by_hand(self, world: World) -> None:
+        # R = {a, b}; "hammer" finds {a}: 1/2. "mallet" finds {b, d}: own 1/2, and fused 2/2.
+        assert world.score("hammer", "mallet", "x") == Scored("mallet", "x", 0.5, 0.5)
+        assert world.score("hammer", "bucket", "x") == Scored("bucket", "x", 0.0, 0.0)
+        assert world.score("hammer", "steel hammer", "x") == Scored("steel hammer", "x", 1.0, 0.5)
+
+    def test_the_plain_result_is_remembered_and_right(self, world: World) -> None:
+        assert world.plain("hammer") == world.plain("hammer") == ["a"]
+
+
+def crowded() -> World:
+    """ "alpha" finds R at ranks 61-70 behind 60 others; "beta" finds six of R behind 60 others.
+
+    Fused, each ranking's first 47 or so fill the budget of 100 beside the six that both find; the
+    four of R that only "alpha" finds are pushed out.
+    """
+    titles = {f"a{i:02}": f"alpha filler {i:02} x" for i in range(60)}
+    titles |= {f"b{i:02}": f"beta filler {i:02} x" for i in range(60)}
+    titles |= {f"r{i}": f"alpha {'beta' if i < 6 else 'gamma'} r{i} x" for i in range(10)}
+    everything = {f"r{i}": 3.0 for i in range(10)}
+    return make_world(
+        titles, {"alpha": everything, "beta": {"r0": 3}, "alfa": everything}, {"alfa": "alpha"}
+    )
+
+
+def test_a_gain_may_be_a_loss_and_is_then_not_written() -> None:
+    world = crowded()
+    scored = world.score("alpha", "beta", "co-relevant")
+    wanted = world.relevant["alpha"]
+    assert scored.own == 0.6
+    assert recall(world.plain("alpha"), wanted) == 1.0
+    fused = fuse([world.index.search("alpha"), world.index.search("beta")])
+    assert {p for p in fused if p in wanted} == {f"r{i}" for i in range(6)}
+    assert scored.gain == pytest.approx(-0.4)
+    mined = PairMiner(world, ["alpha", "beta"], 0).mine("alpha")
+    # It still finds more than half of what the query needs: a positive to judge, not to write.
+    assert "beta" not in texts(mined.write)
+    assert "beta" in texts(mined.accept)
+
+
+class TestSpelling:
+    def test_a_correction_comes_first(self) -> None:
+        world = make_world(
+            {"a": "steel stake", "b": "metal stake"},
+            {"steele stake": {"a": 3, "b": 3}, "metal stakes": {"b": 3}},
+            {"steele stake": "steel stake"},
+        )
+        mined = PairMiner(world, list(world.canonical), 0).mine("steele stake")
+        assert mined.write[0].text == "steel stake"
+        assert mined.write[0].source == "spelling"
+
+    def test_a_correction_may_be_an_echo(self) -> None:
+        # To the search engine "lawnmower" and "lawn mower" are different words.
+        world = make_world(
+            {"a": "lawn mower"}, {"lawnmower": {"a": 3}}, {"lawnmower": "Lawn Mower"}
+        )
+        mined = PairMiner(world, ["lawnmower"], 0).mine("lawnmower")
+        assert mined.write == [Scored("lawn mower", "spelling", 1.0, 1.0)]
+
+    def test_a_correction_that_costs_recall_is_dropped(self) -> None:
+        titles = {f"a{i:02}": f"alpha filler {i:02} x" for i in range(60)}
+        titles |= {f"b{i:02}": f"beta filler {i:02} x" for i in range(60)}
+        titles |= {f"r{i}": f"alpha gamma r{i} x" for i in range(10)}
+        grades = {"alpha": {f"r{i}": 3.0 for i in range(10)}}
+        world = make_world(titles, grades, {"alpha": "beta"})
+        assert world.score("alpha", "beta", "spelling").gain < -pairs.MAX_LOSS_OF_CORRECTION
+        assert "beta" not in texts(PairMiner(world, ["alpha"], 0).mine("alpha").write)
+
+
+class TestCoRelevant:
+    def test_what_is_written_accepted_and_dropped(self) -> None:
+        # All of R hold "alpha"; of the ten, 6 hold "six", 5 "five", 4 "four". Each of these
+        # queries shares a product with "alpha", whose own recall is 1.
+        titles = {
+            f"r{i}": " ".join(
+                ["alpha", *(w for w, n in (("six", 6), ("five", 5), ("four", 4)) if i < n), f"x{i}"]
+            )
+            for i in range(10)
+        }
+        grades: dict[str, dict[str, float]] = {"alpha": {f"r{i}": 3.0 for i in range(10)}}
+        grades |= {word: {"r0": 3.0} for word in ("six", "five", "four", "alphas")}
+        # "six" keeps 60 % of what the query finds: written. "five" 50 %: judged. "four" 40 %: no.
+        world = make_world(titles, grades)
+        mined = PairMiner(world, list(grades), 0).mine("alpha")
+        assert texts(mined.write, "co-relevant") == {"six"}
+        assert texts(mined.accept, "co-relevant") == {"five"}
+        assert "four" not in texts(mined.write + mined.accept + mined.reject)
+        # An echo of the query is nothing to learn, however well it finds.
+        assert "alphas" not in texts(mined.write + mined.accept + mined.reject)
+
+    def test_a_query_that_shares_no_product_is_no_candidate(self) -> None:
+        world = make_world(
+            {"a": "red hammer", "b": "red mallet"}, {"hammer": {"a": 3}, "red": {"b": 3}}
+        )
+        mined = PairMiner(world, ["hammer", "red"], 0).mine("hammer")
+        assert "red" not in texts(mined.write + mined.accept)
+
+    def test_what_finds_nothing_is_not_written(self) -> None:
+        world = make_world({"a": "oak"}, {"unheard": {"a": 3}, "of this": {"a": 3}})
+        mined = PairMiner(world, ["unheard", "of this"], 0).mine("unheard")
+        assert mined.write == []
+
+    def test_trivial_variants_are_written_once(self) -> None:
+        world = make_world(
+            {"a": "red hammer tool"},
+            {"hammer": {"a": 3}, "red tool": {"a": 3}, "tools red": {"a": 3}},
+        )
+        mined = PairMiner(world, list(world.canonical), 0).mine("hammer")
+        assert len(texts(mined.write) & {"red tool", "tools red"}) == 1
+
+
+class TestTitles:
+    TITLES = {  # noqa: RUF012 - never changed
+        "p": "kitchen mixer faucet",
+        "q": "kitchen mixer faucet chrome",
+        "r": "kitchen mixer faucet brass",
+        "s": "garden tap",
+    }
+
+    def test_a_phrase_must_fit_three_products(self) -> None:
+        world = make_world(self.TITLES, {"tap": {"q": 3, "s": 3}})
+        mined = PairMiner(world, ["tap"], 0).mine("tap")
+        assert "mixer faucet" in texts(mined.write, "title")
+        assert not {t for t in texts(mined.write) if "chrome" in t}
+
+    def test_a_phrase_that_does_not_name_the_need_must_be_rare(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        world = make_world(self.TITLES, {"tap": {"q": 3, "s": 3}, "big faucet": {"q": 3, "s": 3}})
+        # Each of its words is in three titles.
+        monkeypatch.setattr(pairs, "RARE", 2)
+        assert PairMiner(world, ["tap"], 0).mine("tap").write == []
+        mined = PairMiner(world, ["big faucet"], 0).mine("big faucet")
+        assert "mixer faucet" in texts(mined.write), "it shares a word with the query"
+        assert "kitchen mixer" not in texts(mined.write)
+
+    def test_a_phrase_that_does_not_name_the_need_must_bring_a_gain(self) -> None:
+        world = make_world(self.TITLES, {"faucet": {"q": 3}})
+        mined = PairMiner(world, ["faucet"], 0).mine("faucet")
+        assert "kitchen mixer" not in texts(mined.write)
+
+    def test_only_engaging_titles_are_used(self) -> None:
+        world = make_world(self.TITLES, {"tap": {"q": 2.5, "s": 3}})
+        assert texts(PairMiner(world, ["tap"], 0).mine("tap").write, "title") == set()
+
+    def test_phrases_are_runs_of_two_to_four_words(self) -> None:
+        title = 'Simpson (2-Pack) "Strong" Tie with Gauge, #10 Angle in.'
+        found = set(phrases(title))
+        assert {"simpson strong", "tie with gauge", "strong tie with gauge"} <= found
+        assert not {p for p in found if p.split()[0] == "with" or p.split()[-1] in ("with", "in.")}
+        assert not {p for p in found if "pack" in p or '"' in p}
+        assert not {p for p in found if p.startswith("#") or p.endswith("#10")}
+        assert all(2 <= len(p.split()) <= 4 for p in found)
+        assert list(phrases("3/4 12 5 in.")) == []
+        assert list(phrases("")) == []
+
+
+class TestNegatives:
+    def test_look_alikes_share_words_but_neither_product_nor_results(self) -> None:
+        world = make_world(
+            {"a": "garden hose", "b": "wood stake", "c": "hose reel"},
+            {"cheap hose": {"a": 3}, "cheap stake": {"b": 3}, "cheap reel": {"a": 3, "c": 3}},
+        )
+        mined = PairMiner(world, list(world.canonical), 0).mine("cheap hose")
+        assert texts(mined.reject, "look-alike") == {"cheap stake"}
+
+    def test_a_look_alike_that_finds_what_the_query_needs_is_no_negative(self) -> None:
+        world = make_world(
+            {"a": "garden hose", "b": "garden stake"},
+            {"garden hose": {"a": 3}, "garden stake": {"b": 3}},
+        )
+        # "garden stake" finds the hose too: the search engine takes any word.
+        mined = PairMiner(world, list(world.canonical), 0).mine("garden hose")
+        assert mined.reject == []
+
+    def test_phrases_of_products_judged_bad(self) -> None:
+        world = make_world(
+            {"a": "garden hose", "b": "paint brush", "c": "paint roller"},
+            {"hose": {"a": 3, "b": 1.67, "c": 2.0}},
+        )
+        mined = PairMiner(world, ["hose"], 0).mine("hose")
+        assert texts(mined.reject, "bad-title") == {"paint brush"}, "2.0 is not bad"
+
+    def test_a_query_that_finds_nothing_has_no_negatives(self) -> None:
+        world = make_world(
+            {"a": "garden hose", "b": "paint brush"},
+            {"schlauch": {"a": 3, "b": 1}, "schlauch rot": {"b": 3}},
+        )
+        assert PairMiner(world, list(world.canonical), 0).mine("schlauch").reject == []
+
+    def test_numbers_are_bounded(self) -> None:
+        tables = shop_tables()
+        world = World(tables)
+        miner = PairMiner(world, list(world.canonical), 0)
+        for query in world.with_relevant(world.canonical):
+            mined = miner.mine(query, max_write=2, max_judge=1)
+            assert len(mined.write) <= 2
+            assert len(mined.accept) <= 2
+            assert len(mined.reject) <= 1
+
+
+class TestSplitGuarantee:
+    """Queries outside ``allowed`` are never a source or a target of another query's pair."""
+
+    def test_in_a_small_world(self) -> None:
+        world = make_world(
+            {"a": "garden hose", "b": "wood stake"},
+            {"cheap hose": {"a": 3}, "cheap stake": {"b": 3}, "rubber pipe garden": {"a": 3}},
+        )
+        secret = ["cheap stake", "rubber pipe garden"]
+        open_ = PairMiner(world, [*secret, "cheap hose"], 0).mine("cheap hose")
+        seen = texts(open_.write + open_.accept + open_.reject)
+        assert set(secret) <= seen, "they would be used if they were allowed"
+        closed = PairMiner(world, ["cheap hose"], 0).mine("cheap hose")
+        assert not seen & texts(closed.write + closed.accept + closed.reject)
+
+    def test_in_a_whole_shop(self) -> None:
+        world = World(shop_tables())
+        parts = split(world)
+        protected = {*parts.held_out, *parts.development}
+        assert protected
+        miner = PairMiner(world, parts.train, 0)
+        for query in world.with_relevant(parts.train):
+            mined = miner.mine(query)
+            for scored in mined.write + mined.accept + mined.reject:
+                # What is in a title or in the dictionary of spellings is no held-out query.
+                if scored.source in ("co-relevant", "look-alike"):
+                    assert scored.text not in protected
+
+    def test_noise_is_made_from_allowed_queries_and_titles_alone(self) -> None:
+        world = make_world(
+            {"a": "garden hose reel"}, {"steel stake": {"a": 3}, "secret words": {"a": 3}}
+        )
+        clean = clean_texts(world, ["steel stake"], 0, 10)
+        assert "secret words" not in clean
+        assert set(clean) <= {"steel stake", *phrases("garden hose reel")}
+
+    def test_misspelt_queries_are_not_taken_for_clean(self) -> None:
+        world = make_world({"a": "x"}, {"steele stake": {"a": 3}}, {"steele stake": "steel stake"})
+        assert clean_texts(world, ["steele stake"], 0, 10) == []
+
+
+def test_noisy_pairs() -> None:
+    made = list(noisy_pairs(["steel stake", "garden hose"], 50, seed=3))
+    assert len(made) == 50
+    assert made == list(noisy_pairs(["steel stake", "garden hose"], 50, seed=3))
+    for pair in made:
+        assert pair.write[0].text in ("steel stake", "garden hose")
+        assert pair.query != pair.write[0].text
+        assert pair.accept == pair.reject == []
+
+
+@pytest.mark.parametrize("clean", [[], ["a"]])
+def test_noise_that_cannot_be_made_ends(clean: list[str]) -> None:
+    assert list(noisy_pairs(clean, 5, seed=0)) == []
+
+
+def test_summary() -> None:
+    mined = {
+        "a": QueryPairs("a", [Scored("x", "s", 1, 0.5), Scored("y", "s", 1, 0)], [], []),
+        "b": QueryPairs("b", [], [Scored("z", "s", 1, 1)], [Scored("w", "s", 0, 0)]),
+    }
+    assert summarise(mined) == {
+        "queries": 2, "write": 2, "accept": 1, "reject": 1, "queries_with_gain": 1,
+    }  # fmt: skip
+
+
+_DIGEST = """
+import hashlib
+from dataclasses import asdict
+from tests.unit.training.worlds import shop_tables
+from training.pairs import PairMiner, World
+world = World(shop_tables())
+miner = PairMiner(world, list(world.canonical), 7)
+found = [asdict(miner.mine(q)) for q in world.with_relevant(world.canonical)]
+print(hashlib.sha256(repr(found).encode()).hexdigest())
+"""
+
+
+def test_mining_again_in_another_process_gives_the_same() -> None:
+    """A resumed run mines again: Python's hash seed must not matter."""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", _DIGEST],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": "."},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout
+        for seed in ("0", "1")
+    }
+    assert len(digests) == 1
