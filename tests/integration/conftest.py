@@ -20,6 +20,8 @@ from service.engine.loading import load_engine
 from service.engine.vllm import VllmEngine
 
 VERSION = "sft-1"
+START_SECONDS = 240
+"""Patience, not a promise: the machine that runs the tests may be slow and busy."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,6 @@ async def served(materialised: tuple[Manifest, Path]) -> AsyncIterator[Served]:
     with warnings.catch_warnings():
         # Importing vLLM and torch sets off deprecations among themselves.
         warnings.simplefilter("ignore")
-        await asyncio.wait_for(engine.start(), 110)
+        await asyncio.wait_for(engine.start(), START_SECONDS)
     yield Served(manifest, folder, prompts, engine, tokens)
     await engine.close()

@@ -20,7 +20,7 @@ from tests.support.traffic import watching
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.asyncio(loop_scope="session"),
-    pytest.mark.timeout(240),  # the first test waits for the engine's start
+    pytest.mark.timeout(300),  # the first test waits for the engine's start
 ]
 
 QUERIES = [

@@ -17,11 +17,9 @@ import httpx
 import pytest
 
 from model_store.manifest import Manifest
+from tests.integration.conftest import START_SECONDS
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
-
-READY_SECONDS = 150
-"""Patience, not a promise: the machine that runs the tests may be slow and busy."""
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 KEPT = {"REQUERY_CACHE_DIR", "REQUERY_MODEL_SOURCES"}
 """Settings of the developer's that say where the model is; no other may reach the service."""
@@ -134,7 +132,7 @@ def wait_for_port(process: subprocess.Popen[str], lines: list[str]) -> int:
 
 
 def wait_until_ready(process: subprocess.Popen[str], http: httpx.Client) -> None:
-    end = time.monotonic() + READY_SECONDS
+    end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         if http.get("/readyz").status_code == 200:
             return
