@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model_store.prompt import PromptFormat
+from tests.support.model_versions import PROMPT, byte_tokenizer
+from tests.unit.training.worlds import make_world, shop_tables
+from training.data import Split, domain_rows, mine_all, sft_rows, split
+from training.errors import DataError
+from training.folds import fold_of, variants
+from training.packing import Row
+from training.pairs import QueryPairs, Scored, World
+from training.recipe import Recipe, load_recipe
+
+SHIPPED = Path(__file__).parents[3] / "training" / "recipes" / "sft-1.yaml"
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World(shop_tables())
+
+
+@pytest.fixture(scope="module")
+def parts(world: World) -> Split:
+    return split(world)
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    loaded = load_recipe(SHIPPED)
+    return loaded.model_copy(update={"data": loaded.data.model_copy(update={"noisy_pairs": 20})})
+
+
+@pytest.fixture(scope="module")
+def prompts() -> PromptFormat:
+    return PromptFormat(byte_tokenizer(), PROMPT)
+
+
+class TestSplit:
+    def test_folds_decide(self, world: World, parts: Split) -> None:
+        for part, fold in ((parts.held_out, 0), (parts.development, 1)):
+            assert part
+            assert {fold_of(world.canonical[q]) for q in part} == {fold}
+        assert not {fold_of(world.canonical[q]) for q in parts.train} & {0, 1}
+        assert not set(parts.train) & {*parts.held_out, *parts.development}
+
+    def test_no_variant_of_a_protected_query_is_left(self, world: World, parts: Split) -> None:
+        protected = {*parts.held_out, *parts.development}
+        assert variants(parts.train, protected | {world.canonical[q] for q in protected}) == set()
+
+    def test_a_misspelling_is_in_the_fold_of_its_correction(self) -> None:
+        world = make_world(
+            {"a": "x"}, {"steele stake": {"a": 3}, "steel stake": {"a": 3}},
+            {"steele stake": "steel stake"},
+        )  # fmt: skip
+        assert {fold_of(c) for c in world.canonical.values()} == {fold_of("steel stake")}
+
+    def test_unlisted_misspellings_of_held_out_queries_are_not_trained_on(self) -> None:
+        tables = shop_tables()
+        held = next(q for q in tables.queries["query"] if fold_of(q) == 0 and " " in q)
+        typo = next(
+            t for i in range(1, len(held)) if fold_of(t := held[:i] + held[i - 1 :]) not in (0, 1)
+        )
+        grades = {
+            q: {p: g for (x, p, g) in tables.judgements.rows() if x == q}
+            for q in tables.queries["query"]
+        }
+        world = make_world(dict(tables.catalogue.rows()), grades | {typo: {"p00": 3.0}})
+        assert typo in world.with_relevant([typo])
+        assert typo not in split(world).train
+
+    @pytest.mark.parametrize(
+        ("keep", "name"), [({1, 2}, "held-out"), ({0, 2}, "development"), ({0, 1}, "training")]
+    )
+    def test_an_empty_fold_is_an_error(self, keep: set[int], name: str) -> None:
+        queries = [f"{n} thing {n}" for n in range(100)]
+        grades = {q: {"a": 3.0} for q in queries if fold_of(q) in keep}
+        with pytest.raises(DataError, match=f"the {name} fold has no query"):
+            split(make_world({"a": "thing"}, grades))
+
+    def test_a_fold_of_irrelevant_products_is_as_good_as_empty(self) -> None:
+        grades = {f"{n} thing {n}": {"a": 1.0} for n in range(100)}
+        with pytest.raises(DataError, match="relevant product"):
+            split(make_world({"a": "thing"}, grades))
+
+
+def tokens(rows: list[Row]) -> int:
+    return sum(len(r.ids) for r in rows)
+
+
+class TestRows:
+    @pytest.fixture
+    def mined(self, world: World, parts: Split, recipe: Recipe) -> dict[str, QueryPairs]:
+        return mine_all(world, parts.train, recipe, parts.train)
+
+    def sft(
+        self,
+        mined: dict[str, QueryPairs],
+        world: World,
+        parts: Split,
+        recipe: Recipe,
+        prompts: PromptFormat,
+        *,
+        count: int = 3000,
+        seed: int = 1,
+        sampled: dict[str, QueryPairs] | None = None,
+        write_only: bool = False,
+    ) -> list[Row]:
+        return sft_rows(
+            mined, sampled or {}, world, parts.train, recipe, prompts,
+            tokens=count, row_tokens=256, write_only=write_only, seed=seed,
+        )  # fmt: skip
+
+    def test_mining_covers_the_training_queries(
+        self, mined: dict[str, QueryPairs], world: World, parts: Split
+    ) -> None:
+        assert list(mined) == world.with_relevant(parts.train)
+
+    def test_the_budget_is_kept_and_the_seed_decides(
+        self, mined: dict[str, QueryPairs], world: World, parts: Split, recipe: Recipe,
+        prompts: PromptFormat,
+    ) -> None:  # fmt: skip
+        rows = self.sft(mined, world, parts, recipe, prompts)
+        assert 3000 <= tokens(rows) <= 3000 + 256
+        assert rows == self.sft(mined, world, parts, recipe, prompts)
+        assert rows != self.sft(mined, world, parts, recipe, prompts, seed=2)
+
+    def test_too_few_pairs_are_repeated(
+        self, mined: dict[str, QueryPairs], world: World, parts: Split, recipe: Recipe,
+        prompts: PromptFormat,
+    ) -> None:  # fmt: skip
+        rows = self.sft(mined, world, parts, recipe, prompts, count=100_000)
+        assert tokens(rows) >= 100_000
+
+    def test_both_tags_are_learnt(
+        self, mined: dict[str, QueryPairs], world: World, parts: Split, recipe: Recipe,
+        prompts: PromptFormat,
+    ) -> None:  # fmt: skip
+        tags = [t for r in self.sft(mined, world, parts, recipe, prompts) for t in r.tag]
+        assert set(tags) == {0, 1}
+        single = self.sft(mined, world, parts, recipe, prompts, write_only=True)
+        assert {t for r in single for t in r.tag} == {1}
+
+    def test_samples_come_with_as_many_mined_and_half_as_many_noisy_pairs(
+        self, mined: dict[str, QueryPairs], world: World, parts: Split, recipe: Recipe,
+        prompts: PromptFormat,
+    ) -> None:  # fmt: skip
+        sampled = {
+            q: QueryPairs(q, [Scored("sampled text", "sample", 1.0, 0.0)]) for q in list(mined)[:8]
+        }
+        rows = self.sft(mined, world, parts, recipe, prompts, sampled=sampled, count=1_000)
+        text = " ".join(prompts.decode(r.ids) for r in rows)
+        assert text.count("sampled text") >= 8
+        # At most 8 + 8 + 4 different queries.
+        firsts = {
+            tuple(r.ids[i : r.ids.index(prompts.rewrite_id, i)])
+            for r in rows
+            for i, token in enumerate(r.ids)
+            if token == prompts.query_id
+        }
+        assert 8 <= len(firsts) <= 20
+
+    def test_domain_text_is_of_titles_and_training_queries(
+        self, world: World, parts: Split, prompts: PromptFormat
+    ) -> None:
+        rows = domain_rows(
+            world, parts.train, prompts, tokens=100_000, row_tokens=256, seed=1
+        )  # fmt: skip
+        learnt = {
+            prompts.decode([i for i, t in zip(r.ids, r.tree, strict=True) if t == number])
+            for r in rows
+            for number in set(r.tree)
+        }
+        assert learnt <= {*world.titles.values(), *parts.train}
+        assert set(world.titles.values()) <= learnt
+        assert learnt & set(parts.train)
+        assert all(not r.tag for r in rows)
+        small = domain_rows(world, parts.train, prompts, tokens=500, row_tokens=256, seed=1)
+        assert 500 <= tokens(small) <= 500 + 256
