@@ -7,11 +7,13 @@ arrives here as engine arguments and environment variables.
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import multiprocessing
 import os
 import tempfile
 import threading
+import traceback
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
@@ -325,7 +327,13 @@ class _Load:
             self._others = {child.pid for child in multiprocessing.active_children()}
             if self._abandoned:
                 raise RuntimeError("the load was given up")
-            return Llm.from_engine_args(AsyncEngineArgs(**self._arguments))
+            try:
+                return Llm.from_engine_args(AsyncEngineArgs(**self._arguments))
+            except BaseException as error:
+                # Its traceback would keep the half-made client, sockets and all.
+                traceback.clear_frames(error.__traceback__)
+                gc.collect()
+                raise
 
     def abandon(self) -> None:
         """Make the load fail soon."""
