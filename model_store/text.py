@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 MAX_QUERY_CHARS = 256
 """Longest query accepted, in characters after :func:`normalise`."""
 
 
+_FRACTION_AFTER_DIGIT = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e\u2189])")
+
+
 def normalise(text: str, *, fold_case: bool) -> str:
     """Return ``text`` in the form that a model version was trained on.
 
-    NFKC; format characters (zero-width, direction marks) vanish, so that two spellings which look
-    the same share a cache key; control, surrogate and private-use characters become spaces; runs
-    of white space fold to one space; ends are trimmed; with ``fold_case`` the case is folded.
+    NFKC, with fractions written out (``1\u00bd`` is ``1 1/2``); format characters (zero-width,
+    direction marks) vanish, so that two spellings which look the same share a cache key; control,
+    surrogate and private-use characters become spaces; runs of white space fold to one space; ends
+    are trimmed; with ``fold_case`` the case is folded.
 
     The function is idempotent and never fails: text that holds nothing printable gives ``""``.
     """
-    text = unicodedata.normalize("NFKC", _printable(text))
+    # NFKC alone would run the whole number into the fraction: 11/2.
+    text = _FRACTION_AFTER_DIGIT.sub(" ", _printable(text))
+    text = unicodedata.normalize("NFKC", text).replace("\u2044", "/")
     if fold_case:
         # Case folding can undo NFKC's composition, so it is composed once more.
         text = unicodedata.normalize("NFKC", text.casefold())

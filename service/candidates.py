@@ -19,7 +19,7 @@ class Verdict(StrEnum):
     MALFORMED = "malformed"
     """Empty, too long, without a letter or digit, broken text, or one word over and over."""
     ECHO = "echo"
-    """The query again, but for case, space, punctuation or a plural."""
+    """The query again, but for case, punctuation or a plural."""
     DUPLICATE = "duplicate"
     """The same (in that sense) as a candidate with a higher relevance."""
     LOST_NUMBER = "lost_number"

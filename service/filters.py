@@ -14,7 +14,7 @@ from model_store.manifest import FilterSpec
 from model_store.text import MAX_QUERY_CHARS, normalise
 from service.candidates import Judged, Scored, Verdict
 from service.guards import Brands, keeps_numbers, keeps_sizes
-from service.wording import squash, words
+from service.wording import words
 
 DIVERSITY = 0.3
 """Weight of being different from those already chosen, against relevance (the rest)."""
@@ -52,20 +52,19 @@ class CandidateFilter:
             candidates: in any order.
         """
         ranked = sorted(candidates, key=_rank)
-        seen: set[str] = set()
-        query_key = squash(words(query))
+        seen: set[tuple[str, ...]] = set()
+        query_words = words(query)
         judged: list[Judged] = []
         for scored in ranked:
             text = normalise(scored.text, fold_case=self._fold_case)
             parts = words(text)
-            key = squash(parts)
             verdict = self._verdict(query, text, parts, scored.relevance)
             if verdict is Verdict.ACCEPTED:
-                if key == query_key:
+                if parts == query_words:
                     verdict = Verdict.ECHO
-                elif key in seen:
+                elif parts in seen:
                     verdict = Verdict.DUPLICATE
-                seen.add(key)
+                seen.add(parts)
             judged.append(Judged(text, scored.relevance, verdict, frozenset(parts)))
         return tuple(judged)
 

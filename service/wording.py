@@ -1,4 +1,8 @@
-"""When two shopping queries are the same words: case, space, punctuation, plurals."""
+"""When two shopping queries are the same words: case, punctuation, plurals.
+
+Words joined or split ("deck over", "deckover") are other words: a search engine finds other
+products by them, which is what a rewrite is for.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,14 @@ import unicodedata
 _JOINERS = str.maketrans({"'": None, "\u2019": None, "\u2044": "/"})
 _ASCII_BREAK = re.compile(r"[^a-z0-9./]+")
 _TOKEN = re.compile(r"\d+(?:[./]\d+)*|[^\d\s./]+")
-_DIGIT_SEAM = "\x1f"
 
 
 def words(text: str) -> tuple[str, ...]:
     """Folded words of ``text``: lower case, no punctuation, English plurals made singular.
 
     Letters and digits are split (``wd40`` is ``wd``, ``40``), so that ``2x4`` and ``2 x 4`` have
-    the same words. Points and slashes inside numbers stay: ``1.5`` is not ``15``.
+    the same words: catalogues write them either way. Points and slashes inside numbers stay:
+    ``1.5`` is not ``15``.
     """
     folded = text.casefold().translate(_JOINERS)
     if folded.isascii():
@@ -27,16 +31,6 @@ def words(text: str) -> tuple[str, ...]:
             for c in folded
         )
     return tuple(_singular(token) for token in _TOKEN.findall(spaced))
-
-
-def squash(parts: tuple[str, ...]) -> str:
-    """One string for folded words however they are spaced; numbers that touch stay apart."""
-    out: list[str] = []
-    for part in parts:
-        if out and out[-1][-1].isdigit() and part[0].isdigit():
-            out.append(_DIGIT_SEAM)
-        out.append(part)
-    return "".join(out)
 
 
 def _singular(word: str) -> str:

@@ -12,7 +12,7 @@ simulated):
 * ``productivity``: share of E that the rewrites alone retrieve;
 * ``increment``: share of E that the rewrites retrieve and the query alone does not
   (both after BEQUE, arXiv 2311.03758);
-* ``covered``: at least one accepted rewrite that is no echo.
+* ``covered``: at least one accepted rewrite that differs in more than case, space or inflection.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from service.filters import CandidateFilter
 from training.data import Split
 from training.errors import DataError
 from training.metrics import bootstrap, tagging
-from training.pairs import PairMiner, World, is_echo
+from training.pairs import PairMiner, World, is_trivial
 from training.schema import GRADE_ENGAGED
 from training.search import fuse, recall
 from training.trial import draw, running
@@ -73,7 +73,7 @@ def judge_rewrites(world: World, query: str, rewrites: Sequence[str]) -> Outcome
         productivity=len(found) / len(engaged) if engaged else 0.0,
         increment=len(found.difference(base)) / len(engaged) if engaged else 0.0,
         rewrites=len(rewrites),
-        covered=any(not is_echo(query, r) for r in rewrites),
+        covered=any(not is_trivial(query, r) for r in rewrites),
     )
 
 

@@ -6,9 +6,9 @@ products R (grade >= 2.33) and a candidate rewrite ``r``:
 * ``own(r)``  = recall@100 of R by the results of ``r`` alone;
 * ``gain(r)`` = recall@100 of R by q and r fused, less that of q alone (equal budget of 100).
 
-Candidates come from corrected spellings, from queries that share a relevant product, and from
-phrases of relevant titles that fit several products. Kept as something to *write* (rejection
-sampling): no echo of q, ``own(r)`` at least 60 % of q's own recall, ``gain(r)`` not negative. A
+Candidates come from corrected spellings, from queries that share a relevant product, from small
+edits of q (words joined, split or left out) and from phrases of relevant titles. Kept as something
+to *write* (rejection sampling): no echo of q, ``own(r)`` at least 60 % of q's own recall, ``gain(r)`` not negative. A
 corrected spelling is kept unless it costs more than 0.05 recall, and may differ from q in a space
 alone ("lawnmower": the search engine takes the two for different words).
 *Negatives* to judge: queries that look alike but share no product, phrases of products judged
@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import polars as pl
 
 from model_store.text import normalise
+from service.guards import Brands
+from training.brands import brands
 from training.folds import compact
 from training.noise import corrupt
 from training.schema import GRADE_BAD, GRADE_ENGAGED, GRADE_RELEVANT, Tables
@@ -36,6 +38,10 @@ ACCEPT_OWN = 0.5
 REJECT_OWN = 0.2
 RARE = 150
 """Titles that hold a word, up to which the word alone says what kind of thing it is."""
+MIN_ENDINGS = 3
+"""Queries that must end in a word before it counts as the name of a thing."""
+MAX_TITLES = 2
+"""Most phrases of titles to write for one query: people's own words come first."""
 MAX_LOSS_OF_CORRECTION = 0.05
 """A search engine's own correction is kept even if it costs this much recall."""
 STRAY = 0.1
@@ -135,8 +141,20 @@ def _engaged(interactions: pl.DataFrame) -> dict[str, list[str]]:
 
 
 def is_echo(query: str, rewrite: str) -> bool:
-    """True if the two differ only in case, space, punctuation, word order or inflection."""
-    return compact(query) == compact(rewrite) or _letters(query) == _letters(rewrite)
+    """True if the two differ only in case, punctuation, word order or inflection.
+
+    Words joined or split are no echo: a search engine finds other products by them.
+    """
+    return set(stems(query)) == set(stems(rewrite))
+
+
+def is_trivial(query: str, rewrite: str) -> bool:
+    """True if the two differ only as echoes do, or in where the spaces are."""
+    return (
+        is_echo(query, rewrite)
+        or compact(query) == compact(rewrite)
+        or _letters(query) == _letters(rewrite)
+    )
 
 
 def _letters(text: str) -> str:
@@ -181,6 +199,10 @@ class PairMiner:
             for product in sorted(world.relevant[query]):
                 self._by_product[product].append(query)
         self._queries = SearchIndex({q: q for q in self._allowed})
+        lasts = Counter(q.split()[-1] for q in self._allowed)
+        self._last_words = {word for word, count in lasts.items() if count >= MIN_ENDINGS}
+        self._words = {word for q in self._allowed for word in q.split()}
+        self._brands = Brands(brands(world.titles.values()))
 
     def mine(self, query: str, max_write: int = 4, max_judge: int = 4) -> QueryPairs:
         """All pairs of one query; it must have a relevant product."""
@@ -193,7 +215,7 @@ class PairMiner:
             if is_echo(query, text) and source != "spelling":
                 continue
             scored = world.score(query, text, source)
-            if self._worth_writing(scored, base, asked):
+            if self._worth_writing(scored, base, query, asked):
                 kept.append(scored)
             elif source == "title" and base > 0 and scored.own <= REJECT_OWN * base:
                 pairs.reject.append(scored)
@@ -209,13 +231,13 @@ class PairMiner:
                 s.text,
             )
         )
-        pairs.write = _distinct(kept)[:max_write]
+        pairs.write = _distinct(_at_most(kept, "title", MAX_TITLES))[:max_write]
         written = {s.text for s in pairs.write}
         rest = [s for s in kept if s.text not in written] + pairs.accept
         pairs.accept = rng.sample(rest, min(2, len(rest)))
         negatives = self._look_alikes(query, base) + self._bad_phrases(query, base, rng)
         rng.shuffle(pairs.reject)
-        negatives += pairs.reject[:1]
+        negatives += pairs.reject[:2]
         pairs.reject = _distinct(negatives)[:max_judge]
         return pairs
 
@@ -226,24 +248,55 @@ class PairMiner:
             pool[self._world.corrections[query]] = "spelling"
         for other in self._co_relevant(query):
             pool.setdefault(other, "co-relevant")
+        for text in self._edits(query):
+            pool.setdefault(text, "edit")
         for phrase in self._phrases(query, rng):
             pool.setdefault(phrase, "title")
         return pool
 
-    def _worth_writing(self, scored: Scored, base: float, asked: set[str]) -> bool:
+    def _edits(self, query: str) -> set[str]:
+        """The query with two words joined, one split, or one left out, as the catalogue has it."""
+        words = query.split()
+        titles = self._world.index
+        found: set[str] = set()
+        for i in range(len(words) - 1):
+            joined = words[i] + words[i + 1]
+            if joined.isalpha() and titles.rarest_term(joined) >= 2:
+                found.add(" ".join([*words[:i], joined, *words[i + 2 :]]))
+        for i, word in enumerate(words):
+            for at in range(3, len(word) - 2) if word.isalpha() else ():
+                if min(titles.rarest_term(word[:at]), titles.rarest_term(word[at:])) >= 5:
+                    found.add(" ".join([*words[:i], word[:at], word[at:], *words[i + 1 :]]))
+            if len(words) >= 3:
+                found.add(" ".join(words[:i] + words[i + 1 :]))
+        return found
+
+    def _worth_writing(self, scored: Scored, base: float, query: str, asked: set[str]) -> bool:
         if scored.source == "spelling":
             return scored.gain >= -MAX_LOSS_OF_CORRECTION
         if scored.own == 0 or scored.own < KEEP_OWN * base or scored.gain < 0:
             return False
-        return self._names_the_need(scored, asked)
+        if scored.source == "edit":
+            return scored.gain > 0
+        return scored.source != "title" or self._names_the_need(scored, query, asked)
 
-    def _names_the_need(self, scored: Scored, asked: set[str]) -> bool:
-        """A phrase of a title must share a word with the query, or be rare and bring a gain.
+    def _names_the_need(self, scored: Scored, query: str, asked: set[str]) -> bool:
+        """A phrase of a title must be mostly about what was asked, or be rare and bring a gain.
 
         Without this, whatever words a lone relevant title happens to hold would pass: the search
-        engine finds that title by any of them.
+        engine finds that title by any of them. Numbers and brands that nobody asked for are
+        specific to the one product, so they are never learnt.
         """
-        if scored.source != "title" or asked.intersection(stems(scored.text)):
+        words = scored.text.split()
+        if any(w not in query for w in words if any(c.isdigit() for c in w)):
+            return False
+        # A run of words that ends as people's queries end is a thing, not a torn-off piece.
+        if words[-1] not in self._last_words or words[0] not in self._words:
+            return False
+        if self._brands.found(scored.text) - self._brands.found(query):
+            return False
+        terms = stems(scored.text)
+        if 2 * len(asked.intersection(terms)) >= len(terms):
             return True
         return scored.gain > 0 and self._world.index.rarest_term(scored.text) <= RARE
 
@@ -299,6 +352,19 @@ class PairMiner:
             if scored.own <= REJECT_OWN * base:
                 found.append(scored)
         return found
+
+
+def _at_most(items: Sequence[Scored], source: str, count: int) -> list[Scored]:
+    """All items but those of ``source`` after its first ``count``."""
+    left = count
+    kept = []
+    for item in items:
+        if item.source == source:
+            left -= 1
+            if left < 0:
+                continue
+        kept.append(item)
+    return kept
 
 
 def _distinct(items: Sequence[Scored]) -> list[Scored]:

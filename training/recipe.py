@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -144,5 +145,9 @@ def recipe_digest(recipe: Recipe) -> str:
     How the finished version is used (its filter, temperatures and description) may be chosen
     after training, on the development fold.
     """
-    content = recipe.model_dump_json(exclude={"description", "filter", "decoding"})
+    # Sorted, since the order of a mapping in the file says nothing.
+    content = json.dumps(
+        recipe.model_dump(mode="json", exclude={"description", "filter", "decoding"}),
+        sort_keys=True,
+    )
     return hashlib.sha256(f"{content}{recipe.decoding.max_tokens}".encode()).hexdigest()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from model_store.manifest import FilterSpec
 from service.candidates import Scored, Verdict
 from service.filters import CandidateFilter
-from service.wording import squash, words
+from service.wording import words
 
 Row = tuple[str, float | None]
 
@@ -23,13 +23,15 @@ def verdicts(query: str, *rows: Row) -> dict[str, Verdict]:
 
 @pytest.mark.parametrize(
     "echo",
-    ["Steel Stake", "steel  stake", "steelstake", "steel-stake!", "steel stakes", "steel's stake"],
+    ["Steel Stake", "steel  stake", "steel-stake!", "steel stakes", "steel's stake"],
 )
 def test_the_query_again_is_an_echo(echo: str) -> None:
     assert list(verdicts("steel stake", (echo, 0.9)).values()) == [Verdict.ECHO]
 
 
-@pytest.mark.parametrize("rewrite", ["steel stack", "stake steel", "metal stake", "steel stake 2"])
+@pytest.mark.parametrize(
+    "rewrite", ["steel stack", "stake steel", "steelstake", "metal stake", "steel stake 2"]
+)
 def test_other_words_are_no_echo(rewrite: str) -> None:
     assert verdicts("steel stake", (rewrite, 0.9)) == {rewrite: Verdict.ACCEPTED}
 
@@ -60,9 +62,9 @@ def test_a_candidate_without_a_tag_is_unfinished() -> None:
 
 
 def test_of_duplicates_the_most_relevant_stays() -> None:
-    judged = make().judge("pipe", [Scored("tubes", 0.7), Scored("Tube", 0.9), Scored("t ube", 0.8)])
+    judged = make().judge("pipe", [Scored("tubes", 0.7), Scored("Tube", 0.9), Scored("tubes", 0.8)])
     assert [(j.text, j.verdict) for j in judged] == [
-        ("tube", Verdict.ACCEPTED), ("t ube", Verdict.DUPLICATE), ("tubes", Verdict.DUPLICATE),
+        ("tube", Verdict.ACCEPTED), ("tubes", Verdict.DUPLICATE), ("tubes", Verdict.DUPLICATE),
     ]  # fmt: skip
 
 
@@ -114,9 +116,9 @@ def test_every_candidate_is_accepted_or_has_one_reason(
     assert len(chosen.accepted) + len(chosen.rejected) == len(candidates)
     assert len(chosen.accepted) <= limit
     assert all(j.verdict is not Verdict.ACCEPTED for j in chosen.rejected)
-    keys = [squash(words(j.text)) for j in chosen.accepted]
+    keys = [words(j.text) for j in chosen.accepted]
     assert len(set(keys)) == len(keys)
-    assert squash(words(query)) not in keys
+    assert words(query) not in keys
     relevances = [j.relevance for j in chosen.accepted if j.relevance is not None]
     assert len(relevances) == len(chosen.accepted)
     assert all(p >= threshold for p in relevances)
@@ -135,16 +137,14 @@ def test_the_order_of_arrival_changes_nothing(query: str, found: list[Scored], r
 
 @given(st.text(max_size=40))
 def test_folding_is_blind_to_case_space_and_punctuation(text: str) -> None:
-    assert squash(words(text)) == squash(words(f"  ({text}) "))
-    assert squash(words("steel " + text.upper().lower())) == squash(
-        words("Steel  " + text.upper().lower())
-    )
+    assert words(text) == words(f"  ({text}) ")
+    assert words("steel " + text.upper().lower()) == words("Steel  " + text.upper().lower())
 
 
 def test_numbers_that_differ_by_a_point_or_space_stay_apart() -> None:
-    keys = {squash(words(text)) for text in ("1.5 in", "15 in", "1 5 in", "1/5 in")}
+    keys = {words(text) for text in ("1.5 in", "15 in", "1 5 in", "1/5 in")}
     assert len(keys) == 4
 
 
 def test_marks_are_part_of_their_word() -> None:
-    assert squash(words("\u0915\u093f")) != squash(words("\u0915\u0940"))
+    assert words("\u0915\u093f") != words("\u0915\u0940")
