@@ -39,13 +39,15 @@ def train(
 ) -> None:
     """Train a version: all stages of a recipe, continued where a killed run stopped."""
     with _errors("train"):
+        from training.recipe import load_recipe
+
+        loaded = load_recipe(recipe)
+
         from training.brands import brands
         from training.data import data_folder, read_source
-        from training.recipe import load_recipe
         from training.run import train as run_recipe
         from training.trial import pack_adapter
 
-        loaded = load_recipe(recipe)
         folder = run or Path("runs") / loaded.name
         adapter = run_recipe(loaded, folder, data, checkpoint_every=checkpoint_every)
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
@@ -80,6 +82,14 @@ def evaluate(
 ) -> None:
     """Measure a version's rewrites and tags on queries that no stage has seen."""
     with _errors("evaluate"):
+        # What is wrong with the arguments is said before anything heavy is loaded.
+        if fold not in ("held-out", "development"):
+            raise TrainingError(f"--fold is held-out or development, not {fold!r}")
+        store = open_store() if source is None else Store(
+            [FolderSource(source), *open_store().sources]
+        )  # fmt: skip
+        found = store.get(version)
+
         from dataclasses import asdict
 
         from training.data import data_folder, read_source, split
@@ -88,12 +98,6 @@ def evaluate(
         from training.report import as_table
         from training.run import write_json
 
-        if fold not in ("held-out", "development"):
-            raise TrainingError(f"--fold is held-out or development, not {fold!r}")
-        store = open_store() if source is None else Store(
-            [FolderSource(source), *open_store().sources]
-        )  # fmt: skip
-        found = store.get(version)
         world = World(read_source(_source_of(found.manifest.training), data_folder(data)))
         parts = split(world)
         queries = world.with_relevant(parts.held_out if fold == "held-out" else parts.development)
