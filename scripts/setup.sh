@@ -22,8 +22,9 @@ case $profile in
   serve)
     case ${REQUERY_DEVICE:-auto} in
       auto) if has_nvidia; then lock=gpu; else lock=cpu; fi ;;
-      cpu | gpu) lock=$REQUERY_DEVICE ;;
-      *) echo "REQUERY_DEVICE is auto, cpu or gpu, not '$REQUERY_DEVICE'" >&2; exit 2 ;;
+      cpu) lock=cpu ;;
+      cuda) lock=gpu ;;
+      *) echo "REQUERY_DEVICE is auto, cpu or cuda, not '$REQUERY_DEVICE'" >&2; exit 2 ;;
     esac ;;
   *) echo "usage: scripts/setup.sh serve|dev" >&2; exit 2 ;;
 esac
