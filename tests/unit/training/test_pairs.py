@@ -18,6 +18,7 @@ from training.pairs import (
     World,
     clean_texts,
     is_echo,
+    is_trivial,
     noisy_pairs,
     phrases,
     summarise,
@@ -34,17 +35,32 @@ def texts(found: list[Scored], source: str | None = None) -> set[str]:
     [
         ("steel stake", "stake steel", True),
         ("steel stake", "steel stakes", True),
-        ("lawnmower", "lawn mower", True),
         ("t-post", "t post", True),
         ("stake", "the stake", True),
         ("stel stake", "steel stake", False),
         ("3/8 pvc", "3/4 pvc", False),
         ("stake", "steel stake", False),
+        ("lawnmower", "lawn mower", False),
     ],
 )
 def test_an_echo_differs_trivially(one: str, other: str, echo: bool) -> None:
     assert is_echo(one, other) is echo
     assert is_echo(other, one) is echo
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "trivial"),
+    [
+        ("lawnmower", "lawn mower", True),
+        ("wallpaper", "wall paper", True),
+        ("steel stakes", "stake steel", True),
+        ("stel stake", "steel stake", False),
+        ("stake", "steel stake", False),
+    ],
+)
+def test_a_trivial_rewrite_moves_spaces_at_most(one: str, other: str, trivial: bool) -> None:
+    assert is_trivial(one, other) is trivial
+    assert is_trivial(other, one) is trivial
 
 
 class TestScore:
@@ -170,33 +186,61 @@ class TestTitles:
         "q": "kitchen mixer faucet chrome",
         "r": "kitchen mixer faucet brass",
         "s": "garden tap",
+        "z": "paint",
     }
+    # People's queries, so that runs of words which end in "faucet" or "mixer" are things.
+    ASKED = {  # noqa: RUF012
+        text: {"z": 3.0}
+        for text in (
+            "kitchen faucet", "old faucet", "new faucet", "old mixer", "new mixer", "any mixer",
+        )
+    }  # fmt: skip
 
-    def test_a_phrase_must_fit_three_products(self) -> None:
-        world = make_world(self.TITLES, {"tap": {"q": 3, "s": 3}})
-        mined = PairMiner(world, ["tap"], 0).mine("tap")
-        assert "mixer faucet" in texts(mined.write, "title")
-        assert not {t for t in texts(mined.write) if "chrome" in t}
+    def mine(
+        self, query: str, grades: dict[str, float], titles: dict[str, str] | None = None
+    ) -> QueryPairs:
+        world = make_world(titles or self.TITLES, self.ASKED | {query: grades})
+        return PairMiner(world, list(world.canonical), 0).mine(query)
 
-    def test_a_phrase_that_does_not_name_the_need_must_be_rare(
+    def test_a_phrase_must_fit_three_products_and_end_as_queries_end(self) -> None:
+        written = texts(self.mine("tap", {"q": 3, "s": 3}).write, "title")
+        # "faucet chrome" is on one product; nobody's query ends in "kitchen".
+        assert written
+        assert written <= {"kitchen mixer faucet", "mixer faucet", "kitchen mixer"}
+
+    def test_two_at_most_are_written(self) -> None:
+        assert len(texts(self.mine("tap", {"q": 3, "s": 3}).write, "title")) == 2
+
+    def test_what_does_not_name_the_need_must_be_rare(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        world = make_world(self.TITLES, {"tap": {"q": 3, "s": 3}, "big faucet": {"q": 3, "s": 3}})
-        # Each of its words is in three titles.
+        # Each of the words is in three titles.
         monkeypatch.setattr(pairs, "RARE", 2)
-        assert PairMiner(world, ["tap"], 0).mine("tap").write == []
-        mined = PairMiner(world, ["big faucet"], 0).mine("big faucet")
-        assert "mixer faucet" in texts(mined.write), "it shares a word with the query"
-        assert "kitchen mixer" not in texts(mined.write)
+        assert self.mine("tap", {"q": 3, "s": 3}).write == []
+        written = texts(self.mine("big faucet", {"q": 3, "s": 3}).write, "title")
+        assert "mixer faucet" in written, "half of it was asked for"
+        assert not written & {"kitchen mixer", "kitchen mixer faucet"}
 
-    def test_a_phrase_that_does_not_name_the_need_must_bring_a_gain(self) -> None:
-        world = make_world(self.TITLES, {"faucet": {"q": 3}})
-        mined = PairMiner(world, ["faucet"], 0).mine("faucet")
-        assert "kitchen mixer" not in texts(mined.write)
+    def test_what_does_not_name_the_need_must_bring_a_gain(self) -> None:
+        assert "kitchen mixer" not in texts(self.mine("faucet", {"q": 3}).write)
+        titles = {k: v for k, v in self.TITLES.items() if k != "s"}
+        assert "kitchen mixer" in texts(self.mine("tap", {"q": 3}, titles).write)
+
+    def test_numbers_that_nobody_asked_for_are_not_learnt(self) -> None:
+        titles = {p: f"2 handle faucet {p}" for p in "pqr"} | {"z": "paint"}
+        assert texts(self.mine("old tap", {"q": 3}, titles).write, "title") == set()
+        asked = self.mine("2 handle tap", {"q": 3}, titles)
+        assert "2 handle faucet" in texts(asked.write, "title")
+
+    def test_brands_that_nobody_asked_for_are_not_learnt(self) -> None:
+        titles = {f"p{n}": f"Moen {'faucet' if n % 2 else 'drain'} {n}" for n in range(20)}
+        titles["z"] = "paint"
+        self_named = {"p1": 3.0}
+        assert "moen faucet" not in texts(self.mine("faucet old", self_named, titles).write)
+        assert "moen faucet" in texts(self.mine("moen old", self_named, titles).write)
 
     def test_only_engaging_titles_are_used(self) -> None:
-        world = make_world(self.TITLES, {"tap": {"q": 2.5, "s": 3}})
-        assert texts(PairMiner(world, ["tap"], 0).mine("tap").write, "title") == set()
+        assert texts(self.mine("tap", {"q": 2.5, "s": 3}).write, "title") == set()
 
     def test_phrases_are_runs_of_two_to_four_words(self) -> None:
         title = 'Simpson (2-Pack) "Strong" Tie with Gauge, #10 Angle in.'
@@ -208,6 +252,25 @@ class TestTitles:
         assert all(2 <= len(p.split()) <= 4 for p in found)
         assert list(phrases("3/4 12 5 in.")) == []
         assert list(phrases("")) == []
+
+
+class TestEdits:
+    def test_words_are_joined_as_the_catalogue_has_them(self) -> None:
+        titles = {"a": "doorbell brass", "b": "doorbell steel"}
+        world = make_world(titles, {"door bell": {"a": 3}})
+        mined = PairMiner(world, ["door bell"], 0).mine("door bell")
+        assert mined.write == [Scored("doorbell", "edit", 1.0, 1.0)]
+
+    def test_words_are_split_as_the_catalogue_has_them(self) -> None:
+        titles = {f"p{n}": f"lawn mower {n}" for n in range(5)}
+        world = make_world(titles, {"lawnmower": {"p0": 3}})
+        mined = PairMiner(world, ["lawnmower"], 0).mine("lawnmower")
+        assert texts(mined.write, "edit") == {"lawn mower"}
+
+    def test_an_edit_that_brings_no_gain_is_not_written(self) -> None:
+        titles = {"a": "doorbell", "b": "doorbell door bell"}
+        world = make_world(titles, {"door bell": {"b": 3}})
+        assert PairMiner(world, ["door bell"], 0).mine("door bell").write == []
 
 
 class TestNegatives:

@@ -1,0 +1,193 @@
+"""A whole training run on a tiny base, killed on the way and continued, as a person would do it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from model_store.base import base_digest
+from model_store.store import FolderSource, Store
+from tests.support.model_versions import PROMPT, byte_tokenizer
+from tests.unit.training.worlds import shop_tables
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+
+# Ends the process, as the kernel would, right after the second checkpoint of the second stage.
+KILLED = """
+import os, signal, sys
+from training import stages
+
+def on_save(self, args, state, control, **_):
+    if self._stage == 1 and state.global_step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+stages._Journal.on_save = on_save
+sys.argv[0] = "requery"
+from service.cli import app
+app()
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Everything that the runs share."""
+
+    folder: Path
+    data: Path
+    recipe: Path
+
+    def command(self, run: Path) -> list[str]:
+        return [
+            "train", "--recipe", str(self.recipe), "--run", str(run), "--data", str(self.data),
+            "--checkpoint-every", "2",
+        ]  # fmt: skip
+
+    def execute(self, arguments: list[str], script: str | None = None) -> tuple[int, str]:
+        start = ["-c", script] if script else ["-m", "service.cli"]
+        done = subprocess.run(
+            [sys.executable, *start, *arguments],
+            capture_output=True, text=True, timeout=280, check=False, cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
+                 "CUDA_VISIBLE_DEVICES": "", "REQUERY_CACHE_DIR": str(self.folder / "cache")},
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+
+def write_base(folder: Path) -> None:
+    """A random Llama of 60 thousand weights with a tokenizer of bytes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=264, hidden_size=48, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer()).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("training")
+    base, data = folder / "base", folder / "data"
+    write_base(base)
+    shop_tables().save(data)
+    optimiser = {"learning_rate": 1e-3, "rows": 2, "row_tokens": 128}
+    recipe: dict[str, Any] = {
+        "name": "micro-1",
+        "description": "for a test",
+        "base": {"source": str(base), "sha256": base_digest(base), "license": "none"},
+        "data": {"source": "tables", "noisy_pairs": 10},
+        "prompt": PROMPT.model_dump(),
+        "adapter": {"rank": 2, "alpha": 4},
+        "stages": [
+            {"kind": "domain", "tokens": 600, "optimiser": optimiser},
+            {"kind": "sft", "tokens": 2000, "optimiser": optimiser},
+        ],
+        "decoding": {"temperatures": [0.0], "max_tokens": 64},
+    }
+    path = folder / "micro.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return Place(folder, data, path)
+
+
+@pytest.fixture(scope="module")
+def straight(place: Place) -> Path:
+    """A run that nothing disturbed."""
+    run = place.folder / "straight"
+    code, output = place.execute(place.command(run))
+    assert code == 0, output
+    return run
+
+
+@pytest.mark.timeout(600)
+def test_a_run_ends_with_a_version_that_the_store_verifies(place: Place, straight: Path) -> None:
+    store = Store([FolderSource(straight / "version")], place.folder / "cache")
+    report = store.verify("micro-1")
+    assert report.ok, report
+    manifest = store.get("micro-1").manifest
+    record = manifest.training
+    assert record["recipe"]["name"] == "micro-1"
+    assert [stage["kind"] for stage in record["stages"]] == ["domain", "sft"]
+    assert set(record["data"]) == {
+        f"{name}.parquet"
+        for name in ("catalogue", "interactions", "judgements", "queries", "rewrites")
+    }
+    assert {"commit", "libraries", "machine", "pairs", "queries", "seconds"} <= set(record)
+    sft = record["stages"][1]
+    assert sft["tokens"] >= 2000
+    assert {"write", "tag", "tag_accuracy"} <= set(sft["last"])
+    figures = [json.loads(line) for line in (straight / "figures.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in figures} == {0, 1}
+
+
+@pytest.mark.timeout(600)
+def test_a_finished_run_does_nothing_again(place: Place, straight: Path) -> None:
+    figures = (straight / "figures.jsonl").read_bytes()
+    stages = [(straight / f"stage-{n}.json").stat().st_mtime_ns for n in (0, 1)]
+    code, output = place.execute(place.command(straight))
+    assert code == 0, output
+    assert (straight / "figures.jsonl").read_bytes() == figures
+    assert [(straight / f"stage-{n}.json").stat().st_mtime_ns for n in (0, 1)] == stages
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
+    place: Place, straight: Path
+) -> None:
+    run = place.folder / "killed"
+    code, output = place.execute(place.command(run), KILLED)
+    assert code == -signal.SIGKILL, output
+    assert (run / "stage-0.json").is_file()
+    assert not (run / "stage-1.json").exists()
+    assert not (run / "version").exists()
+    # A second kill, in the middle of writing the next checkpoint, would have left this.
+    torn = shutil.copytree(run / "stage-1" / "checkpoint-4", run / "stage-1" / "checkpoint-6")
+    (torn / "trainer_state.json").unlink()
+
+    code, output = place.execute(place.command(run))
+    assert code == 0, output
+    figures = [json.loads(line) for line in (run / "figures.jsonl").read_text().splitlines()]
+    assert len([line for line in figures if line["stage"] == 0 and "train_runtime" in line]) == 1
+    assert Store([FolderSource(run / "version")], place.folder / "cache").verify("micro-1").ok
+
+    name = "adapter-1/adapter_model.safetensors"
+    expected, found = load_file(straight / name), load_file(run / name)
+    assert expected.keys() == found.keys()
+    assert any("trainable_tokens" in key for key in found)
+    fresh = load_file(straight / "adapter-0" / "adapter_model.safetensors")
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor)
+    assert any(not torch.equal(fresh[key], expected[key]) for key in expected)
+
+
+@pytest.mark.timeout(600)
+def test_a_run_killed_between_training_and_its_record_goes_on(place: Place, straight: Path) -> None:
+    run = place.folder / "unrecorded"
+    shutil.copytree(straight, run)
+    (run / "stage-1.json").unlink()
+    shutil.rmtree(run / "adapter-1")
+    shutil.rmtree(run / "version")
+    code, output = place.execute(place.command(run))
+    assert code == 0, output
+    name = "adapter-1/adapter_model.safetensors"
+    expected, found = load_file(straight / name), load_file(run / name)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor)
