@@ -102,6 +102,6 @@ def test_best_buy_can_be_mined() -> None:
     assert len(world.with_relevant(parts.held_out)) > 300
     # Somebody who searched "zumba" also clicked another fitness game; it is not what was asked.
     assert all("zumba" in world.titles[p].lower() for p in world.relevant["zumba"])
-    mined = PairMiner(world, parts.train, 7).mine("gears of war 3 epic edition")
+    mined = PairMiner(world, parts.train, 7).mine("zumba")
     assert mined.write
-    assert all("gear" in s.text for s in mined.write)
+    assert all("zumba" in s.text for s in mined.write)
