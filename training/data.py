@@ -14,7 +14,7 @@ from tqdm import tqdm
 from model_store.prompt import PromptFormat
 from model_store.text import normalise
 from training.errors import DataError
-from training.folds import DEVELOPMENT, HELD_OUT, fold_of, variants
+from training.folds import DEVELOPMENT, HELD_OUT, compact, fold_of, variants
 from training.packing import Row, Tree, pack, tree_of
 from training.pairs import PairMiner, QueryPairs, World, clean_texts, noisy_pairs
 from training.readers import best_buy, home_depot
@@ -65,11 +65,15 @@ def data_digests(source: str, folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Queries by use, in normal form. ``train`` holds no spelling variant of the others."""
+    """Queries by use, in normal form. ``train`` holds no spelling variant of the others.
+
+    ``protected`` has the compact forms of the other two: no text of those forms is learnt.
+    """
 
     train: tuple[str, ...]
     development: tuple[str, ...]
     held_out: tuple[str, ...]
+    protected: frozenset[str]
 
 
 def split(world: World) -> Split:
@@ -87,22 +91,22 @@ def split(world: World) -> Split:
         for q in held + development
         for form in (q, normalise(world.canonical[q], fold_case=True))
     }
-    close = variants(rest, protected)
-    train = [q for q in rest if q not in close]
+    spellings = {q: normalise(world.canonical[q], fold_case=True) for q in rest}
+    close = variants([*rest, *spellings.values()], protected)
+    train = [q for q in rest if q not in close and spellings[q] not in close]
     for name, part in (("training", train), ("development", development), ("held-out", held)):
         if not world.with_relevant(part):
             raise DataError(f"the {name} fold has no query with a relevant product")
-    return Split(tuple(train), tuple(development), tuple(held))
+    forms = frozenset(compact(form) for form in protected)
+    return Split(tuple(train), tuple(development), tuple(held), forms)
 
 
-def mine_all(
-    world: World, queries: Iterable[str], recipe: Recipe, allowed: Iterable[str]
-) -> dict[str, QueryPairs]:
-    """Pairs of each query that has a relevant product; ``allowed`` bounds what may be seen."""
-    miner = PairMiner(world, list(allowed), recipe.seed)
+def mine_all(world: World, parts: Split, recipe: Recipe) -> dict[str, QueryPairs]:
+    """Pairs of each training query that has a relevant product."""
+    miner = PairMiner(world, parts.train, recipe.seed, parts.protected)
     return {
         query: miner.mine(query, recipe.data.max_write, recipe.data.max_judge)
-        for query in tqdm(world.with_relevant(queries), desc="mining pairs", unit="query")
+        for query in tqdm(world.with_relevant(parts.train), desc="mining pairs", unit="query")
     }
 
 
@@ -110,7 +114,7 @@ def sft_rows(
     mined: Mapping[str, QueryPairs],
     sampled: Mapping[str, QueryPairs],
     world: World,
-    train: Iterable[str],
+    parts: Split,
     recipe: Recipe,
     prompts: PromptFormat,
     *,
@@ -126,7 +130,9 @@ def sft_rows(
     """
     rng = random.Random(seed)
     count = recipe.data.noisy_pairs
-    noisy = list(noisy_pairs(clean_texts(world, list(train), seed, count), count, seed))
+    noisy = list(
+        noisy_pairs(clean_texts(world, parts.train, seed, count, parts.protected), count, seed)
+    )
     people = list(mined.values())
     if sampled:
         people = rng.sample(people, min(len(people), len(sampled)))

@@ -8,7 +8,8 @@ products R (grade >= 2.33) and a candidate rewrite ``r``:
 
 Candidates come from corrected spellings, from queries that share a relevant product, from small
 edits of q (words joined, split or left out) and from phrases of relevant titles. Kept as something
-to *write* (rejection sampling): no echo of q, ``own(r)`` at least 60 % of q's own recall, ``gain(r)`` not negative. A
+to *write* (rejection sampling): no echo of q, ``own(r)`` at least 60 % of q's own recall, and
+``gain(r)`` not negative (of an edit: positive). A phrase of a title must also name the need. A
 corrected spelling is kept unless it costs more than 0.05 recall, and may differ from q in a space
 alone ("lawnmower": the search engine takes the two for different words).
 *Negatives* to judge: queries that look alike but share no product, phrases of products judged
@@ -27,6 +28,7 @@ import polars as pl
 
 from model_store.text import normalise
 from service.guards import Brands
+from service.wording import words
 from training.brands import brands
 from training.folds import compact
 from training.noise import corrupt
@@ -149,16 +151,8 @@ def is_echo(query: str, rewrite: str) -> bool:
 
 
 def is_trivial(query: str, rewrite: str) -> bool:
-    """True if the two differ only as echoes do, or in where the spaces are."""
-    return (
-        is_echo(query, rewrite)
-        or compact(query) == compact(rewrite)
-        or _letters(query) == _letters(rewrite)
-    )
-
-
-def _letters(text: str) -> str:
-    return "".join(c for c in text if c.isalnum())
+    """True if the two differ only in case, space, punctuation or a plural."""
+    return "".join(words(query)) == "".join(words(rewrite))
 
 
 _ASIDE = re.compile(r"\([^)]*\)|[\"*]")
@@ -188,10 +182,18 @@ class PairMiner:
         world: the data and its search engine.
         allowed: queries that may occur, as source or as target. Held-out ones must not be in it.
         seed: of the sampling of phrases; the result depends on nothing else.
+        protected: compact forms (:func:`training.folds.compact`) of text that must not be learnt.
     """
 
-    def __init__(self, world: World, allowed: Sequence[str], seed: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        allowed: Sequence[str],
+        seed: int,
+        protected: frozenset[str] = frozenset(),
+    ) -> None:
         self._world = world
+        self._protected = protected
         self._allowed = world.with_relevant(allowed)
         self._seed = seed
         self._by_product: dict[str, list[str]] = defaultdict(list)
@@ -212,7 +214,7 @@ class PairMiner:
         asked = set(stems(query)) | set(stems(world.corrections.get(query, "")))
         kept: list[Scored] = []
         for text, source in self._candidates(query, rng).items():
-            if is_echo(query, text) and source != "spelling":
+            if compact(text) in self._protected or (is_echo(query, text) and source != "spelling"):
                 continue
             scored = world.score(query, text, source)
             if self._worth_writing(scored, base, query, asked):
@@ -238,7 +240,8 @@ class PairMiner:
         negatives = self._look_alikes(query, base) + self._bad_phrases(query, base, rng)
         rng.shuffle(pairs.reject)
         negatives += pairs.reject[:2]
-        pairs.reject = _distinct(negatives)[:max_judge]
+        good = {compact(s.text) for s in kept + pairs.accept}
+        pairs.reject = [s for s in _distinct(negatives) if compact(s.text) not in good][:max_judge]
         return pairs
 
     def _candidates(self, query: str, rng: random.Random) -> dict[str, str]:
@@ -256,19 +259,19 @@ class PairMiner:
 
     def _edits(self, query: str) -> set[str]:
         """The query with two words joined, one split, or one left out, as the catalogue has it."""
-        words = query.split()
+        parts = query.split()
         titles = self._world.index
         found: set[str] = set()
-        for i in range(len(words) - 1):
-            joined = words[i] + words[i + 1]
+        for i in range(len(parts) - 1):
+            joined = parts[i] + parts[i + 1]
             if joined.isalpha() and titles.rarest_term(joined) >= 2:
-                found.add(" ".join([*words[:i], joined, *words[i + 2 :]]))
-        for i, word in enumerate(words):
-            for at in range(3, len(word) - 2) if word.isalpha() else ():
-                if min(titles.rarest_term(word[:at]), titles.rarest_term(word[at:])) >= 5:
-                    found.add(" ".join([*words[:i], word[:at], word[at:], *words[i + 1 :]]))
-            if len(words) >= 3:
-                found.add(" ".join(words[:i] + words[i + 1 :]))
+                found.add(" ".join([*parts[:i], joined, *parts[i + 2 :]]))
+        for i, part in enumerate(parts):
+            for at in range(3, len(part) - 2) if part.isalpha() else ():
+                if min(titles.rarest_term(part[:at]), titles.rarest_term(part[at:])) >= 5:
+                    found.add(" ".join([*parts[:i], part[:at], part[at:], *parts[i + 1 :]]))
+            if len(parts) >= 3:
+                found.add(" ".join(parts[:i] + parts[i + 1 :]))
         return found
 
     def _worth_writing(self, scored: Scored, base: float, query: str, asked: set[str]) -> bool:
@@ -287,11 +290,11 @@ class PairMiner:
         engine finds that title by any of them. Numbers and brands that nobody asked for are
         specific to the one product, so they are never learnt.
         """
-        words = scored.text.split()
-        if any(w not in query for w in words if any(c.isdigit() for c in w)):
+        parts, asked_parts = scored.text.split(), query.split()
+        if any(p not in asked_parts for p in parts if any(c.isdigit() for c in p)):
             return False
         # A run of words that ends as people's queries end is a thing, not a torn-off piece.
-        if words[-1] not in self._last_words or words[0] not in self._words:
+        if parts[-1] not in self._last_words or parts[0] not in self._words:
             return False
         if self._brands.found(scored.text) - self._brands.found(query):
             return False
@@ -393,13 +396,19 @@ def noisy_pairs(clean: Sequence[str], count: int, seed: int) -> Iterator[QueryPa
             yield QueryPairs(noisy, write=[Scored(text, "noise", 1.0, 1.0)])
 
 
-def clean_texts(world: World, allowed: Sequence[str], seed: int, count: int) -> list[str]:
+def clean_texts(
+    world: World,
+    allowed: Sequence[str],
+    seed: int,
+    count: int,
+    protected: frozenset[str] = frozenset(),
+) -> list[str]:
     """Text to corrupt: allowed queries that nobody corrected, and catalogue phrases."""
     rng = random.Random(seed)
     queries = [q for q in allowed if q not in world.corrections and len(q) >= 5]
     titles = rng.sample(sorted(world.titles.values()), min(count, len(world.titles)))
     spans = [rng.choice(found) for title in titles if (found := list(phrases(title)))]
-    return queries + spans
+    return [text for text in queries + spans if compact(text) not in protected]
 
 
 def summarise(mined: Mapping[str, QueryPairs]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import platform
 import random
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +21,11 @@ from tqdm import tqdm
 
 from model_store.base import find_base
 from model_store.manifest import DecodingSpec
+from model_store.prompt import PromptFormat
 from model_store.store import default_cache_dir
 from model_store.text import normalise
 from training.data import (
+    Split,
     data_digests,
     data_folder,
     domain_rows,
@@ -34,8 +36,16 @@ from training.data import (
 )
 from training.errors import RunError
 from training.model import Trainee, load_trainee
+from training.packing import Row
 from training.pairs import QueryPairs, Scored, World, summarise
-from training.recipe import Recipe, SampleStage, SftStage, recipe_digest
+from training.recipe import (
+    DomainStage,
+    Optimiser,
+    Recipe,
+    SampleStage,
+    SftStage,
+    recipe_digest,
+)
 from training.selfplay import judge_samples
 from training.stages import optimise
 from training.trial import draw, running, trial_version
@@ -109,7 +119,7 @@ def train(
     where = data_folder(data)
     world = World(read_source(recipe.data.source, where))
     parts = split(world)
-    mined = mine_all(world, parts.train, recipe, parts.train)
+    mined = mine_all(world, parts, recipe)
     _console.print(f"mined {summarise(mined)}")
     base = find_base(recipe.base, default_cache_dir())
     started = time.time()
@@ -132,23 +142,20 @@ def train(
                     raise RunError("a sample stage needs a stage that trains before it")
                 chosen = pick_queries(world, parts.train, stage.queries, seed)
                 record = _sample(
-                    adapter, run.folder / f"trial-{number}", world, chosen, recipe, stage, samples
+                    adapter,
+                    run.folder / f"trial-{number}",
+                    world,
+                    chosen,
+                    parts.protected,
+                    recipe,
+                    stage,
+                    samples,
                 )
             elif trainee is not None:
-                if isinstance(stage, SftStage):
-                    rows = sft_rows(
-                        mined, sampled, world, parts.train, recipe, trainee.prompts,
-                        tokens=stage.tokens, row_tokens=stage.optimiser.row_tokens,
-                        write_only=stage.tasks == "write", seed=seed,
-                    )  # fmt: skip
-                else:
-                    rows = domain_rows(
-                        world, parts.train, trainee.prompts,
-                        tokens=stage.tokens, row_tokens=stage.optimiser.row_tokens, seed=seed,
-                    )  # fmt: skip
+                rows = _rows(stage, mined, sampled, world, parts, recipe, trainee.prompts, seed)
                 trainee.model.train()
                 record = optimise(
-                    trainee, rows, stage.optimiser, run=run.folder, stage=number, seed=seed,
+                    trainee, rows, _optimiser(stage), run=run.folder, stage=number, seed=seed,
                     checkpoint_every=checkpoint_every,
                 )  # fmt: skip
                 trainee.model.save_pretrained(str(output), save_embedding_layers=False)
@@ -179,11 +186,39 @@ def train(
     return adapter
 
 
+def _rows(
+    stage: DomainStage | SftStage,
+    mined: Mapping[str, QueryPairs],
+    sampled: Mapping[str, QueryPairs],
+    world: World,
+    parts: Split,
+    recipe: Recipe,
+    prompts: PromptFormat,
+    seed: int,
+) -> list[Row]:
+    width = stage.optimiser.row_tokens
+    if isinstance(stage, DomainStage):
+        return domain_rows(
+            world, parts.train, prompts, tokens=stage.tokens, row_tokens=width, seed=seed
+        )
+    return sft_rows(
+        mined, sampled, world, parts, recipe, prompts,
+        tokens=stage.tokens, row_tokens=width, write_only=stage.tasks == "write", seed=seed,
+    )  # fmt: skip
+
+
+def _optimiser(stage: DomainStage | SftStage) -> Optimiser:
+    if isinstance(stage, SftStage) and stage.tasks == "write":
+        return stage.optimiser.model_copy(update={"tag_weight": 0.0})
+    return stage.optimiser
+
+
 def _sample(
     adapter: Path,
     folder: Path,
     world: World,
     queries: Sequence[str],
+    protected: frozenset[str],
     recipe: Recipe,
     stage: SampleStage,
     path: Path,
@@ -210,7 +245,7 @@ def _sample(
             bar.close()
             return drawn
 
-    judged, figures = judge_samples(world, asyncio.run(texts()))
+    judged, figures = judge_samples(world, asyncio.run(texts()), protected)
     write_json(path, [asdict(p) for p in judged])
     return {**figures, "seconds": round(time.time() - begun, 1)}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from training.folds import compact
 from training.pairs import KEEP_OWN, REJECT_OWN, QueryPairs, World, is_echo
 from training.search import recall
 
@@ -15,13 +16,17 @@ HARM = 0.05
 
 
 def judge_samples(
-    world: World, drawn: Iterable[tuple[str, list[str]]], max_write: int = 3
+    world: World,
+    drawn: Iterable[tuple[str, list[str]]],
+    protected: frozenset[str] = frozenset(),
+    max_write: int = 3,
 ) -> tuple[list[QueryPairs], dict[str, Any]]:
     """Sort each query's samples into what to write, to accept and to reject.
 
     Written again are samples that gain recall, else those that keep what the query finds, best
     ``own`` first. Samples in the grey zone between teach nothing and are dropped; so are those of
-    a query that finds nothing, unless they find something.
+    a query that finds nothing, unless they find something, and those whose compact form is
+    ``protected``.
 
     Returns:
         the pairs, and figures: samples, echo, relevant and irrelevant shares.
@@ -37,6 +42,8 @@ def judge_samples(
             counts["distinct"] += 1
             if is_echo(query, text):
                 counts["echo"] += 1
+                continue
+            if compact(text) in protected:
                 continue
             scored = world.score(query, text, "sample")
             if scored.gain < -HARM or (base > 0 and scored.own <= REJECT_OWN * base):

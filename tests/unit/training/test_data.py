@@ -93,7 +93,7 @@ def tokens(rows: list[Row]) -> int:
 class TestRows:
     @pytest.fixture
     def mined(self, world: World, parts: Split, recipe: Recipe) -> dict[str, QueryPairs]:
-        return mine_all(world, parts.train, recipe, parts.train)
+        return mine_all(world, parts, recipe)
 
     def sft(
         self,
@@ -109,7 +109,7 @@ class TestRows:
         write_only: bool = False,
     ) -> list[Row]:
         return sft_rows(
-            mined, sampled or {}, world, parts.train, recipe, prompts,
+            mined, sampled or {}, world, parts, recipe, prompts,
             tokens=count, row_tokens=256, write_only=write_only, seed=seed,
         )  # fmt: skip
 

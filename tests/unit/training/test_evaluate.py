@@ -61,7 +61,7 @@ class TestJudgeRewrites:
         assert judge_rewrites(world, "steel", []) == Outcome(0.5, 0.5, 0.0, 0.0, 0, False)
 
     def test_an_echo_covers_nothing(self, world: World) -> None:
-        found = judge_rewrites(world, "steel", ["the steels"])
+        found = judge_rewrites(world, "steel", ["steels"])
         assert (found.rewrites, found.covered, found.gain) == (1, False, 0.0)
 
     def test_a_query_without_engaged_products(self) -> None:
@@ -186,7 +186,7 @@ class TestWhole:
         world = make_world({"a": "red hammer"}, {"hammer": {"a": 3}, "red tool": {"a": 3}})
         from training.data import Split
 
-        parts = Split(("hammer", "red tool"), (), ("hammer",))
+        parts = Split(("hammer", "red tool"), (), ("hammer",), frozenset())
         with pytest.raises(DataError, match="no pairs of both kinds"):
             draw_version(world, parts, ["hammer"], version=None)  # type: ignore[arg-type]
 
