@@ -13,6 +13,8 @@ from training.search import recall
 
 HARM = 0.05
 """A rewrite that costs the fusion more recall than this is judged irrelevant."""
+MAX_ACCEPT = 3
+MAX_REJECT = 4
 
 
 def judge_samples(
@@ -23,8 +25,9 @@ def judge_samples(
 ) -> tuple[list[QueryPairs], dict[str, Any]]:
     """Sort each query's samples into what to write, to accept and to reject.
 
-    Written again are samples that gain recall, else those that keep what the query finds, best
-    ``own`` first. Samples in the grey zone between teach nothing and are dropped; so are those of
+    Written again are samples that gain recall. Those that keep what the query finds are judged
+    relevant and not written: to a search engine that takes any word, "clade garden hose" is as
+    good as "garden hose". Samples in the grey zone between teach nothing and are dropped; so are those of
     a query that finds nothing, unless they find something, and those whose compact form is
     ``protected``.
 
@@ -54,8 +57,9 @@ def judge_samples(
                 counts["relevant"] += 1
                 counts["gain"] += scored.gain > 0
         good.sort(key=lambda s: (-s.gain, -s.own, s.text))
-        pairs.write, pairs.accept = good[:max_write], good[max_write : max_write + 3]
-        pairs.reject = pairs.reject[:4]
-        if pairs.write or pairs.reject:
+        pairs.write = [s for s in good if s.gain > 0][:max_write]
+        pairs.accept = [s for s in good if s.gain <= 0][:MAX_ACCEPT]
+        pairs.reject = pairs.reject[:MAX_REJECT]
+        if pairs.write or pairs.accept or pairs.reject:
             judged.append(pairs)
     return judged, counts

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.training.worlds import make_world
+from training.folds import compact
 from training.pairs import World
 from training.selfplay import judge_samples
 
@@ -24,14 +25,14 @@ def world() -> World:
 def test_good_bad_grey_and_echo(world: World) -> None:
     judged, counts = judge_samples(world, [("tool", ["w6", "w5", "w2", "saw", "tools", "w6"])])
     (pairs,) = judged
-    assert [s.text for s in pairs.write] == ["w6"]  # keeps 60 %
-    assert pairs.accept == []
+    assert [s.text for s in pairs.accept] == ["w6"]  # keeps 60 %, gains nothing
+    assert pairs.write == []
     assert {s.text for s in pairs.reject} == {"w2", "saw"}  # at most 20 %
     # "w5" keeps half: neither; "tools" is an echo; the second "w6" counts once.
     assert counts == {
         "samples": 6, "distinct": 5, "echo": 1, "relevant": 1, "irrelevant": 2, "gain": 0,
     }  # fmt: skip
-    assert {s.source for s in pairs.write + pairs.reject} == {"sample"}
+    assert {s.source for s in pairs.accept + pairs.reject} == {"sample"}
 
 
 def test_what_gains_comes_first(world: World) -> None:
@@ -45,11 +46,25 @@ def test_what_gains_comes_first(world: World) -> None:
     assert counts["gain"] == 2
 
 
-def test_the_best_are_written_and_the_next_accepted(world: World) -> None:
+def test_what_gains_nothing_is_judged_and_not_written(world: World) -> None:
     many = [f"tool w6 extra{i}" for i in range(9)]
-    (pairs,) = judge_samples(world, [("tool", many)], max_write=2)[0]
+    (pairs,) = judge_samples(world, [("tool", many)])[0]
+    assert pairs.write == []
+    assert [s.text for s in pairs.accept] == many[:3]
+
+
+def test_what_gains_is_written_up_to_a_bound(world: World) -> None:
+    many = [f"w6 extra{i}" for i in range(9)]
+    (pairs,) = judge_samples(world, [("gizmo", many)], max_write=2)[0]
     assert [s.text for s in pairs.write] == many[:2]
-    assert [s.text for s in pairs.accept] == many[2:5]
+
+
+def test_protected_text_is_not_learnt(world: World) -> None:
+    drawn = [("gizmo", ["w6", "w2 w5"])]
+    (pairs,) = judge_samples(world, drawn, frozenset({compact("W6")}))[0]
+    assert [s.text for s in pairs.write] == ["w2 w5"]
+    (pairs,) = judge_samples(world, drawn, frozenset({compact("w5, w2")}))[0]
+    assert [s.text for s in pairs.write] == ["w6"]
 
 
 def test_rejects_are_bounded(world: World) -> None:
