@@ -27,9 +27,9 @@ def judge_samples(
 
     Written again are samples that gain recall. Those that keep what the query finds are judged
     relevant and not written: to a search engine that takes any word, "clade garden hose" is as
-    good as "garden hose". Samples in the grey zone between teach nothing and are dropped; so are those of
-    a query that finds nothing, unless they find something, and those whose compact form is
-    ``protected``.
+    good as "garden hose". Samples in the grey zone between teach nothing and are dropped; so are
+    those of a query that finds nothing, unless they find something, and those whose compact form
+    is ``protected``.
 
     Returns:
         the pairs, and figures: samples, echo, relevant and irrelevant shares.
