@@ -122,7 +122,6 @@ def train(
     mined = mine_all(world, parts, recipe)
     _console.print(f"mined {summarise(mined)}")
     base = find_base(recipe.base, default_cache_dir())
-    started = time.time()
     trainee: Trainee | None = None
     adapter: Path | None = None
     records: list[dict[str, Any]] = []
@@ -176,7 +175,7 @@ def train(
             "pairs": summarise(mined),
             "queries": {"train": len(parts.train), "held_out": len(parts.held_out)},
             "data": data_digests(recipe.data.source, where),
-            "seconds": round(time.time() - started, 1),
+            "seconds": round(sum(record.get("seconds", 0.0) for record in records), 1),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
             + (torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"),
             "libraries": {n: metadata.version(n) for n in ("torch", "transformers", "peft")},
