@@ -143,7 +143,9 @@ def test_a_broken_version_beside_the_default_is_left_out(models: Path) -> None:
     (models / "broken-1").mkdir()
     (models / "broken-1" / "manifest.json").write_text("{")
     with loading(models) as (client, _):
-        assert [v["name"] for v in client.get("/versions").json()["versions"]] == ["full-1"]
+        names = {v["name"] for v in client.get("/versions").json()["versions"]}
+        assert "full-1" in names
+        assert "broken-1" not in names
 
 
 def test_while_the_model_loads_the_process_tells_the_truth_and_leaves_when_told(
