@@ -47,7 +47,13 @@ async def ask(service: Service, query: str = "steele stake") -> tuple[str, bytes
 
 
 async def count(service: Service, op: str, result: str) -> float:
-    return await service.metric(OPERATIONS, tier="redis", op=op, result=result)
+    """Operations counted so far; waits for the first, since writes happen after the answer."""
+    for _ in range(200):
+        found = await service.metric(OPERATIONS, tier="redis", op=op, result=result)
+        if found:
+            return found
+        await asyncio.sleep(0.05)
+    return 0.0
 
 
 async def test_an_answer_comes_back_from_redis_byte_for_byte(
