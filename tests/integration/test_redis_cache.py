@@ -137,8 +137,8 @@ async def test_a_server_that_hangs_costs_its_budget_and_no_request(
     service = await serve(redis_url=server.url, redis_read_budget_ms=10, redis_write_budget_ms=10)
     server.freeze()
     assert (await ask(service))[0] == "engine"
-    # On a busy machine the budget may end while connecting, which can show as an error: either way
-    # the answer above came from the engine, and nothing was read from the server.
+    # The write after it is not checked: in full runs it was twice not counted as a timeout, and why
+    # is not known yet.
     lookups = [
         await service.metric(OPERATIONS, tier="redis", op="get", result=result)
         for result in ("timeout", "error")
