@@ -16,10 +16,11 @@ from model_store.text import normalise
 from training.errors import DataError
 from training.folds import DEVELOPMENT, HELD_OUT, compact, fold_of, variants
 from training.packing import Row, Tree, pack, tree_of
-from training.pairs import PairMiner, QueryPairs, World, clean_texts, noisy_pairs
+from training.pairs import PairMiner, QueryPairs, World
 from training.readers import best_buy, home_depot
 from training.recipe import Recipe
 from training.schema import Tables
+from training.spelling import Lookalikes, clean_texts, noisy_pairs, real_slips
 
 DATA_ENV = "REQUERY_DATA"
 """Environment variable that names the folder with the sources' folders."""
@@ -129,11 +130,10 @@ def sft_rows(
     model does not drift away from what people wrote.
     """
     rng = random.Random(seed)
-    count = recipe.data.noisy_pairs
-    noisy = list(
-        noisy_pairs(clean_texts(world, parts.train, seed, count, parts.protected), count, seed)
-    )
+    noisy = _noisy(world, parts, recipe, seed)
     people = list(mined.values())
+    misspelt = [p for p in people if p.query in world.corrections]
+    people += misspelt * (recipe.data.spelling_repeats - 1)
     if sampled:
         people = rng.sample(people, min(len(people), len(sampled)))
         noisy = noisy[: len(sampled) // 2]
@@ -143,6 +143,21 @@ def sft_rows(
     limit = recipe.decoding.max_tokens
     trees = [t for p in pool if (t := tree_of(p, prompts, limit)).branches]
     return pack(_budget(trees, tokens, rng), row_tokens, prompts.labels.relevant)
+
+
+def _noisy(world: World, parts: Split, recipe: Recipe, seed: int) -> list[QueryPairs]:
+    count = recipe.data.noisy_pairs
+    texts = [*world.titles.values(), *(q for q in parts.train if q not in world.corrections)]
+    return list(
+        noisy_pairs(
+            clean_texts(world, parts.train, seed, count, parts.protected),
+            count,
+            seed,
+            slips=real_slips(world.corrections, parts.train),
+            lookalikes=Lookalikes(texts),
+            protected=parts.protected,
+        )
+    )
 
 
 def domain_rows(

@@ -31,7 +31,6 @@ from service.guards import Brands
 from service.wording import words
 from training.brands import brands
 from training.folds import compact
-from training.noise import corrupt
 from training.schema import GRADE_BAD, GRADE_ENGAGED, GRADE_RELEVANT, Tables
 from training.search import SearchIndex, fuse, recall, stems
 
@@ -207,7 +206,12 @@ class PairMiner:
         self._brands = Brands(brands(world.titles.values()))
 
     def mine(self, query: str, max_write: int = 4, max_judge: int = 4) -> QueryPairs:
-        """All pairs of one query; it must have a relevant product."""
+        """All pairs of one query; it must have a relevant product.
+
+        There are at most ``max_judge`` negatives and half as many positives beside those to write.
+        Of a misspelt query little but its correction is written, so that this is what comes first
+        to the model's mind.
+        """
         world, rng = self._world, random.Random(f"{self._seed}:{query}")
         pairs = QueryPairs(query)
         base = recall(world.plain(query), world.relevant[query])
@@ -233,13 +237,16 @@ class PairMiner:
                 s.text,
             )
         )
-        pairs.write = _distinct(_at_most(kept, "title", MAX_TITLES))[:max_write]
+        most = min(max_write, 2) if kept and kept[0].source == "spelling" else max_write
+        pairs.write = _distinct(_at_most(kept, "title", MAX_TITLES))[:most]
         written = {s.text for s in pairs.write}
         rest = [s for s in kept if s.text not in written] + pairs.accept
-        pairs.accept = rng.sample(rest, min(2, len(rest)))
-        negatives = self._look_alikes(query, base) + self._bad_phrases(query, base, rng)
+        half = -(-max_judge // 2)
+        pairs.accept = rng.sample(rest, min(half, len(rest)))
+        negatives = self._look_alikes(query, base, max_judge * 3 // 4)
+        negatives += self._bad_phrases(query, base, rng, half)
         rng.shuffle(pairs.reject)
-        negatives += pairs.reject[:2]
+        negatives += pairs.reject[:half]
         good = {compact(s.text) for s in kept + pairs.accept}
         pairs.reject = [s for s in _distinct(negatives) if compact(s.text) not in good][:max_judge]
         return pairs
@@ -304,12 +311,16 @@ class PairMiner:
         return scored.gain > 0 and self._world.index.rarest_term(scored.text) <= RARE
 
     def _co_relevant(self, query: str) -> list[str]:
+        """Other queries by the relevant products they share, most first, in correct spelling."""
         shared: dict[str, int] = defaultdict(int)
         for product in self._world.relevant[query]:
             for other in self._by_product.get(product, ()):
                 if other != query:
                     shared[other] += 1
-        return sorted(shared, key=lambda q: (-shared[q], q))[:16]
+        order = sorted(shared, key=lambda q: (-shared[q], q))[:16]
+        # What people mistyped must not be learnt as a rewrite.
+        spelt = dict.fromkeys(self._world.corrections.get(q, q) for q in order)
+        return [text for text in spelt if text != query]
 
     def _phrases(self, query: str, rng: random.Random) -> list[str]:
         grades = self._world.grades[query]
@@ -327,29 +338,31 @@ class PairMiner:
         )
         return [p for p in order[:40] if self._world.index.matches_all(p) >= 3][:20]
 
-    def _look_alikes(self, query: str, base: float) -> list[Scored]:
+    def _look_alikes(self, query: str, base: float, count: int) -> list[Scored]:
         world, wanted = self._world, self._world.relevant[query]
         found: list[Scored] = []
         if base == 0:
             return found
-        for other in self._queries.search(query, 25):
+        for other in self._queries.search(query, 8 * count):
+            if len(found) == count:
+                break
             if other == query or is_echo(query, other) or wanted & world.relevant[other]:
                 continue
             scored = world.score(query, other, "look-alike")
             if scored.own <= REJECT_OWN * base:
                 found.append(scored)
-                if len(found) == 3:
-                    break
         return found
 
-    def _bad_phrases(self, query: str, base: float, rng: random.Random) -> list[Scored]:
+    def _bad_phrases(
+        self, query: str, base: float, rng: random.Random, count: int
+    ) -> list[Scored]:
         world = self._world
         bad = sorted(p for p, g in world.grades[query].items() if g <= GRADE_BAD)
         texts = [t for p in bad for t in phrases(world.titles.get(p, ""))]
         rng.shuffle(texts)
         found: list[Scored] = []
-        for text in texts[:12]:
-            if base == 0 or len(found) == 2:
+        for text in texts[: 6 * count]:
+            if base == 0 or len(found) == count:
                 break
             scored = world.score(query, text, "bad-title")
             if scored.own <= REJECT_OWN * base:
@@ -380,35 +393,6 @@ def _distinct(items: Sequence[Scored]) -> list[Scored]:
             seen.add(form)
             kept.append(item)
     return kept
-
-
-def noisy_pairs(clean: Sequence[str], count: int, seed: int) -> Iterator[QueryPairs]:
-    """``count`` queries made by corrupting clean text, each with the clean text as its rewrite."""
-    rng = random.Random(seed)
-    made = 0
-    for _ in range(count * 20):
-        if made == count or not clean:
-            return
-        text = rng.choice(clean)
-        noisy = normalise(corrupt(text, rng), fold_case=True)
-        if noisy != text and noisy:
-            made += 1
-            yield QueryPairs(noisy, write=[Scored(text, "noise", 1.0, 1.0)])
-
-
-def clean_texts(
-    world: World,
-    allowed: Sequence[str],
-    seed: int,
-    count: int,
-    protected: frozenset[str] = frozenset(),
-) -> list[str]:
-    """Text to corrupt: allowed queries that nobody corrected, and catalogue phrases."""
-    rng = random.Random(seed)
-    queries = [q for q in allowed if q not in world.corrections and len(q) >= 5]
-    titles = rng.sample(sorted(world.titles.values()), min(count, len(world.titles)))
-    spans = [rng.choice(found) for title in titles if (found := list(phrases(title)))]
-    return [text for text in queries + spans if compact(text) not in protected]
 
 
 def summarise(mined: Mapping[str, QueryPairs]) -> dict[str, float]:

@@ -25,6 +25,8 @@ class DataPart(_Part):
     """A reader of :mod:`training.readers`, or ``tables``: a folder in our schema."""
     noisy_pairs: Annotated[int, Field(ge=0)] = 0
     """Synthetic misspellings to add."""
+    spelling_repeats: Annotated[int, Field(ge=1)] = 1
+    """How often a query comes that people misspelt; they are few, and gain most."""
     max_write: Annotated[int, Field(ge=1)] = 4
     max_judge: Annotated[int, Field(ge=0)] = 4
 
