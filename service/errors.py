@@ -70,6 +70,22 @@ class QueryTooLong(RequeryError):
     status, slug, title = 422, "query-too-long", "The text has too many tokens"
 
 
+class Unauthorized(RequeryError):
+    """The caller did not say who it is, or not rightly."""
+
+    status, slug, title = 401, "unauthorized", "A valid key is needed"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {"WWW-Authenticate": 'Bearer realm="requery"'}
+
+
+class Forbidden(RequeryError):
+    """The caller may not do this."""
+
+    status, slug, title = 403, "forbidden", "This is not allowed from here"
+
+
 class PayloadTooLarge(RequeryError):
     """The body has more bytes than the server takes."""
 

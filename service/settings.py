@@ -106,6 +106,15 @@ class Settings(BaseSettings):
         int, Field(ge=1, description="Bound on connections to Redis.")
     ] = 32
 
+    admin_key: Annotated[
+        SecretStr | None,
+        Field(
+            min_length=16,
+            description="Key for everything that changes state ('Authorization: Bearer <key>'); "
+            "without it only callers on the same machine may.",
+        ),
+    ] = None
+
     max_body_bytes: Annotated[int, Field(ge=256, description="Longest request body.")] = 64 * 1024
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")
