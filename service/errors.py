@@ -77,6 +77,7 @@ class Unauthorized(RequeryError):
 
     @property
     def headers(self) -> Mapping[str, str]:
+        """Says how to prove it."""
         return {"WWW-Authenticate": 'Bearer realm="requery"'}
 
 
