@@ -341,7 +341,7 @@ class PairMiner:
     def _look_alikes(self, query: str, base: float, count: int) -> list[Scored]:
         world, wanted = self._world, self._world.relevant[query]
         found: list[Scored] = []
-        if base == 0:
+        if base == 0 or count == 0:
             return found
         for other in self._queries.search(query, 8 * count):
             if len(found) == count:
@@ -353,9 +353,7 @@ class PairMiner:
                 found.append(scored)
         return found
 
-    def _bad_phrases(
-        self, query: str, base: float, rng: random.Random, count: int
-    ) -> list[Scored]:
+    def _bad_phrases(self, query: str, base: float, rng: random.Random, count: int) -> list[Scored]:
         world = self._world
         bad = sorted(p for p, g in world.grades[query].items() if g <= GRADE_BAD)
         texts = [t for p in bad for t in phrases(world.titles.get(p, ""))]

@@ -16,7 +16,7 @@ from rapidfuzz import fuzz, process
 from model_store.text import normalise
 from training.folds import compact
 from training.noise import Slips, corrupt
-from training.pairs import QueryPairs, Scored, World, phrases
+from training.pairs import QueryPairs, Scored, World, is_echo, phrases
 from training.search import stems
 
 _COMMON = 5
@@ -79,7 +79,8 @@ def noisy_pairs(
             return
         text = rng.choice(clean)
         noisy = normalise(corrupt(text, rng, slips), fold_case=True)
-        if noisy == text or not noisy or compact(noisy) in protected:
+        # To the search engine some slips are none ("hoses" for "hose"): nothing to learn there.
+        if not noisy or is_echo(noisy, text) or compact(noisy) in protected:
             continue
         made += 1
         reject = _wrong_corrections(text, noisy, rng, slips, lookalikes) if lookalikes else []
@@ -104,7 +105,8 @@ def _wrong_corrections(
     other = corrupt(meant[at], rng, slips)
     if other not in (meant[at], typed[at], *found) and " " not in other and other not in lookalikes:
         found.append(other)
-    return [" ".join([*meant[:at], word, *meant[at + 1 :]]) for word in found]
+    wrong = [" ".join([*meant[:at], word, *meant[at + 1 :]]) for word in found]
+    return [one for one in wrong if not is_echo(one, text)]
 
 
 def clean_texts(

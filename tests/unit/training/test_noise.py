@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 import re
 
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import OSA
 
-from training.noise import corrupt, join_words, misspell, rewrite_units, split_word
+from training.noise import Slips, corrupt, join_words, misspell, rewrite_units, split_word
 
 CLEAN = "outdoor ceiling fan with 52 in. blades"
 KINDS = (misspell, join_words, split_word, rewrite_units, corrupt)
@@ -95,3 +96,55 @@ def test_noise_never_loses_a_whole_word(words: list[str]) -> None:
         letters = len(corrupt(text, random.Random(seed)).replace(" ", ""))
         # Two rounds of at most two dropped letters.
         assert letters >= len(text.replace(" ", "")) - 4
+
+
+class TestSlips:
+    def test_what_was_typed_once_is_typed_again_between_the_same_letters(self) -> None:
+        slips = Slips([("hamer drill", "hammer drill")])
+        assert len(slips) == 1
+        found = {slips.apply("summer", random.Random(i)) for i in range(20)}
+        assert found == {"sumer"}
+        assert slips.apply("hammock", random.Random(0)) is None, "another neighbour"
+
+    @pytest.mark.parametrize(
+        ("typed", "meant", "word", "noisy"),
+        [
+            ("cieling", "ceiling", "receive", "recieve"),
+            ("vynal", "vinyl", "vinyl", "vynal"),
+            ("gril", "grill", "drill", "dril"),
+            ("grilll", "grill", "drill", "drilll"),
+            ("oser", "loser", "loser", "oser"),
+        ],
+    )
+    def test_swaps_drops_and_doublings(self, typed: str, meant: str, word: str, noisy: str) -> None:
+        found = Slips([(typed, meant)]).apply(word, random.Random(1))
+        assert found in (noisy, None)
+        assert Slips([(typed, meant)]).apply(meant, random.Random(1)) == typed
+
+    def test_frequent_slips_come_more_often(self) -> None:
+        slips = Slips([("hamer", "hammer")] * 9 + [("hammmer", "hammer")])
+        found = [slips.apply("hammer", random.Random(i)) for i in range(300)]
+        assert found.count("hamer") > 2 * found.count("hammmer") > 0
+
+    @pytest.mark.parametrize(
+        ("typed", "meant"),
+        [("lawnmower", "lawn mower"), ("1/2 pipe", "3/4 pipe"), ("x", "refrigerator"), ("a", "a")],
+    )
+    def test_other_differences_are_no_slips(self, typed: str, meant: str) -> None:
+        assert len(Slips([(typed, meant)])) == 0
+
+    def test_noise_uses_them(self) -> None:
+        slips = Slips([("steele", "steel")])
+        found = {corrupt("steel", random.Random(i), slips) for i in range(60)}
+        assert "steele" in found
+
+
+@settings(max_examples=60)
+@given(st.lists(st.text("abcdefgh", min_size=3, max_size=8), min_size=2, max_size=8))
+def test_a_slip_puts_back_what_it_was_learnt_from(words: list[str]) -> None:
+    pairs = list(itertools.pairwise(words))
+    for typed, meant in pairs:
+        slips = Slips([(typed, meant)])
+        if len(slips):
+            made = {slips.apply(meant, random.Random(i)) for i in range(30)}
+            assert typed in made

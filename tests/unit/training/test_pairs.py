@@ -16,10 +16,8 @@ from training.pairs import (
     QueryPairs,
     Scored,
     World,
-    clean_texts,
     is_echo,
     is_trivial,
-    noisy_pairs,
     phrases,
     summarise,
 )
@@ -120,6 +118,38 @@ class TestSpelling:
         mined = PairMiner(world, list(world.canonical), 0).mine("steele stake")
         assert mined.write[0].text == "steel stake"
         assert mined.write[0].source == "spelling"
+
+    def test_little_but_its_correction_is_written_for_a_misspelt_query(self) -> None:
+        titles = {f"p{i}": f"steel stake {w}" for i, w in enumerate("abcdef")}
+        good = dict.fromkeys(titles, 3.0)
+        others = {f"steel stake {w}": good for w in "bcdef"}
+        plain = make_world(titles, {"steele stake": good, **others})
+        spelt = make_world(
+            titles, {"steele stake": good, **others}, {"steele stake": "steel stake"}
+        )
+        for world, most in ((plain, 4), (spelt, 2)):
+            mined = PairMiner(world, ["steele stake", *others], 0).mine("steele stake")
+            assert len(mined.write) == most
+        assert mined.write[0].text == "steel stake"
+
+    def test_what_others_mistyped_is_learnt_in_correct_spelling(self) -> None:
+        world = make_world(
+            {"a": "steel stake"}, {"stake": {"a": 3}, "stell stake": {"a": 3}},
+            {"stell stake": "steel stake"},
+        )  # fmt: skip
+        mined = PairMiner(world, ["stake", "stell stake"], 0).mine("stake")
+        assert texts(mined.write + mined.accept, "co-relevant") == {"steel stake"}
+
+    def test_there_are_as_many_negatives_as_asked_for(self) -> None:
+        titles = {"a": "steel stake", **{f"b{i}": f"stake {w}" for i, w in enumerate("klmnopqr")}}
+        grades = {"steel stake": {"a": 3.0}}
+        grades |= {f"stake {w}": {f"b{i}": 3.0} for i, w in enumerate("klmnopqr")}
+        world = make_world(titles, grades)
+        miner = PairMiner(world, list(grades), 0)
+        for most in (0, 4, 8):
+            found = miner.mine("steel stake", max_judge=most).reject
+            assert len(found) <= most
+            assert len({s.text for s in found}) == len(found)
 
     def test_a_correction_may_be_an_echo(self) -> None:
         # To the search engine "lawnmower" and "lawn mower" are different words.
@@ -345,33 +375,6 @@ class TestSplitGuarantee:
                 # What is in a title or in the dictionary of spellings is no held-out query.
                 if scored.source in ("co-relevant", "look-alike"):
                     assert scored.text not in protected
-
-    def test_noise_is_made_from_allowed_queries_and_titles_alone(self) -> None:
-        world = make_world(
-            {"a": "garden hose reel"}, {"steel stake": {"a": 3}, "secret words": {"a": 3}}
-        )
-        clean = clean_texts(world, ["steel stake"], 0, 10)
-        assert "secret words" not in clean
-        assert set(clean) <= {"steel stake", *phrases("garden hose reel")}
-
-    def test_misspelt_queries_are_not_taken_for_clean(self) -> None:
-        world = make_world({"a": "x"}, {"steele stake": {"a": 3}}, {"steele stake": "steel stake"})
-        assert clean_texts(world, ["steele stake"], 0, 10) == []
-
-
-def test_noisy_pairs() -> None:
-    made = list(noisy_pairs(["steel stake", "garden hose"], 50, seed=3))
-    assert len(made) == 50
-    assert made == list(noisy_pairs(["steel stake", "garden hose"], 50, seed=3))
-    for pair in made:
-        assert pair.write[0].text in ("steel stake", "garden hose")
-        assert pair.query != pair.write[0].text
-        assert pair.accept == pair.reject == []
-
-
-@pytest.mark.parametrize("clean", [[], ["a"]])
-def test_noise_that_cannot_be_made_ends(clean: list[str]) -> None:
-    assert list(noisy_pairs(clean, 5, seed=0)) == []
 
 
 def test_summary() -> None:
