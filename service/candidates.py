@@ -30,6 +30,8 @@ class Verdict(StrEnum):
     """Drops a brand of the query."""
     IRRELEVANT = "irrelevant"
     """Its relevance is below the threshold of the request."""
+    BLOCKED_TERM = "blocked_term"
+    """Holds a term that the relevance team has blocked."""
     SURPLUS = "surplus"
     """Good enough, and better or more different ones filled the answer."""
 

@@ -7,7 +7,7 @@ one request asks for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from model_store.manifest import FilterSpec
@@ -74,8 +74,17 @@ class CandidateFilter:
         *,
         max_rewrites: int | None = None,
         min_relevance: float | None = None,
+        blocked: Callable[[str], bool] | None = None,
     ) -> Selection:
-        """Choose the answer to one request; ``None`` means the version's own setting."""
+        """Choose the answer to one request; ``None`` means the version's own setting.
+
+        Args:
+            judged: the verdicts of :meth:`judge`.
+            max_rewrites: most rewrites in the answer.
+            min_relevance: least relevance.
+            blocked: whether a text holds a term that is blocked now. Asked only of candidates
+                that would do otherwise, before the choice: the next best take their place.
+        """
         limit = self.spec.max_rewrites if max_rewrites is None else max_rewrites
         threshold = self.spec.min_relevance if min_relevance is None else min_relevance
         fit: list[Judged] = []
@@ -85,6 +94,8 @@ class CandidateFilter:
                 rejected.append(one)
             elif _relevance(one) < threshold:
                 rejected.append(one._replace(verdict=Verdict.IRRELEVANT))
+            elif blocked is not None and blocked(one.text):
+                rejected.append(one._replace(verdict=Verdict.BLOCKED_TERM))
             else:
                 fit.append(one)
         if len(fit) <= limit:
@@ -95,6 +106,35 @@ class CandidateFilter:
             one._replace(verdict=Verdict.SURPLUS) for i, one in enumerate(fit) if i not in chosen
         ]
         rejected = sorted([*rejected, *surplus], key=_relevance, reverse=True)
+        return Selection(tuple(accepted), tuple(rejected))
+
+    def pinned(
+        self,
+        rewrites: Sequence[str],
+        *,
+        max_rewrites: int | None = None,
+        blocked: Callable[[str], bool] | None = None,
+    ) -> Selection:
+        """The answer that a person has chosen: these rewrites in their order, relevance 1.
+
+        No threshold and no guard applies to them; blocked terms and the limit do.
+
+        Args:
+            rewrites: as the person wrote them.
+            max_rewrites: most rewrites in the answer; ``None`` means the version's own setting.
+            blocked: whether a text holds a term that is blocked now.
+        """
+        limit = self.spec.max_rewrites if max_rewrites is None else max_rewrites
+        accepted: list[Judged] = []
+        rejected: list[Judged] = []
+        for text in rewrites:
+            one = Judged(text, 1.0, Verdict.ACCEPTED, frozenset())
+            if blocked is not None and blocked(text):
+                rejected.append(one._replace(verdict=Verdict.BLOCKED_TERM))
+            elif len(accepted) == limit:
+                rejected.append(one._replace(verdict=Verdict.SURPLUS))
+            else:
+                accepted.append(one)
         return Selection(tuple(accepted), tuple(rejected))
 
     def _verdict(

@@ -95,6 +95,33 @@ def test_a_different_rewrite_beats_a_slightly_more_relevant_twin() -> None:
     ]
 
 
+def test_a_candidate_with_a_blocked_term_makes_room_for_the_next_best() -> None:
+    filter_ = make()
+    judged = filter_.judge(
+        "pipe", [Scored("tube", 0.9), Scored("hose", 0.8), Scored("duct", 0.7), Scored("rod", 0.1)]
+    )
+    chosen = filter_.select(judged, max_rewrites=2, blocked=lambda text: text in ("tube", "rod"))
+    assert [j.text for j in chosen.accepted] == ["hose", "duct"]
+    assert [(j.text, j.verdict) for j in chosen.rejected] == [
+        ("tube", Verdict.BLOCKED_TERM), ("rod", Verdict.IRRELEVANT),
+    ]  # fmt: skip
+    # Blocked for one request only: the verdicts that are kept with the generation say nothing.
+    assert [j.text for j in filter_.select(judged, max_rewrites=2).accepted] == ["tube", "hose"]
+
+
+def test_pinned_rewrites_are_taken_as_they_are_but_for_the_limit_and_blocked_terms() -> None:
+    filter_ = make(min_relevance=0.9, max_rewrites=2)
+    wanted = ["Steel Stake", "stake steel stake", "steele stakes", "pole"]
+    chosen = filter_.pinned(wanted, blocked=lambda text: text.startswith("stake"))
+    assert [(j.text, j.relevance) for j in chosen.accepted] == [
+        ("Steel Stake", 1.0), ("steele stakes", 1.0),
+    ]  # fmt: skip
+    assert [(j.text, j.verdict) for j in chosen.rejected] == [
+        ("stake steel stake", Verdict.BLOCKED_TERM), ("pole", Verdict.SURPLUS),
+    ]  # fmt: skip
+    assert [j.text for j in filter_.pinned(wanted, max_rewrites=4).accepted] == wanted
+
+
 candidate_lists = st.lists(
     st.builds(
         Scored,
