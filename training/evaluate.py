@@ -2,7 +2,7 @@
 
 Each query's rewrites come from the serving engine and pass the service's own filters. The search
 engine is BM25 over the catalogue; a query and its accepted rewrites are fused by reciprocal rank
-at the budget of the query alone (100 products).
+at the budget of the query alone (100 products), at equal weights or with less weight on rewrites.
 
 Per query, with R its relevant products (grade >= 2.33) and E its engaged ones (>= 2.67,
 simulated):
@@ -33,7 +33,7 @@ from training.errors import DataError
 from training.metrics import bootstrap, tagging
 from training.pairs import PairMiner, World, is_trivial
 from training.schema import GRADE_ENGAGED
-from training.search import fuse, recall
+from training.search import REWRITE_WEIGHT, fuse, recall
 from training.trial import draw, running
 
 HARM = 0.05
@@ -59,8 +59,13 @@ class Outcome:
         return self.recall - self.plain
 
 
-def judge_rewrites(world: World, query: str, rewrites: Sequence[str]) -> Outcome:
-    """Search with the query and its rewrites; the query must have a relevant product."""
+def judge_rewrites(
+    world: World, query: str, rewrites: Sequence[str], weight: float = 1.0
+) -> Outcome:
+    """Search with the query and its rewrites; the query must have a relevant product.
+
+    ``weight`` is that of each rewrite's ranking, the query's own having 1.
+    """
     base = world.plain(query)
     results = [world.index.search(r) for r in rewrites]
     wanted = world.relevant[query]
@@ -69,7 +74,7 @@ def judge_rewrites(world: World, query: str, rewrites: Sequence[str]) -> Outcome
     found = engaged.intersection(*[set().union(*results)]) if results else set()
     return Outcome(
         plain=recall(base, wanted),
-        recall=recall(fuse([base, *results]), wanted),
+        recall=recall(fuse([base, *results], weights=[1.0, *[weight] * len(results)]), wanted),
         productivity=len(found) / len(engaged) if engaged else 0.0,
         increment=len(found.difference(base)) / len(engaged) if engaged else 0.0,
         rewrites=len(rewrites),
@@ -108,9 +113,11 @@ def summarise(outcomes: Mapping[str, Outcome], queries: Sequence[str]) -> dict[s
     }
 
 
-def measure(world: World, queries: Sequence[str], rewriter: Rewriter) -> dict[str, Any]:
+def measure(
+    world: World, queries: Sequence[str], rewriter: Rewriter, weight: float = 1.0
+) -> dict[str, Any]:
     """One row of the table: every slice of ``queries`` under ``rewriter``."""
-    outcomes = {q: judge_rewrites(world, q, rewriter(q)) for q in queries}
+    outcomes = {q: judge_rewrites(world, q, rewriter(q), weight) for q in queries}
     return {
         name: summarise(outcomes, part) for name, part in slices(world, queries).items() if part
     }
@@ -207,16 +214,16 @@ def evaluate_drawn(
     everything = FilterSpec(
         min_relevance=0.0, max_rewrites=32, keep_numbers=False, brands_file=None
     )
+    unfiltered = filtered(drawn.candidates, everything, (), fold_case=fold_case)
+    answered = filtered(drawn.candidates, spec, brands, fold_case=fold_case)
     return {
         "tagging": tagging(drawn.labels, drawn.scores),
+        "rewrite_weight": REWRITE_WEIGHT,
         "rows": {
             "plain query": measure(world, queries, lambda _: []),
             "spelling corrections (oracle)": measure(world, queries, corrections_of(world)),
-            "unfiltered": measure(
-                world, queries, filtered(drawn.candidates, everything, (), fold_case=fold_case)
-            ),
-            "version": measure(
-                world, queries, filtered(drawn.candidates, spec, brands, fold_case=fold_case)
-            ),
+            "unfiltered": measure(world, queries, unfiltered),
+            "version": measure(world, queries, answered),
+            "version, less weight": measure(world, queries, answered, REWRITE_WEIGHT),
         },
     }

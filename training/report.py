@@ -29,6 +29,11 @@ def as_table(result: dict[str, Any]) -> str:
         ),
         "",
         (
+            "Rewrites count as much as the query itself, or "
+            f"{result['rewrite_weight']} of it where it says 'less weight'."
+        ),
+        "",
+        (
             "| queries | rewrites by | recall@100 | gain over the plain query | harmed | covered "
             "| increment | rewrites |"
         ),

@@ -7,13 +7,19 @@ split at non-alphanumerics, lower case, English stop words out, English stemmer.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 
 import tantivy
 
 RRF_K = 60
 """Constant of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)."""
+REWRITE_WEIGHT = 0.6
+"""Weight of a rewrite's ranking beside the query's own weight of 1 that we recommend.
+
+A rewrite adds what the query alone does not find, and should not push out what it does: at equal
+weights half of the budget is the rewrite's. Chosen on the development fold.
+"""
 DEPTH = 100
 """Budget of products per search, for the plain query and for a fusion alike."""
 
@@ -93,15 +99,27 @@ class SearchIndex:
         return int(count or 0)
 
 
-def fuse(rankings: Iterable[Sequence[str]], depth: int = DEPTH, k: int = RRF_K) -> list[str]:
-    """Reciprocal rank fusion: score(d) = sum over rankings of 1 / (k + rank), rank from 1.
+def fuse(
+    rankings: Sequence[Sequence[str]],
+    depth: int = DEPTH,
+    k: int = RRF_K,
+    *,
+    weights: Sequence[float] | None = None,
+) -> list[str]:
+    """Reciprocal rank fusion: score(d) = sum over rankings of weight / (k + rank), rank from 1.
 
     Ties keep the order of first appearance, so that the first ranking (the query's own) wins.
+
+    Args:
+        rankings: product ids, best first; the query's own ranking first.
+        depth: products in the fusion.
+        k: the constant.
+        weights: one for each ranking; default: all equal.
     """
     scores: dict[str, float] = defaultdict(float)
-    for ranking in rankings:
+    for ranking, weight in zip(rankings, weights or [1.0] * len(rankings), strict=True):
         for rank, product in enumerate(ranking, start=1):
-            scores[product] += 1.0 / (k + rank)
+            scores[product] += weight / (k + rank)
     return sorted(scores, key=scores.__getitem__, reverse=True)[:depth]
 
 

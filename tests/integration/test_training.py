@@ -69,14 +69,17 @@ class Place:
 
 
 def write_base(folder: Path) -> None:
-    """A random Llama of 60 thousand weights with a tokenizer of bytes."""
+    """A random Llama of 70 thousand weights with a tokenizer of bytes.
+
+    Its heads have 32 dimensions, the fewest that the serving engine can run.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=264, hidden_size=48, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+        vocab_size=264, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=1024,
         tie_word_embeddings=True,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -191,3 +194,48 @@ def test_a_run_killed_between_training_and_its_record_goes_on(place: Place, stra
     expected, found = load_file(straight / name), load_file(run / name)
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor)
+
+
+@pytest.mark.timeout(900)
+def test_a_run_samples_from_the_serving_engine_and_its_version_is_measured(place: Place) -> None:
+    recipe = yaml.safe_load(place.recipe.read_text())
+    sft = recipe["stages"][1]
+    recipe |= {
+        "name": "micro-2",
+        "stages": [
+            recipe["stages"][0],
+            {"kind": "sample", "queries": 5, "per_query": 3, "temperature": 1.5},
+            sft,
+        ],
+        "decoding": {"temperatures": [0.0, 1.0], "max_tokens": 16},
+    }
+    path = place.folder / "micro-2.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    run = place.folder / "sampled"
+    command = Place(place.folder, place.data, path).command(run)
+    code, output = place.execute(command)
+    assert code == 0, output
+    record = json.loads((run / "stage-1.json").read_text())
+    # An untrained model mostly runs out of tokens before a tag; those samples are not counted.
+    assert record["kind"] == "sample"
+    assert 0 <= record["distinct"] <= record["samples"] <= 15
+    assert json.loads((run / "samples-1.json").read_text()) == [] or record["samples"]
+    assert json.loads((run / "stage-2.json").read_text())["tokens"] >= 2000
+
+    figures, drawn = place.folder / "figures.json", place.folder / "drawn.json"
+    code, output = place.execute(
+        [
+            "evaluate", "micro-2", "--source", str(run / "version"), "--data", str(place.data),
+            "--fold", "development", "--out", str(figures), "--save-drawn", str(drawn),
+        ]
+    )  # fmt: skip
+    assert code == 0, output
+    assert "Version micro-2, development fold" in output
+    result = json.loads(figures.read_text())
+    kept = json.loads(drawn.read_text())
+    assert set(result["rows"]) >= {"plain query", "unfiltered", "version"}
+    assert result["rows"]["plain query"]["all"]["queries"] == len(kept["candidates"])
+    assert all(len(found) == 2 for found in kept["candidates"].values())
+    assert len(kept["scores"]) == len(kept["labels"])
+    assert all(0.0 <= score <= 1.0 for score in kept["scores"])
+    assert 0.0 <= result["tagging"]["auc"][0] <= 1.0

@@ -78,6 +78,13 @@ class TestJudgeRewrites:
         assert (found.plain, found.recall) == (0.5, 0.5)
         assert found.increment == 0.5
 
+    def test_a_rewrite_of_less_weight_takes_fewer_places(self) -> None:
+        titles = {f"a{i:03}": f"alpha {i}" for i in range(100)}
+        titles |= {f"b{i:03}": f"beta {i}" for i in range(100)}
+        world = make_world(titles, {"alpha": {"a070": 3.0, "b000": 3.0}})
+        assert judge_rewrites(world, "alpha", ["beta"]).recall == 0.5
+        assert judge_rewrites(world, "alpha", ["beta"], 0.6).recall == 1.0
+
 
 def test_slices() -> None:
     queries = ["nail", "stel nail", "a b c d e", "a b c"]
@@ -111,7 +118,7 @@ def test_harm_begins_beyond_five_hundredths(monkeypatch: pytest.MonkeyPatch) -> 
 
     losses = iter([0.05, 0.06])
 
-    def lose(_world: World, _query: str, _rewrites: object) -> Outcome:
+    def lose(_world: World, _query: str, _rewrites: object, _weight: float) -> Outcome:
         return Outcome(0.5, 0.5 - next(losses), 0.0, 0.0, 1, True)
 
     monkeypatch.setattr(evaluate, "judge_rewrites", lose)
@@ -169,6 +176,7 @@ class TestWhole:
         assert result["tagging"]["auc"] == [1.0, 1.0, 1.0]
         assert list(result["rows"]) == [
             "plain query", "spelling corrections (oracle)", "unfiltered", "version",
+            "version, less weight",
         ]  # fmt: skip
         plain = result["rows"]["plain query"]["all"]
         assert plain["queries"] == len(queries)
@@ -179,7 +187,7 @@ class TestWhole:
         assert f"Tagging of {len(labels)} mined pairs: AUC 1.000 [1.000, 1.000]" in table
         header = next(line for line in lines if line.startswith("| queries"))
         body = [line for line in lines if line.startswith("| all (")]
-        assert len(body) == 4
+        assert len(body) == 5
         assert all(line.count("|") == header.count("|") for line in body)
 
     def test_data_without_negatives_is_an_error_before_the_engine_starts(self) -> None:
@@ -206,6 +214,7 @@ def test_table_cells_by_hand() -> None:
             "version": "x-1",
             "fold": "development",
             "tagging": {"pairs": 9, "auc": [0.9, 0.8, 1.0], "accuracy": [0.75, 0.7, 0.8]},
+            "rewrite_weight": 0.6,
             "rows": {"version": {"all": figures}},
         }
     )

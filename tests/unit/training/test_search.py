@@ -122,6 +122,19 @@ def test_a_small_k_makes_first_places_count_more() -> None:
     assert fuse(rankings, k=0)[0] == "a"  # 1/1 against 1/2 + 1/2, and the tie goes to the first
 
 
+def test_less_weight_takes_fewer_places() -> None:
+    first = [f"q{i}" for i in range(100)]
+    second = [f"r{i}" for i in range(100)]
+    fused = fuse([first, second], weights=[1.0, 0.6])
+    # r at rank s comes before q at rank p if 0.6 / (60 + s) > 1 / (60 + p): s < 0.6 p - 24. So the
+    # 100 places hold the first 77 of the query and the first 23 of the rewrite (0.6 x 78 - 24).
+    assert sum(p.startswith("r") for p in fused) in (22, 23)
+    assert fused[:41] == first[:41], "the first of the rewrite is worth 0.6 / 61, as rank 42"
+    assert fuse([first, second], weights=[1.0, 1.0]) == fuse([first, second])
+    with pytest.raises(ValueError, match="shorter"):
+        fuse([first, second], weights=[1.0])
+
+
 def test_recall() -> None:
     assert recall(["a", "b", "c"], {"a", "z"}) == 0.5
     assert recall([], frozenset({"a"})) == 0.0
