@@ -111,6 +111,30 @@ class VersionNotLoaded(RequeryError):
     status, slug, title = 409, "version-not-loaded", "The model version is not loaded"
 
 
+class VersionInUse(RequeryError):
+    """The model version cannot be unloaded: requests are routed to it."""
+
+    status, slug, title = 409, "version-in-use", "The model version is in use"
+
+
+class VersionDraining(RequeryError):
+    """The model version is being unloaded, which must end before it is loaded again."""
+
+    status, slug, title = 409, "version-draining", "The model version is being unloaded"
+
+
+class LoadFailed(RequeryError):
+    """The engine of a model version could not be started, or did not answer its first queries."""
+
+    status, slug, title = 500, "version-load-failed", "The model version could not be loaded"
+
+
+class InsufficientMemory(RequeryError):
+    """The engine of a model version does not fit beside those that are loaded."""
+
+    status, slug, title = 507, "insufficient-memory", "There is not enough memory for the version"
+
+
 class _Unavailable(RequeryError):
     """Something that comes back: the caller may try again."""
 
@@ -132,6 +156,42 @@ class NotReady(_Unavailable):
     """The process is alive, and its default version cannot answer."""
 
     slug, title = "not-ready", "The service is not ready"
+
+
+class BoardUnavailable(_Unavailable):
+    """The shared control documents cannot be read or written just now."""
+
+    slug, title = "control-unavailable", "The shared control documents cannot be reached"
+
+
+class StaleRevision(RequeryError):
+    """A control document was changed by someone else since the caller read it."""
+
+    status, slug, title = 412, "precondition-failed", "The document has changed since it was read"
+
+    def __init__(self, document: str, current: int) -> None:
+        self.current = current
+        super().__init__(
+            f"{document} is at revision {current}; read it again and send the change with "
+            f'If-Match: "{current}"'
+        )
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The current revision, as an entity tag."""
+        return {"ETag": f'"{self.current}"'}
+
+
+class NewerSchema(RequeryError):
+    """A control document was written by a newer release, whose fields this one does not know."""
+
+    status, slug, title = 409, "newer-schema", "The document is of a newer release"
+
+
+class UnreadableDocument(RequeryError):
+    """What is stored as a control document is none."""
+
+    status, slug, title = 409, "unreadable-document", "The stored document cannot be read"
 
 
 class DeadlineExceeded(RequeryError):
