@@ -1,0 +1,285 @@
+"""Clients of Redis: one server, TLS, Sentinel or Cluster, told apart by the URL.
+
+Every client gives up soon and never tries again by itself: who calls has a budget, and something
+else to do without Redis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from redis.asyncio import (
+    BlockingConnectionPool,
+    ConnectionPool,
+    Redis,
+    RedisCluster,
+    Sentinel,
+    SentinelConnectionPool,
+    SSLConnection,
+    UnixDomainSocketConnection,
+)
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisClusterException, RedisError
+
+AnyRedis: TypeAlias = Redis | RedisCluster
+
+FAULTS = (RedisError, RedisClusterException, OSError)
+"""What a command raises when Redis cannot do it (of a cluster, not all is a ``RedisError``)."""
+
+_ADVICE = (
+    "write redis://host:port/db, unix:///path/to/socket?db=0, "
+    "redis+sentinel://host:port,host:port/service/db or redis+cluster://host:port,host:port, "
+    "each with 'user:password@' before the hosts if there is one, and rediss instead of redis "
+    "for TLS; percent-encode signs like / @ : # ? % in names and passwords"
+)
+_PORTS = {"single": 6379, "cluster": 6379, "sentinel": 26379}
+_TLS_OPTIONS = {
+    "ssl_ca_certs",
+    "ssl_certfile",
+    "ssl_keyfile",
+    "ssl_cert_reqs",
+    "ssl_check_hostname",
+    "ssl_ciphers",
+}
+_OPTIONS = {"client_name", "db", "username", "password"}
+_SENTINEL_OPTIONS = {"sentinel_username", "sentinel_password"}
+_CHOICES: dict[str, dict[str, Any]] = {
+    "ssl_cert_reqs": {"none": "none", "optional": "optional", "required": "required"},
+    "ssl_check_hostname": {"true": True, "yes": True, "1": True, "false": False, "no": False,
+                           "0": False},
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a Redis URL says."""
+
+    kind: str
+    """``single``, ``unix``, ``sentinel`` or ``cluster``."""
+    hosts: tuple[tuple[str, int], ...] = ()
+    path: str = ""
+    """Of the socket, for ``unix``."""
+    service: str = ""
+    """Name of the master, for ``sentinel``."""
+    tls: bool = False
+    db: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of each connection to Redis."""
+    sentinel_options: dict[str, Any] = field(default_factory=dict)
+    """Options of each connection to a sentinel."""
+
+
+class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
+    """Connections to the current master; who finds none free waits for one."""
+
+
+def connect(url: str, *, max_connections: int, timeout_s: float) -> AnyRedis:
+    """A client for ``url``; connections are opened when they are first needed.
+
+    Args:
+        url: ``redis://host:port/db``, ``unix:///path?db=0``,
+            ``redis+sentinel://host:port,host:port/service/db`` or
+            ``redis+cluster://host:port,host:port``; ``rediss`` instead of ``redis`` for TLS. Each
+            may have ``user:password@`` before the hosts, and options: ``client_name``, ``db``,
+            ``username``, ``password``, the ``ssl_*`` of redis-py, and for the sentinels' own
+            login ``sentinel_username`` and ``sentinel_password``.
+        max_connections: bound on open connections, for a cluster on those to each node.
+        timeout_s: bound, in seconds, on each of: getting a free connection, connecting, sending,
+            reading an answer. It ends as one of :data:`FAULTS`. Do not rely on cancellation
+            (``asyncio.timeout``) for a shorter bound: Python 3.11 can swallow it while redis-py
+            sends, and the command goes on until ``timeout_s`` is over.
+
+    Raises:
+        ValueError: the URL is malformed; the message says how to write it, and repeats nothing
+            of it that could be a password.
+    """
+    target = parse(url)
+    common: dict[str, Any] = {
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "protocol": 2,
+        "driver_info": None,
+        "decode_responses": False,
+    }
+    if target.kind == "cluster":
+        return RedisCluster(
+            startup_nodes=[ClusterNode(host, port) for host, port in target.hosts],
+            max_connections=max_connections,
+            retry=_once(),
+            ssl=target.tls,
+            **common,
+            **target.options,
+        )
+    bounds: dict[str, Any] = {
+        "max_connections": max_connections, "timeout": timeout_s, "retry": _once(),
+        "db": target.db, **common, **target.options,
+    }  # fmt: skip
+    if target.kind == "sentinel":
+        sentinels = Sentinel(  # type: ignore[no-untyped-call]
+            target.hosts,
+            sentinel_kwargs={
+                "ssl": target.tls, "retry": _once(), **common, **target.sentinel_options,
+            },
+        )  # fmt: skip
+        pool: ConnectionPool = _BlockingSentinelPool(  # type: ignore[no-untyped-call]
+            target.service, sentinels, ssl=target.tls, **bounds
+        )
+    elif target.kind == "unix":
+        pool = BlockingConnectionPool(
+            connection_class=UnixDomainSocketConnection, path=target.path, **bounds
+        )
+    else:
+        ((host, port),) = target.hosts
+        if target.tls:
+            bounds["connection_class"] = SSLConnection
+        pool = BlockingConnectionPool(host=host, port=port, **bounds)
+    return Redis.from_pool(pool)
+
+
+async def disconnect(client: AnyRedis) -> None:
+    """Close every connection of ``client``, those to sentinels too, whatever state it is in."""
+    await client.aclose()
+    if isinstance(client, RedisCluster):
+        # After a fault aclose() takes the client for closed and leaves its connections open.
+        for nodes in ("nodes_cache", "startup_nodes"):
+            await client.nodes_manager.aclose(nodes)
+        return
+    pool = client.connection_pool
+    await pool.disconnect()
+    if isinstance(pool, SentinelConnectionPool):
+        await pool.sentinel_manager.aclose()
+
+
+def parse(url: str) -> Target:
+    """Read a Redis URL.
+
+    Raises:
+        ValueError: it is malformed; the message says how to write it.
+    """
+    kind, tls, parts = _scheme(url)
+    userinfo, _, netloc = parts.netloc.rpartition("@")
+    options = _login(userinfo) | _options(parts.query, kind, tls=tls)
+    db = options.pop("db", "")
+    if kind == "unix":
+        if not parts.path or netloc:
+            raise _malformed("a unix socket is a path, so three slashes follow 'unix:'")
+        return Target(kind, path=unquote(parts.path), db=_db(db), options=options)
+    sentinel_options = {
+        name.removeprefix("sentinel_"): options.pop(name)
+        for name in _SENTINEL_OPTIONS & options.keys()
+    }
+    if kind == "sentinel":
+        sentinel_options |= {n: value for n, value in options.items() if n in _TLS_OPTIONS}
+    service, path = _path(parts.path, kind)
+    return Target(
+        kind, _hosts(netloc, kind), service=service, tls=tls, db=_db(db or path),
+        options=options, sentinel_options=sentinel_options,
+    )  # fmt: skip
+
+
+def _scheme(url: str) -> tuple[str, bool, SplitResult]:
+    """The kind of Redis, whether with TLS, and the parts of the URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise _malformed("it has an unmatched bracket") from error
+    if "#" in url:
+        raise _malformed("it has a '#'")
+    if parts.scheme == "unix":
+        return "unix", False, parts
+    prefix, _, kind = parts.scheme.partition("+")
+    if prefix not in ("redis", "rediss") or kind not in ("", "sentinel", "cluster"):
+        raise _malformed("its scheme is not a known one")
+    return kind or "single", prefix == "rediss", parts
+
+
+def _login(userinfo: str) -> dict[str, Any]:
+    user, _, password = userinfo.partition(":")
+    login = {"username": unquote(user), "password": unquote(password)}
+    return {name: value for name, value in login.items() if value}
+
+
+def _path(path: str, kind: str) -> tuple[str, str]:
+    """The sentinels' name of the master, and the database, as far as they are there."""
+    segments = [unquote(one) for one in path.split("/") if one]
+    service = ""
+    if kind == "sentinel":
+        if not segments:
+            raise _malformed("the name of the master, as the sentinels know it, is missing")
+        service = segments.pop(0)
+    if len(segments) > 1:
+        raise _malformed("its path has too many parts")
+    db = segments[0] if segments else ""
+    if kind == "cluster" and db not in ("", "0"):
+        raise _malformed("a cluster has no databases")
+    return service, db
+
+
+def _once() -> Retry:
+    return Retry(NoBackoff(), 0)
+
+
+def _malformed(why: str) -> ValueError:
+    # Nothing of the URL is repeated: a password that is not escaped can end up in any part of it.
+    return ValueError(f"the Redis URL is malformed: {why}; {_ADVICE}")
+
+
+def _hosts(netloc: str, kind: str) -> tuple[tuple[str, int], ...]:
+    hosts = tuple(_host(one, kind) for one in netloc.split(","))
+    if kind == "single" and len(hosts) > 1:
+        raise _malformed("several hosts need redis+sentinel:// or redis+cluster://")
+    return hosts
+
+
+def _host(text: str, kind: str) -> tuple[str, int]:
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise _malformed("an IPv6 address is written [address]:port")
+        port = port.removeprefix(":")
+    else:
+        host, _, port = text.partition(":")
+    if not host:
+        raise _malformed("it names no host")
+    if not port:
+        return unquote(host), _PORTS[kind]
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise _malformed("a port is a number from 1 to 65535")
+    return unquote(host), int(port)
+
+
+def _db(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) and text:
+        raise _malformed("a database is a number")
+    return int(text or 0)
+
+
+def _options(query: str, kind: str, *, tls: bool) -> dict[str, Any]:
+    """The options of the query string, with their values checked and typed."""
+    known = _OPTIONS - ({"db"} if kind == "cluster" else set())
+    if tls:
+        known |= _TLS_OPTIONS
+    if kind == "sentinel":
+        known |= _SENTINEL_OPTIONS
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+    except ValueError as error:
+        raise _malformed("its options are not written name=value") from error
+    options: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in _TLS_OPTIONS and not tls:
+            raise _malformed(f"{name} needs a scheme with TLS, rediss instead of redis")
+        if name not in known:
+            raise _malformed(f"an option is none of {', '.join(sorted(known))}")
+        choices = _CHOICES.get(name)
+        if choices is None:
+            options[name] = value
+        elif value.lower() in choices:
+            options[name] = choices[value.lower()]
+        else:
+            raise _malformed(f"{name} is one of {', '.join(choices)}")
+    return options
