@@ -1,0 +1,216 @@
+"""Named JSON documents that all replicas share, and the audit trail of their changes.
+
+A document has a revision, which every write raises; a write names the revision that it was made
+from, so that of two writers only one wins. With Redis
+(:class:`service.control.redis_board.RedisBoard`) what Redis holds is the truth: each process
+follows it, even back to an older revision after a failover that lost a write. Without Redis
+(:class:`LocalBoard`) documents live and end with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import orjson
+import structlog
+
+from service.errors import BoardUnavailable, NewerSchema, StaleRevision, UnreadableDocument
+
+__all__ = [
+    "AUDIT_ENTRIES",
+    "Absent",
+    "Board",
+    "BoardUnavailable",
+    "LocalBoard",
+    "NewerSchema",
+    "StaleRevision",
+    "Stored",
+    "Subscribers",
+    "Told",
+    "UnreadableDocument",
+    "checked",
+]
+
+_log = structlog.get_logger(component="control")
+
+AUDIT_ENTRIES = 1000
+"""How many entries of the audit trail are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A document as it is stored.
+
+    Attributes:
+        schema: of the body; raised when an older release could no longer understand it.
+        revision: 1 for the first write, and higher with each.
+        body: a JSON object.
+    """
+
+    schema: int
+    revision: int
+    body: dict[str, Any]
+
+
+class Absent(Enum):
+    """Why there is no document to be had, though the board answers."""
+
+    GONE = "gone"
+    """Nothing is stored under the name."""
+    UNREADABLE = "unreadable"
+    """What is stored there was not written by any release of ours."""
+
+
+Told = Callable[[Stored | Absent], None]
+
+
+class Board(Protocol):
+    """Where the documents are."""
+
+    @property
+    def durable(self) -> bool:
+        """Whether documents are seen by all replicas and survive a restart."""
+
+    async def read(self, name: str) -> Stored | None:
+        """The document ``name``, or ``None`` if nothing is stored under the name.
+
+        Raises:
+            UnreadableDocument: what is stored was not written by any release of ours.
+            BoardUnavailable: the board does not answer.
+        """
+
+    async def write(
+        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
+    ) -> Stored:
+        """Store a new revision; subscribers in this process have been told when it returns.
+
+        Args:
+            name: of the document.
+            body: a JSON object.
+            schema: of ``body``.
+            expected: the revision that is replaced: 0 for none yet, ``None`` for whatever there
+                is. What cannot be read counts as the last revision that could be.
+
+        Raises:
+            StaleRevision: another revision is stored.
+            NewerSchema: what is stored is of a newer schema than ``schema``.
+            BoardUnavailable: the board did not answer; the write may have happened all the same.
+        """
+
+    async def note(self, entry: Mapping[str, Any]) -> None:
+        """Append to the audit trail, which keeps the last :data:`AUDIT_ENTRIES`.
+
+        Raises:
+            BoardUnavailable: the board does not answer.
+        """
+
+    async def notes(self, limit: int) -> list[dict[str, Any]]:
+        """The last ``limit`` entries of the audit trail, newest first.
+
+        Raises:
+            BoardUnavailable: the board does not answer.
+        """
+
+    def subscribe(self, name: str, told: Told) -> None:
+        """Call ``told`` with each new state of document ``name``, in order, while it runs."""
+
+    async def run(self) -> None:
+        """Follow what other processes write; ends when it is cancelled and never raises."""
+
+    async def close(self) -> None:
+        """Let go of connections; idempotent."""
+
+
+class Subscribers:
+    """Who is told of which document."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, list[Told]] = {}
+
+    def add(self, name: str, told: Told) -> None:
+        """Tell ``told`` of document ``name`` from now on."""
+        self._by_name.setdefault(name, []).append(told)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Documents that somebody wants to know of."""
+        return tuple(self._by_name)
+
+    def tell(self, name: str, state: Stored | Absent) -> None:
+        """Tell all subscribers of ``name``; a fault of one keeps no other from being told."""
+        for told in self._by_name.get(name, ()):
+            try:
+                told(state)
+            except Exception:  # noqa: BLE001 - following must go on
+                _log.exception("control_subscriber_failed", document=name)
+
+
+def checked(name: str, current: Stored | None, *, schema: int, expected: int | None) -> None:
+    """Refuse a write that must not replace ``current``.
+
+    Raises:
+        StaleRevision, NewerSchema: as :meth:`Board.write` says.
+    """
+    if current is not None and current.schema > schema:
+        raise NewerSchema(
+            f"{name} is stored in schema {current.schema}, and this release writes schema "
+            f"{schema}; change it on a replica of the newer release"
+        )
+    revision = 0 if current is None else current.revision
+    if expected is not None and expected != revision:
+        raise StaleRevision(name, revision)
+
+
+class LocalBoard:
+    """Documents of this process alone."""
+
+    def __init__(self) -> None:
+        self._documents: dict[str, Stored] = {}
+        self._notes: deque[dict[str, Any]] = deque(maxlen=AUDIT_ENTRIES)
+        self._subscribers = Subscribers()
+
+    @property
+    def durable(self) -> bool:
+        """False: nobody else sees the documents, and they end with the process."""
+        return False
+
+    async def read(self, name: str) -> Stored | None:
+        """The document ``name``, if there is one."""
+        return self._documents.get(name)
+
+    async def write(
+        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
+    ) -> Stored:
+        """Store a new revision and tell all subscribers; see :meth:`Board.write`."""
+        current = self._documents.get(name)
+        checked(name, current, schema=schema, expected=expected)
+        # A copy, so that nobody changes what is stored by changing what was given.
+        copied = orjson.loads(orjson.dumps(body))
+        stored = Stored(schema, 1 if current is None else current.revision + 1, copied)
+        self._documents[name] = stored
+        self._subscribers.tell(name, stored)
+        return stored
+
+    async def note(self, entry: Mapping[str, Any]) -> None:
+        """Append to the audit trail."""
+        self._notes.appendleft(dict(entry))
+
+    async def notes(self, limit: int) -> list[dict[str, Any]]:
+        """The last ``limit`` entries, newest first."""
+        return list(self._notes)[:limit]
+
+    def subscribe(self, name: str, told: Told) -> None:
+        """Call ``told`` with each new state of document ``name``."""
+        self._subscribers.add(name, told)
+
+    async def run(self) -> None:
+        """Wait to be cancelled: there is nobody else to follow."""
+        await asyncio.Event().wait()
+
+    async def close(self) -> None:
+        """Nothing to let go of."""

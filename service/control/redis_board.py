@@ -1,0 +1,338 @@
+"""The board in Redis.
+
+Keys: ``requery:control:<name>`` holds one document as JSON, ``{"schema", "revision", "id",
+"body"}`` in that order; ``requery:control:audit`` is the list of audit entries, newest first.
+Writers say the document's name on the channel ``requery:control``.
+
+A message on the channel only makes a process look: what it takes over is what it then reads, so
+that lost, doubled or late messages do no harm. Behind it each process looks every half second,
+reading the head of the value alone. ``id`` is random, so that the head of two writes differs even
+if their revision does not; who edits a document by hand should raise its revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
+from typing import Any, TypeVar, cast
+
+import orjson
+import structlog
+from redis.exceptions import RedisError
+
+from service.control.board import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
+from service.control.metrics import ControlMetrics
+from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
+from service.redis import AnyRedis, disconnect
+
+_log = structlog.get_logger(component="control")
+
+KEY_PREFIX = "requery:control:"
+CHANNEL = "requery:control"
+AUDIT_KEY = "requery:control:audit"
+
+_HEAD_BYTES = 128
+"""Enough for the schema, the revision and the id."""
+_PATIENCE_S = 10.0
+"""How long one wait for messages lasts; older clients have no way to wait for ever."""
+_UNAVAILABLE = "Redis does not answer; the last good documents stay in force, try again shortly"
+_UNCERTAIN = (
+    "Redis did not answer; the change may have been made all the same, so read the document "
+    "before trying again"
+)
+_TRIES = 5
+"""How often an unconditional write starts again because another one came between."""
+
+_SWAP = """
+local current = redis.call('GET', KEYS[1])
+if ARGV[1] == 'none' then
+    if current then return 0 end
+elseif current ~= ARGV[2] then
+    return 0
+end
+redis.call('SET', KEYS[1], ARGV[3])
+return 1
+"""
+"""Compare-and-set on the very bytes that the writer has read: no JSON in the server."""
+
+_NOTE = """
+redis.call('LPUSH', KEYS[1], ARGV[1])
+redis.call('LTRIM', KEYS[1], 0, ARGV[2])
+return 1
+"""
+
+_Result = TypeVar("_Result")
+
+
+class RedisBoard:
+    """Documents in Redis, seen by all replicas.
+
+    Works with a client of one server, of Sentinel or of a cluster. No call takes longer than the
+    budget; a script, a message and a look need one key each.
+
+    Args:
+        client: of ``redis.asyncio``, without retries of its own; closed with the board.
+        metrics: says whether Redis answers.
+        budget_s: bound on one command. Generous: no request of a shopper waits for the board.
+        poll_s: between two looks, when no message came.
+    """
+
+    def __init__(
+        self,
+        client: AnyRedis,
+        metrics: ControlMetrics,
+        *,
+        budget_s: float = 1.0,
+        poll_s: float = 0.5,
+    ) -> None:
+        # Its stubs cannot tell whether a command is to be awaited.
+        self._client: Any = client
+        self._metrics = metrics
+        self._budget_s = budget_s
+        self._poll_s = poll_s
+        self._subscribers = Subscribers()
+        self._heads: dict[str, bytes] = {}
+        """Head of what subscribers were last told of, by document; empty if there is none."""
+        self._highest: dict[str, int] = {}
+        """Highest revision seen here: a document that was lost goes on from it."""
+        self._readable: dict[str, int] = {}
+        """Revision that was last read or written here, by document."""
+        self._up = True
+        self._stale_connection = False
+        self._nudged: set[str] = set()
+        self._wake = asyncio.Event()
+        # Subscribers hear of reads and writes in the order in which Redis did them.
+        self._order = asyncio.Lock()
+
+    @property
+    def durable(self) -> bool:
+        """True: all replicas see the documents, and Redis keeps them."""
+        return True
+
+    async def read(self, name: str) -> Stored | None:
+        """The document ``name``; see :meth:`service.control.board.Board.read`."""
+        raw = await self._get(name)
+        return None if raw is None else self._decoded(name, raw)
+
+    async def write(
+        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
+    ) -> Stored:
+        """Store a new revision; see :meth:`service.control.board.Board.write`."""
+        async with self._order:
+            for _ in range(_TRIES):
+                raw = await self._get(name)
+                current = self._replaceable(name, raw)
+                checked(name, current, schema=schema, expected=expected)
+                revision = max(self._highest.get(name, 0), current.revision if current else 0) + 1
+                value = _encoded(schema, revision, body)
+                if await self._swap(name, raw, value):
+                    stored = self._decoded(name, value)
+                    self._tell(name, value, stored)
+                    break
+                if expected is not None:
+                    later = self._replaceable(name, await self._get(name))
+                    raise StaleRevision(name, later.revision if later else 0)
+            else:
+                raise BoardUnavailable(f"{name} is being changed by many at once; try again")
+        await self._announce(name)
+        return stored
+
+    async def note(self, entry: Mapping[str, Any]) -> None:
+        """Append to the audit trail; see :meth:`service.control.board.Board.note`."""
+        await self._ask(
+            self._client.eval(_NOTE, 1, AUDIT_KEY, orjson.dumps(entry), AUDIT_ENTRIES - 1)
+        )
+
+    async def notes(self, limit: int) -> list[dict[str, Any]]:
+        """The last ``limit`` entries, newest first; those that cannot be read are left out."""
+        rows = await self._ask(self._client.lrange(AUDIT_KEY, 0, limit - 1)) if limit > 0 else []
+        found = []
+        for row in rows:
+            with suppress(ValueError):
+                entry = orjson.loads(row)
+                if isinstance(entry, dict):
+                    found.append(entry)
+        return found
+
+    def subscribe(self, name: str, told: Told) -> None:
+        """Call ``told`` with each new state of document ``name``."""
+        self._subscribers.add(name, told)
+
+    async def run(self) -> None:
+        """Follow Redis until cancelled: at once by messages, and every ``poll_s`` without."""
+        listening = asyncio.create_task(self._listen())
+        try:
+            while not _cancelled():
+                nudged, self._nudged = self._nudged, set()
+                self._wake.clear()
+                await self._look(nudged)
+                if self._up and self._stale_connection:
+                    # A subscription to a server that is gone may never notice by itself.
+                    self._stale_connection = False
+                    await _stopped(listening)
+                    listening = asyncio.create_task(self._listen())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._poll_s):
+                        await self._wake.wait()
+        finally:
+            await _stopped(listening)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        with suppress(RedisError, OSError):
+            await disconnect(self._client)
+
+    async def _look(self, nudged: set[str]) -> None:
+        """Tell subscribers of what has changed; whole values are read only where it has."""
+        for name in self._subscribers.names:
+            try:
+                async with self._order:
+                    await self._look_at(name, nudged=name in nudged)
+            except BoardUnavailable:
+                self._nudged |= nudged
+                return
+            except Exception:  # noqa: BLE001 - following must go on, whatever happens
+                _log.exception("control_look_failed", document=name)
+
+    async def _look_at(self, name: str, *, nudged: bool) -> None:
+        known = self._heads.get(name)
+        if not nudged and known is not None:
+            head = await self._head(name)
+            if head == known:
+                return
+        raw = await self._get(name)
+        if raw is None:
+            self._tell(name, b"", Absent.GONE)
+            return
+        try:
+            self._tell(name, raw, self._decoded(name, raw))
+        except UnreadableDocument:
+            self._tell(name, raw, Absent.UNREADABLE)
+
+    def _tell(self, name: str, raw: bytes, state: Stored | Absent) -> None:
+        self._heads[name] = raw[:_HEAD_BYTES]
+        if state is Absent.GONE:
+            self._readable[name] = 0
+        self._subscribers.tell(name, state)
+
+    async def _get(self, name: str) -> bytes | None:
+        raw = await self._ask(self._client.get(KEY_PREFIX + name))
+        return cast("bytes | None", raw)
+
+    async def _head(self, name: str) -> bytes:
+        head = await self._ask(self._client.getrange(KEY_PREFIX + name, 0, _HEAD_BYTES - 1))
+        return cast("bytes", head)
+
+    async def _swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        state = "none" if old is None else "some"
+        key = KEY_PREFIX + name
+        swapping = self._client.eval(_SWAP, 1, key, state, old or b"", new)
+        return bool(await self._ask(swapping, unless=_UNCERTAIN))
+
+    async def _announce(self, name: str) -> None:
+        # Not part of the script, which may touch one key only; without it the others still look.
+        with suppress(BoardUnavailable):
+            await self._ask(self._client.publish(CHANNEL, name))
+
+    def _decoded(self, name: str, raw: bytes) -> Stored:
+        try:
+            found = orjson.loads(raw)
+            stored = Stored(found["schema"], found["revision"], found["body"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise UnreadableDocument(f"what is stored as {name} is no document") from error
+        numbers = (stored.schema, stored.revision)
+        if not all(type(n) is int and n > 0 for n in numbers) or not isinstance(stored.body, dict):
+            raise UnreadableDocument(f"what is stored as {name} is no document")
+        self._readable[name] = stored.revision
+        self._highest[name] = max(self._highest.get(name, 0), stored.revision)
+        return stored
+
+    def _replaceable(self, name: str, raw: bytes | None) -> Stored | None:
+        """What a write would replace; what cannot be read counts as the last that could be."""
+        if raw is None:
+            return None
+        last = self._readable.get(name, 0)
+        try:
+            return self._decoded(name, raw)
+        except UnreadableDocument:
+            return Stored(0, last, {}) if last else None
+
+    async def _listen(self) -> None:
+        """Wake :meth:`run` at each message; connects again when the connection is lost."""
+        while not _cancelled():
+            try:
+                await self._hear_messages()
+            except Exception as error:  # noqa: BLE001 - looking goes on without messages
+                _log.debug("control_messages_lost", reason=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(self._poll_s)
+
+    async def _hear_messages(self) -> None:
+        messages = self._client.pubsub(ignore_subscribe_messages=True)
+        try:
+            async with asyncio.timeout(self._budget_s):
+                await messages.subscribe(CHANNEL)
+            # Whatever was said until now may have been missed.
+            self._nudge(*self._subscribers.names)
+            while not _cancelled():
+                message = await messages.get_message(timeout=_PATIENCE_S)
+                if message is not None and isinstance(message["data"], bytes):
+                    self._nudge(message["data"].decode("utf-8", "replace"))
+        finally:
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(self._budget_s):
+                    await messages.aclose()
+
+    def _nudge(self, *names: str) -> None:
+        self._nudged.update(names)
+        self._wake.set()
+
+    async def _ask(self, command: Awaitable[_Result], *, unless: str = _UNAVAILABLE) -> _Result:
+        """The answer to ``command``; ``unless`` there is one, that is what the caller is told."""
+        try:
+            async with asyncio.timeout(self._budget_s):
+                answer = await command
+        except TimeoutError as error:
+            self._reached(why="no answer in time")
+            raise BoardUnavailable(unless) from error
+        except (RedisError, OSError) as error:
+            self._reached(why=f"{type(error).__name__}: {error}")
+            raise BoardUnavailable(unless) from error
+        self._reached()
+        return answer
+
+    def _reached(self, *, why: str | None = None) -> None:
+        up = why is None
+        if not up:
+            self._stale_connection = True
+        if up == self._up:
+            return
+        self._up = up
+        self._metrics.board_up(up)
+        if up:
+            _log.info("control_board_back", detail="changes are followed again")
+        else:
+            _log.warning(
+                "control_board_unavailable",
+                detail="the last good documents stay in force; check the server",
+                reason=why,
+            )
+
+
+def _encoded(schema: int, revision: int, body: Mapping[str, Any]) -> bytes:
+    # In this order: the head of the value is what is looked at.
+    return orjson.dumps(
+        {"schema": schema, "revision": revision, "id": secrets.token_hex(8), "body": dict(body)}
+    )
+
+
+def _cancelled() -> bool:
+    """Whether this task is to end, though redis-py may have swallowed the cancellation."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+async def _stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
