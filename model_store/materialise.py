@@ -52,7 +52,7 @@ class _Record(BaseModel):
     files: dict[RelativePath, FileSpec]
 
 
-def materialised_dir(version: Version, cache_dir: Path | None = None) -> Path:
+def materialised_dir(version: Version | Manifest, cache_dir: Path | None = None) -> Path:
     """Where :func:`materialise` puts a version, whether it is there or not."""
     root = cache_dir or default_cache_dir()
     return root / "models" / f"{version.name}-{version.digest[:16]}"

@@ -142,8 +142,7 @@ def engine_arguments(
         or (_CPU_MAX_SEQUENCES if on_cpu else _CUDA_MAX_SEQUENCES),
         "max_num_batched_tokens": 2048 if on_cpu else 8192,
         # In bytes, unlike VLLM_CPU_KVCACHE_SPACE, which is a whole number of GiB.
-        "kv_cache_memory_bytes": settings.kv_cache_bytes
-        or (_CPU_KV_CACHE_BYTES if on_cpu else _CUDA_KV_CACHE_BYTES),
+        "kv_cache_memory_bytes": kv_cache_bytes(settings, device),
         "enable_prefix_caching": True,
         "enforce_eager": not _is_compiled(settings, device),
         # Off, with the collectors that vLLM would put into the process's global registry.
@@ -158,6 +157,13 @@ def engine_arguments(
         # The worker inside the engine core's process: see engine_environment.
         arguments["distributed_executor_backend"] = "uni"
     return arguments
+
+
+def kv_cache_bytes(settings: EngineSettings, device: Device) -> int:
+    """Bytes that each engine keeps for keys and values."""
+    if settings.kv_cache_bytes is not None:
+        return settings.kv_cache_bytes
+    return _CPU_KV_CACHE_BYTES if device == "cpu" else _CUDA_KV_CACHE_BYTES
 
 
 def engine_environment(settings: EngineSettings, device: Device) -> dict[str, str]:
