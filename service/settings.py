@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from model_store.text import MAX_QUERY_CHARS, normalise
 from service.logging import QueryMode
 
 
@@ -66,6 +67,29 @@ class Settings(BaseSettings):
         Literal["DEBUG", "INFO", "WARNING", "ERROR"],
         Field(description="Least level of vLLM's own log lines, on standard error."),
     ] = "ERROR"
+
+    engine_memory_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="What all engines may take together, checked before one is loaded; "
+            "default: 0.8 of the machine's or container's memory, on a GPU 0.9 of its memory.",
+        ),
+    ] = None
+    load_timeout_s: Annotated[
+        float, Field(gt=0, description="Longest that loading a version may take.")
+    ] = 1800.0
+    drain_timeout_s: Annotated[
+        float,
+        Field(ge=0, description="Longest that unloading waits for requests that are under way."),
+    ] = 30.0
+    warm_queries: Annotated[
+        str,
+        Field(
+            description="Queries, separated by semicolons, that a version answers before shoppers "
+            "are sent to it; ';' alone leaves this out."
+        ),
+    ] = "steel stake; cieling fan with light; 2x4 lumber 8 ft; kids rain boots; batteries aa"
 
     default_deadline_ms: Annotated[
         int | None,
@@ -135,6 +159,20 @@ class Settings(BaseSettings):
     def sources(self) -> list[str]:
         """Places of :attr:`model_sources`."""
         return [place.strip() for place in self.model_sources.split(",") if place.strip()]
+
+    def warm_up(self) -> tuple[str, ...]:
+        """Queries of :attr:`warm_queries`."""
+        return tuple(query.strip() for query in self.warm_queries.split(";") if query.strip())
+
+    @field_validator("warm_queries")
+    @classmethod
+    def _can_be_asked(cls, value: str) -> str:
+        for query in filter(None, map(str.strip, value.split(";"))):
+            if not 1 <= len(normalise(query, fold_case=True)) <= MAX_QUERY_CHARS:
+                raise ValueError(
+                    f"{query[:20]!a} must have 1 to {MAX_QUERY_CHARS} printable characters"
+                )
+        return value
 
     def deadline_ms(self, *, gpu: bool) -> int:
         """Default deadline of /rewrite on this kind of device."""

@@ -37,6 +37,18 @@ def test_sources_are_a_list() -> None:
     assert Settings().sources() == []
 
 
+def test_warm_up_queries_are_a_list_that_can_be_empty() -> None:
+    assert Settings(warm_queries=" lamp, 8 in.;; rug ;").warm_up() == ("lamp, 8 in.", "rug")
+    assert Settings(warm_queries=";").warm_up() == ()
+    assert len(Settings().warm_up()) >= 3
+
+
+@pytest.mark.parametrize("query", ["x" * 257, "lamp; \u200b\u200d"])
+def test_a_warm_up_query_that_no_version_can_take_is_refused(query: str) -> None:
+    with pytest.raises(ValidationError, match="printable characters"):
+        Settings(warm_queries=query)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"port": 70000}, {"log_queries": "all"}, {"cache_ttl_s": 0}, {"nonsense": 1}]
 )
