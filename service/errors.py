@@ -194,6 +194,24 @@ class UnreadableDocument(RequeryError):
     status, slug, title = 409, "unreadable-document", "The stored document cannot be read"
 
 
+class PreconditionRequired(RequeryError):
+    """The change replaces what others may have changed, and does not say what it was made from."""
+
+    status, slug, title = 428, "precondition-required", "The header If-Match is required"
+
+
+class UnknownOverride(RequeryError):
+    """No override has that id."""
+
+    status, slug, title = 404, "unknown-override", "No such override"
+
+
+class OverrideConflict(RequeryError):
+    """An override cannot be kept beside those that there are."""
+
+    status, slug, title = 409, "override-conflict", "The override conflicts with others"
+
+
 class DeadlineExceeded(RequeryError):
     """The deadline passed, and there is no part of an answer to give."""
 
