@@ -110,9 +110,39 @@ class Settings(BaseSettings):
     cache_memory_bytes: Annotated[
         int, Field(ge=0, description="Bound on the cache in this process; 0 turns it off.")
     ] = 128 * 1024 * 1024
-    cache_ttl_s: Annotated[float, Field(gt=0, description="How long a cached answer lives.")] = (
-        24 * 3600.0
-    )
+    cache_redis_bytes: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Writes to Redis stop while it uses more memory than this, for whatever "
+            "it holds and over all masters. It is read every few seconds, so the bound is not "
+            "exact: for that set the server's maxmemory, with maxmemory-policy allkeys-lru.",
+        ),
+    ] = None
+    cache_ttl_s: Annotated[
+        float, Field(gt=0, description="How long a cached answer lives, at most.")
+    ] = 24 * 3600.0
+    cache_soft_ttl_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Age from which a cached answer is made anew in the background while it "
+            "is still served; as long as the whole life or longer: never.",
+        ),
+    ] = 6 * 3600.0
+    cache_empty_ttl_s: Annotated[
+        float,
+        Field(gt=0, description="How long it is remembered that a query has no good rewrite."),
+    ] = 3600.0
+    cache_ttl_jitter: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Share by which these times are cut short, at most, differently for each "
+            "query, so that answers made together do not expire together.",
+        ),
+    ] = 0.1
     redis_url: Annotated[
         SecretStr | None,
         Field(
@@ -139,7 +169,23 @@ class Settings(BaseSettings):
         ),
     ] = None
 
-    max_body_bytes: Annotated[int, Field(ge=256, description="Longest request body.")] = 64 * 1024
+    overrides_file: Annotated[
+        Path | None,
+        Field(
+            description="YAML or JSON file of overrides that is only read, again whenever it "
+            "changes; entries made by the API go before it."
+        ),
+    ] = None
+    batch_concurrency: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Queries of all batches answered at a time, so that batches leave the "
+            "engine to single requests.",
+        ),
+    ] = 8
+
+    max_body_bytes: Annotated[int, Field(ge=256, description="Longest request body.")] = 256 * 1024
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")
     ] = "info"

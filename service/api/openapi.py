@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from service.api.schemas import Problem, RelevanceRequest, RewriteRequest
+from service.api.schemas import BODIES
 
 
 def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -18,7 +18,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
     def build() -> dict[str, Any]:
         if app.openapi_schema is None:
             _, definitions = models_json_schema(
-                [(m, "validation") for m in (RewriteRequest, RelevanceRequest, Problem)],
+                [(model, "validation") for model in BODIES],
                 ref_template="#/components/schemas/{model}",
             )
             schema = get_openapi(

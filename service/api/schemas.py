@@ -9,17 +9,39 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    RootModel,
+    StringConstraints,
+    WithJsonSchema,
+)
+
+from service.overrides.entries import BlockQuery, BlockTerm, Kind, Pin, Source
 
 MAX_RAW_CHARS = 4096
 """Longest text taken before normalising, so that normalising stays cheap."""
 MAX_PAIRS = 256
 """Most pairs in one call of /relevance."""
+MAX_BATCH = 256
+"""Most queries in one call of /rewrite/batch."""
 MAX_DEADLINE_MS = 600_000
 
 Text = Annotated[str, StringConstraints(max_length=MAX_RAW_CHARS)]
 Milliseconds = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)]
 VersionPin = Annotated[str, StringConstraints(max_length=64)]
+UnitId = Annotated[
+    str,
+    StringConstraints(max_length=256),
+    Field(description="Who is asking (user or session), for experiments."),
+]
+MaxRewrites = Annotated[
+    int, Field(ge=1, le=32, description="Most rewrites wanted; default: the version's.")
+]
+MinRelevance = Annotated[
+    float, Field(ge=0, le=1, description="Least relevance; default: the version's.")
+]
 
 
 class _Request(BaseModel):
@@ -37,12 +59,8 @@ class RewriteRequest(_Request):
             examples=["steele stake"],
         ),
     ]
-    max_rewrites: Annotated[
-        int | None, Field(ge=1, le=32, description="Most rewrites wanted; default: the version's.")
-    ] = None
-    min_relevance: Annotated[
-        float | None, Field(ge=0, le=1, description="Least relevance; default: the version's.")
-    ] = None
+    max_rewrites: MaxRewrites | None = None
+    min_relevance: MinRelevance | None = None
     deadline_ms: Annotated[
         Milliseconds | None,
         Field(
@@ -52,10 +70,7 @@ class RewriteRequest(_Request):
     model_version: Annotated[
         VersionPin | None, Field(description="Version to use; default: the server's.")
     ] = None
-    unit_id: Annotated[
-        Annotated[str, StringConstraints(max_length=256)] | None,
-        Field(description="Who is asking (user or session), for experiments."),
-    ] = None
+    unit_id: UnitId | None = None
     explain: Annotated[
         bool, Field(description="Add rejected candidates, their reasons and stage times.")
     ] = False
@@ -76,11 +91,79 @@ class RelevanceRequest(_Request):
     deadline_ms: Milliseconds | None = None
 
 
+class BatchQuery(_Request):
+    """One query of a batch, with what it does not share with the others."""
+
+    query: Text
+    unit_id: UnitId | None = None
+    model_version: VersionPin | None = None
+
+
+class BatchRequest(_Request):
+    """Body of ``POST /rewrite/batch``."""
+
+    queries: Annotated[
+        list[Any],
+        Field(
+            min_length=1,
+            max_length=MAX_BATCH,
+            description="Texts, or objects where a query needs a unit_id or a version of its own. "
+            "One that is invalid gets a problem in its place; the others are answered.",
+        ),
+        WithJsonSchema(
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": MAX_BATCH,
+                "items": {
+                    "anyOf": [
+                        {"type": "string", "maxLength": MAX_RAW_CHARS},
+                        {"$ref": "#/components/schemas/BatchQuery"},
+                    ]
+                },
+            }
+        ),
+    ]
+    max_rewrites: MaxRewrites | None = None
+    min_relevance: MinRelevance | None = None
+    deadline_ms: Annotated[
+        Milliseconds | None,
+        Field(description="For the whole batch; default and most: the server's longest."),
+    ] = None
+    model_version: VersionPin | None = None
+    explain: bool = False
+
+
+class AnyObject(RootModel[dict[str, Any]]):
+    """A body that is looked at more closely later."""
+
+
+class NewOverride(RootModel[Annotated[BlockQuery | BlockTerm | Pin, Field(discriminator="kind")]]):
+    """Body of ``POST /overrides`` and ``PUT /overrides/{id}``."""
+
+
+class OverridesRequest(_Request):
+    """Body of ``PUT /overrides``."""
+
+    overrides: Annotated[
+        list[Any],
+        WithJsonSchema({"type": "array", "items": {"$ref": "#/components/schemas/NewOverride"}}),
+    ]
+    reason: Annotated[
+        Annotated[str, StringConstraints(max_length=500)] | None,
+        Field(description="Why, for the audit trail."),
+    ] = None
+
+
 class Rewrite(BaseModel):
     """One accepted rewrite."""
 
     text: str
-    relevance: float = Field(ge=0, le=1, description="P(it means what the shopper meant).")
+    relevance: float = Field(
+        ge=0,
+        le=1,
+        description="P(it means what the shopper meant); 1 if a person has pinned it.",
+    )
 
 
 class Rejected(BaseModel):
@@ -95,7 +178,9 @@ class RewriteResponse(BaseModel):
     """Answer of ``POST /rewrite``."""
 
     query: str = Field(description="The query in the version's normal form.")
-    rewrites: list[Rewrite] = Field(description="By falling relevance.")
+    rewrites: list[Rewrite] = Field(
+        description="By falling relevance; pinned ones in the order of the pin."
+    )
     status: Literal["ok", "partial", "timeout", "none", "fallback"]
     source: Literal["engine", "memory", "redis", "coalesced", "override", "none"]
     model_version: str
@@ -104,12 +189,50 @@ class RewriteResponse(BaseModel):
     stages_ms: dict[str, float] | None = Field(default=None, description="Only with `explain`.")
 
 
+class BatchAnswer(RewriteResponse):
+    """The answer to one query of a batch."""
+
+    model_version: str | None = Field(  # type: ignore[assignment] # one more than for /rewrite
+        description="`null` if the deadline passed before the query's turn came (`timeout`)."
+    )
+
+
 class RelevanceResponse(BaseModel):
     """Answer of ``POST /relevance``."""
 
     relevance: list[float] = Field(description="One for each pair, in order.")
     model_version: str
     request_id: str
+
+
+class OverrideInfo(BaseModel):
+    """One override in force."""
+
+    id: str
+    kind: Kind
+    query: str | None = Field(default=None, description="Of `block_query` and `pin`.")
+    term: str | None = Field(default=None, description="Of `block_term`.")
+    rewrites: list[str] | None = Field(default=None, description="Of `pin`.")
+    author: str
+    reason: str
+    created_at: str | None = Field(description="`null` if the file does not say.")
+    expires_at: str | None
+    source: Source = Field(description="`file` if it is in the file and cannot be changed here.")
+    hits: int = Field(description="Since this process started, in this process.")
+
+
+class OverridesResponse(BaseModel):
+    """Answer of ``GET /overrides``."""
+
+    overrides: list[OverrideInfo]
+    revision: int = Field(description="Of the overrides with `source: api`; also the ETag.")
+    durable: bool = Field(
+        description="Whether all replicas see changes, and they survive a restart."
+    )
+    file_problem: str | None = Field(
+        description="Why the overrides file was not taken as it is now; its last good state is in "
+        "force."
+    )
 
 
 class VersionInfo(BaseModel):
@@ -144,6 +267,33 @@ class Problem(BaseModel):
     detail: str = Field(description="What is wrong this time, and what to do.")
     request_id: str | None = None
     errors: list[ProblemError] | None = Field(default=None, description="Fields, with a 422.")
+
+
+class BatchProblem(Problem):
+    """Why one query of a batch has no answer."""
+
+    index: int = Field(description="Its place in `queries`, from 0.")
+
+
+class BatchResponse(BaseModel):
+    """Answer of ``POST /rewrite/batch``."""
+
+    answers: list[BatchAnswer | BatchProblem] = Field(
+        description="One for each query, in order; a problem has the member `type`."
+    )
+    request_id: str
+
+
+BODIES: tuple[type[BaseModel], ...] = (
+    RewriteRequest,
+    BatchRequest,
+    BatchQuery,
+    RelevanceRequest,
+    NewOverride,
+    OverridesRequest,
+    Problem,
+)
+"""Bodies that routes read by themselves, and problems: FastAPI does not see them."""
 
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""``/overrides``: what the relevance team decides by hand, live on all replicas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.admin import AdminGuard
+from service.api.body import read_json
+from service.api.conditions import entity_tag, expected_revision
+from service.api.context import context_of
+from service.api.routing import DirectRoute
+from service.api.schemas import (
+    AnyObject,
+    NewOverride,
+    OverrideInfo,
+    OverridesRequest,
+    OverridesResponse,
+    problems,
+    request_body,
+)
+from service.errors import UnknownOverride
+from service.overrides.desk import OverrideDesk
+from service.overrides.entries import Entry, Source, read_entries, read_entry
+from service.overrides.live import Overrides
+from service.overrides.table import MAX_ENTRIES
+
+_MAX_REASON_CHARS = 500
+
+
+class OverridesApi:
+    """Routes of the relevance team; all of them need the admin key.
+
+    Args:
+        overrides: what is in force.
+        desk: changes it.
+        guard: who may.
+    """
+
+    def __init__(self, *, overrides: Overrides, desk: OverrideDesk, guard: AdminGuard) -> None:
+        self._overrides = overrides
+        self._desk = desk
+        self._guard = guard
+
+    def router(self) -> APIRouter:
+        """The routes, with their OpenAPI."""
+        router = APIRouter(route_class=DirectRoute)
+        one, listed = {"model": OverrideInfo}, {"model": OverridesResponse}
+        router.add_api_route(
+            "/overrides",
+            self.show_all,
+            methods=["GET"],
+            summary="Overrides in force",
+            operation_id="list_overrides",
+            responses={200: listed, **problems(401, 403)},
+        )
+        router.add_api_route(
+            "/overrides",
+            self.add,
+            methods=["POST"],
+            status_code=201,
+            summary="Put an override into force",
+            operation_id="add_override",
+            responses={201: one, **problems(400, 401, 403, 409, 413, 415, 422, 503)},
+            openapi_extra=request_body(NewOverride),
+        )
+        router.add_api_route(
+            "/overrides",
+            self.replace_all,
+            methods=["PUT"],
+            summary="Replace all overrides but those of the file",
+            operation_id="replace_overrides",
+            responses={200: listed, **problems(400, 401, 403, 409, 412, 413, 415, 422, 428, 503)},
+            openapi_extra=request_body(OverridesRequest),
+        )
+        router.add_api_route(
+            "/overrides/{id}",
+            self.show,
+            methods=["GET"],
+            summary="One override",
+            operation_id="get_override",
+            responses={200: one, **problems(401, 403, 404)},
+            openapi_extra=_ID,
+        )
+        router.add_api_route(
+            "/overrides/{id}",
+            self.put,
+            methods=["PUT"],
+            summary="Replace an override, or add it under this id",
+            operation_id="put_override",
+            responses={
+                200: one,
+                201: one,
+                **problems(400, 401, 403, 409, 412, 413, 415, 422, 503),
+            },
+            openapi_extra=_ID | request_body(NewOverride),
+        )
+        router.add_api_route(
+            "/overrides/{id}",
+            self.remove,
+            methods=["DELETE"],
+            status_code=204,
+            summary="Take an override out of force",
+            operation_id="delete_override",
+            responses=problems(401, 403, 404, 409, 412, 422, 503),
+            openapi_extra=_ID,
+        )
+        return router
+
+    async def show_all(self, request: Request) -> Response:
+        """All that are in force: those of the API, then those of the file."""
+        self._guard.check(request)
+        return self._listed()
+
+    async def show(self, request: Request) -> Response:
+        """The override with this id."""
+        self._guard.check(request)
+        name = request.path_params["id"]
+        for entry, source, hits in self._overrides.in_force():
+            if entry.id == name:
+                return self._one(entry, source=source, hits=hits)
+        raise UnknownOverride(f"there is no override {name[:64]!a}; GET /overrides lists them")
+
+    async def add(self, request: Request) -> Response:
+        """In force on all replicas within a second; the answer names its id and place."""
+        author = self._guard.check(request)
+        draft = read_entry((await read_json(request, AnyObject)).root)
+        entry = await self._desk.add(draft, author=author)
+        _note(request, "add", entry)
+        return self._one(entry, code=201)
+
+    async def put(self, request: Request) -> Response:
+        """The same, under an id of the caller's choice; what was there under it is replaced."""
+        author = self._guard.check(request)
+        draft = read_entry((await read_json(request, AnyObject)).root)
+        entry, new = await self._desk.put(
+            request.path_params["id"], draft, author=author, expected=expected_revision(request)
+        )
+        _note(request, "put", entry)
+        return self._one(entry, code=201 if new else 200)
+
+    async def remove(self, request: Request) -> Response:
+        """Out of force on all replicas within a second."""
+        author = self._guard.check(request)
+        await self._desk.remove(
+            request.path_params["id"],
+            author=author,
+            reason=request.query_params.get("reason", "")[:_MAX_REASON_CHARS] or None,
+            expected=expected_revision(request),
+        )
+        context_of(request.scope).fields["change"] = "delete"
+        return Response(
+            status_code=204, headers={"etag": entity_tag(self._desk.revision), **_NO_STORE}
+        )
+
+    async def replace_all(self, request: Request) -> Response:
+        """Exactly these from now on. ``If-Match`` says which list the change was made from."""
+        author = self._guard.check(request)
+        expected = expected_revision(request, required=True)
+        body = await read_json(request, OverridesRequest)
+        drafts = read_entries(body.overrides, most=MAX_ENTRIES)
+        await self._desk.replace_all(drafts, author=author, reason=body.reason, expected=expected)
+        context_of(request.scope).fields.update(change="replace", overrides=len(drafts))
+        return self._listed()
+
+    def _listed(self) -> Response:
+        content = {
+            "overrides": [
+                _shown(entry, source, hits) for entry, source, hits in self._overrides.in_force()
+            ],
+            "revision": self._desk.revision,
+            "durable": self._desk.durable,
+            "file_problem": self._overrides.file_problem,
+        }
+        return _json(content, 200, {"etag": entity_tag(self._desk.revision)})
+
+    def _one(
+        self, entry: Entry, *, code: int = 200, source: Source = "api", hits: int = 0
+    ) -> Response:
+        headers = {"etag": entity_tag(self._desk.revision)}
+        if code == 201:
+            headers["location"] = f"/overrides/{entry.id}"
+        return _json(_shown(entry, source, hits), code, headers)
+
+
+_ID = {
+    "parameters": [
+        {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
+    ]
+}
+_NO_STORE = {"cache-control": "no-store"}
+
+
+def _note(request: Request, change: str, entry: Entry) -> None:
+    context_of(request.scope).fields.update(change=change, kind=entry.kind)
+
+
+def _shown(entry: Entry, source: Source, hits: int) -> dict[str, Any]:
+    return {**entry.model_dump(), "source": source, "hits": hits}
+
+
+def _json(content: object, code: int, headers: dict[str, str]) -> Response:
+    return Response(
+        orjson.dumps(content),
+        status_code=code,
+        headers={**_NO_STORE, **headers},
+        media_type="application/json",
+    )

@@ -1,0 +1,247 @@
+"""Changes to the shared overrides, one at a time or all at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from service.control.documents import Document
+from service.errors import (
+    BoardUnavailable,
+    FieldError,
+    InvalidRequest,
+    OverrideConflict,
+    StaleRevision,
+    UnknownOverride,
+    UnreadableDocument,
+)
+from service.overrides.entries import Entry, Pin, new_id
+from service.overrides.live import Overrides
+from service.overrides.table import MAX_ENTRIES, Table
+
+MAX_CHARACTERS = 4_000_000
+"""Most characters in all texts together: every replica reads all of them at every change."""
+_TRIES = 8
+
+_Change = Callable[[Sequence[Entry]], Sequence[Entry]]
+"""From the entries in force to those that will be."""
+
+
+class OverrideDesk:
+    """What the API does to the shared document. Expired entries go with the next change.
+
+    Args:
+        document: the shared document.
+        live: what is in force; knows the clock and the file.
+    """
+
+    def __init__(self, document: Document[Table], live: Overrides) -> None:
+        self._document = document
+        self._live = live
+        # Within a process changes take turns, so that only other replicas can come between.
+        self._turn = asyncio.Lock()
+
+    @property
+    def revision(self) -> int:
+        """Of the shared document."""
+        return self._document.revision
+
+    @property
+    def durable(self) -> bool:
+        """Whether changes reach all replicas and survive a restart."""
+        return self._document.durable
+
+    async def add(self, draft: Entry, *, author: str) -> Entry:
+        """Put a new entry into force; returned as it is kept, with its id.
+
+        Raises:
+            InvalidRequest: it has expired already.
+            OverrideConflict: its id is taken, there is one about the same thing, or no room.
+            NewerSchema, BoardUnavailable: it could not be written.
+        """
+        entry = self._completed(draft, name=draft.id or new_id(), author=author)
+
+        def change(entries: Sequence[Entry]) -> Sequence[Entry]:
+            if any(other.id == entry.id for other in entries):
+                raise OverrideConflict(f"override {entry.id} exists; PUT it to replace it")
+            self._check_alone(entry)
+            return [*entries, entry]
+
+        await self._apply(change, "overrides.add", author, entry.reason)
+        return entry
+
+    async def put(
+        self, name: str, draft: Entry, *, author: str, expected: int | None = None
+    ) -> tuple[Entry, bool]:
+        """Replace the entry with the id ``name``, or add it; and whether it is new.
+
+        Raises:
+            InvalidRequest: it names another id, or has expired already.
+            OverrideConflict: there is another about the same thing, or no room, or the id is one
+                of the file's.
+            StaleRevision: the document is not at revision ``expected`` (if one is given).
+            NewerSchema, BoardUnavailable: it could not be written.
+        """
+        if draft.id not in (None, name):
+            raise InvalidRequest([FieldError("id", "is not the one in the path; leave it out")])
+        kept: list[Entry] = []
+        new = False
+
+        def change(entries: Sequence[Entry]) -> Sequence[Entry]:
+            nonlocal new
+            before = next((other for other in entries if other.id == name), None)
+            if before is None:
+                self._check_not_of_file(name)
+            new = before is None
+            entry = self._completed(
+                draft,
+                name=name,
+                author=author,
+                created_at=None if before is None else before.created_at,
+            )
+            self._check_alone(entry)
+            kept[:] = [entry]
+            if before is None:
+                return [*entries, entry]
+            return [entry if other is before else other for other in entries]
+
+        await self._apply(change, "overrides.put", author, draft.reason, expected)
+        return kept[0], new
+
+    async def remove(
+        self, name: str, *, author: str, reason: str | None = None, expected: int | None = None
+    ) -> None:
+        """Take the entry with the id ``name`` out of force.
+
+        Raises:
+            UnknownOverride: there is none.
+            OverrideConflict: it is one of the file's.
+            StaleRevision: the document is not at revision ``expected`` (if one is given).
+            NewerSchema, BoardUnavailable: it could not be written.
+        """
+
+        def change(entries: Sequence[Entry]) -> Sequence[Entry]:
+            left = [other for other in entries if other.id != name]
+            if len(left) == len(entries):
+                self._check_not_of_file(name)
+                raise UnknownOverride(
+                    f"there is no override {name[:64]!a}; GET /overrides lists them"
+                )
+            return left
+
+        await self._apply(change, "overrides.delete", author, reason, expected)
+
+    async def replace_all(
+        self, drafts: Sequence[Entry], *, author: str, reason: str | None, expected: int | None
+    ) -> None:
+        """Put exactly these entries into force, and take all others out.
+
+        Raises:
+            InvalidRequest: two are about the same thing or have one id, or one has expired.
+            StaleRevision: the document is not at revision ``expected`` (``None``: whatever it is).
+            NewerSchema, BoardUnavailable: it could not be written.
+        """
+        entries = []
+        for i, draft in enumerate(drafts):
+            try:
+                entries.append(self._completed(draft, name=draft.id or new_id(), author=author))
+            except InvalidRequest as error:
+                raise InvalidRequest(
+                    [FieldError(f"overrides.{i}.{e.field}", e.detail) for e in error.errors]
+                ) from None
+        async with self._turn:
+            await self._write(entries, "overrides.replace", author, reason, expected)
+
+    async def _apply(
+        self,
+        change: _Change,
+        action: str,
+        author: str,
+        reason: str | None,
+        expected: int | None = None,
+    ) -> None:
+        async with self._turn:
+            for _ in range(_TRIES):
+                revision = self._document.revision
+                if expected is not None and revision != expected:
+                    # Perhaps only this replica has not heard of it yet.
+                    await self._document.refresh()
+                    if (revision := self._document.revision) != expected:
+                        raise StaleRevision(self._document.name, revision)
+                now = self._live.now()
+                entries = change([e for e in self._document.value.entries if now < e.expires])
+                try:
+                    await self._write(entries, action, author, reason, revision)
+                except StaleRevision:
+                    if expected is not None:
+                        raise
+                else:
+                    return
+                await self._document.refresh()
+                if self._document.revision == revision:
+                    raise UnreadableDocument(
+                        "the stored overrides cannot be read (the log says why); replace all of "
+                        "them with PUT /overrides and 'If-Match: *'"
+                    )
+        raise BoardUnavailable("other replicas keep changing the overrides; try again shortly")
+
+    async def _write(
+        self,
+        entries: Sequence[Entry],
+        action: str,
+        author: str,
+        reason: str | None,
+        expected: int | None,
+    ) -> None:
+        if len(entries) > MAX_ENTRIES:
+            raise OverrideConflict(
+                f"there would be {len(entries)} overrides, and at most {MAX_ENTRIES} are kept; "
+                "delete some first"
+            )
+        if sum(map(_characters, entries)) > MAX_CHARACTERS:
+            raise OverrideConflict(
+                f"the texts of all overrides may have {MAX_CHARACTERS} characters together; "
+                "delete some overrides first"
+            )
+        await self._document.replace(
+            Table(entries), expected=expected, action=action, author=author, reason=reason
+        )
+
+    def _completed(
+        self, draft: Entry, *, name: str, author: str, created_at: datetime | None = None
+    ) -> Entry:
+        now = self._live.now()
+        if draft.expires <= now:
+            raise InvalidRequest(
+                [FieldError("expires_at", "has passed; leave it out if it is never to end")]
+            )
+        missing = {
+            "id": name,
+            "author": author,
+            "created_at": created_at or datetime.fromtimestamp(int(now), UTC),
+        }
+        return draft.model_copy(
+            update={
+                field: value for field, value in missing.items() if getattr(draft, field) is None
+            }
+        )
+
+    def _check_alone(self, entry: Entry) -> None:
+        other = self._document.value.conflict(entry, self._live.now())
+        if other is not None:
+            raise OverrideConflict(
+                f"override {other.id} ({other.kind}) is about the same {entry.subject_field}; "
+                "PUT or DELETE that one"
+            )
+
+    def _check_not_of_file(self, name: str) -> None:
+        if self._live.from_file(name):
+            raise OverrideConflict(
+                f"override {name} is in the file of REQUERY_OVERRIDES_FILE; change it there"
+            )
+
+
+def _characters(entry: Entry) -> int:
+    texts = entry.rewrites if isinstance(entry, Pin) else ()
+    return len(entry.subject) + len(entry.reason) + sum(map(len, texts))

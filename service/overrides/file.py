@@ -1,0 +1,193 @@
+"""Overrides out of a file that other tools write: a mounted configuration, a checked-out list."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+import yaml
+
+from service.errors import FieldError, InvalidRequest
+from service.overrides.entries import Entry, read_entries
+from service.overrides.metrics import OverrideMetrics
+from service.overrides.table import MAX_ENTRIES, Table
+
+_log = structlog.get_logger(component="overrides")
+
+MAX_BYTES = 16 * 2**20
+"""Longest file read."""
+_POLL_S = 0.25
+_YOUNG_S = 3.0
+"""A file changed more recently than this could change again without a new time stamp."""
+_EXAMPLE = "overrides: [{kind: block_query, query: ..., author: ..., reason: ...}]"
+
+_Stamp = tuple[int, int, int]
+
+
+class OverridesFileInvalid(Exception):
+    """The overrides file cannot be taken; the message says where it is wrong and what to do."""
+
+
+class OverridesFile:
+    """The file, read again whenever it has changed.
+
+    It is a mapping with the one key ``overrides``: a list of entries, each with a kind, its texts,
+    an author and a reason. Nothing is ever written to it.
+
+    Args:
+        path: of the file; ``.json`` is read as JSON, ``.yaml`` and ``.yml`` as YAML.
+        metrics: where readings are counted.
+    """
+
+    def __init__(self, path: Path, *, metrics: OverrideMetrics) -> None:
+        self._path = path
+        self._metrics = metrics
+        self._stamp: _Stamp | None = None
+        self._young = True
+        self._digest = b""
+        self.table = Table(source="file")
+        """What it says; the last good state if it is malformed now."""
+        self.problem: str | None = None
+        """Why the file as it is now was not taken."""
+
+    def load(self) -> None:
+        """Read it for the first time.
+
+        Raises:
+            OverridesFileInvalid: it is not there, or malformed.
+        """
+        try:
+            self._read()
+        except OverridesFileInvalid as error:
+            raise OverridesFileInvalid(
+                f"{error}; mend it, or start without REQUERY_OVERRIDES_FILE"
+            ) from error.__cause__
+
+    async def follow(self, told: Callable[[Table], None]) -> None:
+        """Look for changes several times a second and tell of each; ends when it is cancelled.
+
+        Whatever is wrong with the file is logged once, and the last good state stays in force.
+        """
+        while True:
+            await asyncio.sleep(_POLL_S)
+            # In a thread: a slow disk or a long list must not hold up requests.
+            if await asyncio.to_thread(self.poll):
+                told(self.table)
+
+    def poll(self) -> bool:
+        """Read the file if it has changed; whether there is a new :attr:`table`. Never raises."""
+        before = self.table
+        try:
+            self._read()
+        except OverridesFileInvalid as error:
+            self._refuse(str(error))
+        except Exception as error:  # noqa: BLE001 - following must go on
+            self._refuse(f"{type(error).__name__}: {error}")
+        return self.table is not before
+
+    def _read(self) -> None:
+        try:
+            stamp = _stamp(self._path)
+            if stamp == self._stamp and not self._young:
+                return
+            content = self._path.read_bytes() if stamp[1] <= MAX_BYTES else b""
+            if _stamp(self._path) != stamp:
+                return  # somebody is writing it: the next look will see it whole
+        except OSError as error:
+            # Once it is back it is read anew, whatever its time stamp says.
+            self._stamp, self._digest = None, b""
+            raise self._invalid(
+                f"cannot be read ({error.strerror or error}); check its path and permissions"
+            ) from error
+        self._stamp = stamp
+        self._young = abs(time.time() - stamp[0] / 1e9) < _YOUNG_S
+        digest = hashlib.blake2b(content, digest_size=16, key=str(stamp[1]).encode()).digest()
+        if digest == self._digest:
+            return
+        self._digest = digest
+        if stamp[1] > MAX_BYTES:
+            raise self._invalid(f"is {stamp[1]} bytes long, and at most {MAX_BYTES} are taken")
+        self.table = self._table(content)
+        if self.problem is not None:
+            _log.info("overrides_file_mended", file=str(self._path))
+        self.problem = None
+        self._metrics.read("ok")
+        _log.info("overrides_file_read", file=str(self._path), entries=len(self.table))
+
+    def _table(self, content: bytes) -> Table:
+        try:
+            data = _PARSERS[self._path.suffix.lower()](content)
+        except KeyError:
+            raise self._invalid("is neither .json nor .yaml (or .yml); rename it") from None
+        except (ValueError, yaml.YAMLError) as error:
+            raise self._invalid(f"is malformed: {_brief(error)}") from error
+        if not isinstance(data, Mapping) or set(data) != {"overrides"}:
+            raise self._invalid(f"must hold the one key 'overrides', as in {_EXAMPLE}")
+        try:
+            entries = read_entries(data["overrides"], most=MAX_ENTRIES)
+            return Table([_complete(i, one) for i, one in enumerate(entries)], source="file")
+        except InvalidRequest as error:
+            first, others = error.errors[0], len(error.errors) - 1
+            more = f" (and {others} more)" if others else ""
+            raise self._invalid(f"{_place(first.field)}: {first.detail}{more}") from error
+
+    def _invalid(self, what: str) -> OverridesFileInvalid:
+        return OverridesFileInvalid(f"overrides file {self._path}: {what}")
+
+    def _refuse(self, problem: str) -> None:
+        if problem == self.problem:
+            return
+        self.problem = problem
+        self._metrics.read("refused")
+        _log.error(
+            "overrides_file_refused",
+            reason=problem,
+            detail=f"its last good state ({len(self.table)} entries) stays in force; mend the file",
+        )
+
+
+def _stamp(path: Path) -> _Stamp:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _yaml(content: bytes) -> Any:
+    # The loader in C is some ten times as fast, and like the other makes plain values only.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(content, Loader=loader)  # noqa: S506 - a safe loader
+
+
+_PARSERS: Mapping[str, Callable[[bytes], Any]] = {
+    ".json": orjson.loads,
+    ".yaml": _yaml,
+    ".yml": _yaml,
+}
+
+
+def _complete(index: int, entry: Entry) -> Entry:
+    """With an id that stays the same as long as the entry is about the same thing."""
+    if entry.author is None:
+        raise InvalidRequest([FieldError(f"overrides.{index}.author", "is required in a file")])
+    if entry.id is not None:
+        return entry
+    about = f"{entry.kind} {entry.subject}"
+    hashed = hashlib.blake2b(about.encode(), digest_size=6).hexdigest()
+    return entry.model_copy(update={"id": f"file-{hashed}"})
+
+
+def _place(field: str) -> str:
+    """``overrides.2.reason`` in words."""
+    parts = field.split(".", 2)
+    if len(parts) == 1:
+        return field
+    return f"entry {int(parts[1]) + 1}" + "".join(f", {name}" for name in parts[2:])
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

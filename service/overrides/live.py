@@ -1,0 +1,153 @@
+"""The overrides that are in force in this process, looked up by every request."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from service.control.board import Board
+from service.control.documents import Document
+from service.control.metrics import ControlMetrics
+from service.overrides.entries import Entry, Pin, Source, fold
+from service.overrides.file import OverridesFile
+from service.overrides.metrics import OverrideMetrics
+from service.overrides.table import Table, TableCodec
+from service.wording import words
+
+SCHEMA = 1
+"""Schema of the document that this release writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """What the relevance team has decided about one query."""
+
+    kind: Literal["blocked", "pinned"]
+    rewrites: tuple[str, ...] = ()
+    """The answer to a pinned query, as a person wrote it; not yet cut, nor freed of what is
+    blocked."""
+
+
+def overrides_document(board: Board, metrics: ControlMetrics) -> Document[Table]:
+    """The shared document that the API changes."""
+    codec = TableCodec()
+    return Document(
+        board,
+        "overrides",
+        schema=SCHEMA,
+        parse=codec.parse,
+        initial=Table(),
+        dump=codec.dump,
+        metrics=metrics,
+    )
+
+
+class Overrides:
+    """Look-ups in memory over the shared document and the file, at the price of a dictionary's.
+
+    An entry of the document goes before one of the file about the same query; terms of both are
+    blocked. Expiry is honoured by the clock at every look-up.
+
+    Args:
+        document: what the API changes.
+        file: the read-only file, already loaded; ``None`` if there is none.
+        metrics: where hits are counted.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        document: Document[Table],
+        *,
+        file: OverridesFile | None = None,
+        metrics: OverrideMetrics,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._file = file
+        self._metrics = metrics
+        self._clock = clock
+        self._tables = [document.value, file.table if file is not None else Table(source="file")]
+        self._hits: Counter[tuple[Source, str]] = Counter()
+        document.on_change(self._take)
+        for table in self._tables:
+            metrics.holds(table)
+
+    def of(self, query: str) -> Override | None:
+        """What is decided about a query; counts a hit if anything is.
+
+        Args:
+            query: in the normal form of any version; case does not matter.
+        """
+        key: str | None = None
+        for table in self._tables:
+            if not table.has_queries:
+                continue
+            if key is None:
+                key = fold(query)
+            entry = table.of(key, self._clock())
+            if entry is not None:
+                self._hit(table, entry)
+                if isinstance(entry, Pin):
+                    return Override("pinned", tuple(entry.rewrites))
+                return Override("blocked")
+        return None
+
+    def blocked(self, text: str) -> bool:
+        """Whether a rewrite holds a blocked term as whole words; counts a hit if it does.
+
+        Args:
+            text: in the normal form of any version.
+        """
+        parts: tuple[str, ...] | None = None
+        for table in self._tables:
+            if not table.has_terms:
+                continue
+            if parts is None:
+                parts = words(text)
+            entry = next(table.terms_in(parts, self._clock()), None)
+            if entry is not None:
+                self._hit(table, entry)
+                return True
+        return False
+
+    async def run(self) -> None:
+        """Follow the file, if there is one; ends when it is cancelled."""
+        if self._file is not None:
+            await self._file.follow(self._take)
+
+    def now(self) -> float:
+        """The time by which entries expire, in seconds since the epoch."""
+        return self._clock()
+
+    def in_force(self) -> Iterator[tuple[Entry, Source, int]]:
+        """Every entry that has not expired, where it is from, and its hits in this process."""
+        now = self._clock()
+        for table in self._tables:
+            for entry in table.entries:
+                if now < entry.expires:
+                    yield entry, table.source, self._hits[table.source, entry.id or ""]
+
+    def from_file(self, name: str) -> bool:
+        """Whether the file has an entry with this id."""
+        return any(entry.id == name for entry in self._tables[1].entries)
+
+    @property
+    def file_problem(self) -> str | None:
+        """Why the file as it is now was not taken."""
+        return None if self._file is None else self._file.problem
+
+    def _hit(self, table: Table, entry: Entry) -> None:
+        self._metrics.hit(entry.kind)
+        self._hits[table.source, entry.id or ""] += 1
+
+    def _take(self, table: Table) -> None:
+        """A new state of one source is in force from now on."""
+        self._tables[table.source == "file"] = table
+        self._metrics.holds(table)
+        there = {entry.id for entry in table.entries}
+        for source, name in list(self._hits):
+            if source == table.source and name not in there:
+                del self._hits[source, name]
