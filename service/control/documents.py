@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -11,12 +11,14 @@ import structlog
 from service.control.audit import difference
 from service.control.board import Absent, Board, Stored
 from service.control.metrics import ControlMetrics
-from service.errors import BoardUnavailable, UnreadableDocument
+from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
 
 _log = structlog.get_logger(component="control")
 _audit = structlog.get_logger(component="audit")
 
 _MAX_REASON_CHARS = 500
+_TRIES = 5
+"""How often a change starts again because another one came between."""
 
 T = TypeVar("T")
 
@@ -57,6 +59,7 @@ class Document(Generic[T]):
         self._metrics = metrics
         self._value = initial
         self._revision = 0
+        self._stored = 0
         self._last: Stored | Absent | None = None
         self._listeners: list[Callable[[T], None]] = []
         metrics.watch(name)
@@ -76,6 +79,14 @@ class Document(Generic[T]):
     def revision(self) -> int:
         """Revision of :attr:`value`; 0 if the board has no such document (any more)."""
         return self._revision
+
+    @property
+    def stored(self) -> int:
+        """Revision on the board as it was last seen here: what a change is made from.
+
+        The same as :attr:`revision`, unless what is stored was not taken.
+        """
+        return self._stored
 
     @property
     def durable(self) -> bool:
@@ -146,6 +157,49 @@ class Document(Generic[T]):
             _log.warning("audit_not_noted", document=self._name, reason=str(error))
         return stored.revision
 
+    async def update(
+        self,
+        make: Callable[[T], T],
+        *,
+        expected: Collection[int] | None,
+        action: str,
+        author: str,
+        reason: str | None = None,
+    ) -> int:
+        """Read the board, and :meth:`replace` the value by what ``make`` makes of it.
+
+        Args:
+            make: the new value from the one on the board (from the last good one if that cannot
+                be taken). Called again if someone else was faster; what it raises is raised.
+            expected: revisions that may be changed; with ``None`` any, and then the change is
+                tried a few times.
+            action: what was done.
+            author: who did it.
+            reason: why.
+
+        Returns:
+            The new revision.
+
+        Raises:
+            StaleRevision, NewerSchema, BoardUnavailable: as in :meth:`replace`.
+        """
+        for _ in range(_TRIES):
+            await self.refresh()
+            if expected is not None and self._stored not in expected:
+                raise StaleRevision(self._name, self._stored)
+            try:
+                return await self.replace(
+                    make(self._value),
+                    expected=self._stored,
+                    action=action,
+                    author=author,
+                    reason=reason,
+                )
+            except StaleRevision:
+                if expected is not None:
+                    raise
+        raise BoardUnavailable(f"{self._name} is being changed by many at once; try again")
+
     def on_change(self, told: Callable[[T], None]) -> None:
         """Call ``told`` with each new value; a fault of it is logged."""
         self._listeners.append(told)
@@ -156,11 +210,12 @@ class Document(Generic[T]):
             return
         self._last = state
         if isinstance(state, Stored):
+            self._stored = state.revision
             self._take(state)
         elif state is Absent.UNREADABLE:
             self._refuse("unreadable", "it is no document of ours; write it again")
-        elif self._revision:
-            self._revision = 0
+        elif self._stored:
+            self._stored = self._revision = 0
             self._metrics.gone(self._name)
             _log.warning(
                 "control_document_gone",

@@ -1,0 +1,269 @@
+"""Which version serves a request: the routing document, and the assignment of units to arms.
+
+**Assignment** is weighted rendezvous hashing. A unit (a shopper, a session) and the salt give each
+arm *i* of share *w_i* > 0 a number *u_i*, uniform in (0, 1) and independent between arms, units and
+salts, and the unit goes to the arm with the least
+
+    -ln(u_i) / w_i
+
+Each of these is exponential with rate *w_i*, so arm *i* is the least with probability *w_i* (the
+shares sum to 1). Nothing is stored: every replica gives a unit the same arm, today and tomorrow.
+
+**Which units move when the shares change.** A unit goes from arm *i* to arm *j* only if *j*'s share
+grew by a larger factor than *i*'s: ``w_j'/w_j > w_i'/w_i``. Then:
+
+- of two arms, units go only from the one whose share fell to the one whose share rose, and no more
+  of them than must: 50/50 to 60/40 moves 10 % of the units in expectation;
+- an arm that is added takes its units from all others, and an arm that is removed gives its units
+  to all others, in proportion; no other unit moves, provided that the others keep their shares
+  relative to each other (50/50 to 40/40/20);
+- in general a unit stays with probability ``sum over i of 1 / sum over j of max(w_j/w_i,
+  w_j'/w_i')`` (terms with w_i or w_i' = 0 are 0). With three arms or more, moving share from one
+  arm to another also moves a few units of the arms between: 0.5/0.3/0.2 to 0.6/0.3/0.1 moves
+  12.7 % of the units, where 10 % would do. To keep units where they are, change the shares of two
+  arms at a time by little, or all in proportion.
+
+A new salt draws every unit anew: its arm under one salt tells nothing of its arm under another.
+
+References: Thaler and Ravishankar, *Using name-based mappings to increase hit rates*, 1998
+(rendezvous hashing); Schindelhauer and Schomaker, *Weighted distributed hash tables*, 2005 (the
+logarithm); Moulton and Jiang, *Maximally consistent sampling and the Jaccard index of probability
+distributions*, 2018 (the share of units that stay).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+DOCUMENT = "routing"
+"""Name of the document on the board."""
+SCHEMA = 1
+"""Raised when an older release could no longer understand the document."""
+MAX_ARMS = 32
+SHARE_TOLERANCE = 1e-6
+"""How far the sum of the shares may be from 1."""
+
+VersionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Why = Literal["pin", "unit", "default", "kill"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ShadowTraffic(_Part):
+    """Requests that a candidate version answers too, unseen by the caller."""
+
+    version: Annotated[VersionName, Field(description="The candidate.")]
+    share: Annotated[Share, Field(description="Part of the requests, from 0 to 1.")]
+
+
+class Kill(_Part):
+    """The emergency switch, which goes before everything else."""
+
+    version: Annotated[
+        VersionName | None,
+        Field(description="The one version that serves all requests; null: no rewrites at all."),
+    ]
+    reason: Annotated[
+        str, Field(min_length=1, max_length=500, description="Why, for those who come later.")
+    ]
+
+
+class RoutingPlan(_Part):
+    """Where requests go: the body of ``PUT /routing``."""
+
+    default: Annotated[
+        VersionName, Field(description="Serves requests without unit_id, and all without weights.")
+    ]
+    weights: Annotated[
+        dict[VersionName, Share],
+        Field(
+            max_length=MAX_ARMS,
+            description="Share of each version in the requests with a unit_id and no pin; they "
+            "sum to 1. Empty: all go to the default.",
+            examples=[{"sft-1": 0.5, "grpo-1": 0.5}],
+        ),
+    ]
+    salt: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=64,
+            description="Name of the experiment; another salt assigns all units anew.",
+        ),
+    ]
+    shadow: Annotated[
+        ShadowTraffic | None, Field(description="Traffic that a candidate version answers too.")
+    ] = None
+
+    @field_validator("weights")
+    @classmethod
+    def _whole(cls, weights: dict[str, float]) -> dict[str, float]:
+        total = math.fsum(weights.values())
+        if weights and abs(total - 1) > SHARE_TOLERANCE:
+            raise ValueError(f"must sum to 1, and sum to {total:.6g}")
+        return weights
+
+    @field_validator("salt")
+    @classmethod
+    def _printable(cls, salt: str) -> str:
+        if not salt.isprintable() or not salt.strip():
+            raise ValueError("must be printable, on one line")
+        return salt
+
+
+class Routing(RoutingPlan):
+    """The routing document."""
+
+    kill: Kill | None = None
+
+    @classmethod
+    def parse(cls, body: dict[str, Any]) -> Routing:
+        """Read a stored body.
+
+        Raises:
+            ValueError: it is not a routing document of this schema.
+        """
+        return cls.model_validate(body)
+
+    def dump(self) -> dict[str, Any]:
+        """The body to store."""
+        return self.model_dump(mode="json")
+
+    def plan(self, plan: RoutingPlan) -> Routing:
+        """``plan`` with the kill switch as it is here."""
+        return Routing.model_validate({**plan.model_dump(), "kill": self.dump()["kill"]})
+
+    def killed(self, kill: Kill | None) -> Routing:
+        """The same plan with another kill switch."""
+        return self.model_copy(update={"kill": kill})
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """Which version serves a request, and why."""
+
+    version: str
+    arm: str | None
+    """The arm that the unit was assigned to; ``None`` if it was not assigned by its id."""
+    why: Why
+    off: bool = False
+    """Answer without rewrites: the kill switch says so."""
+    revision: int = 0
+    """Of the routing document; 0 if it was never written."""
+
+
+class Live(Protocol):
+    """The routing document as it is now; :class:`service.control.documents.Document` is one."""
+
+    @property
+    def value(self) -> Routing:
+        """What is in force; another object after each change."""
+
+    @property
+    def revision(self) -> int:
+        """Its revision."""
+
+
+class Router:
+    """Assigns requests to versions. Pure: no I/O, no clock, nothing remembered about a unit.
+
+    The kill switch goes first, before a pin too; then the pin, the weights, the default.
+
+    Args:
+        routing: the document; what it says is followed from the next request on.
+    """
+
+    def __init__(self, routing: Live) -> None:
+        self._routing = routing
+        self._table = _Table(routing.value, routing.revision)
+
+    def assign(self, *, pin: str | None, unit_id: str | None) -> Assignment:
+        """The version for one request; a few microseconds.
+
+        Args:
+            pin: the version that the caller asks for.
+            unit_id: who is asking. Any text; compared code point by code point. An empty one is
+                none: all who send it would be one unit.
+        """
+        table = self._now()
+        if table.kill is not None:
+            return table.kill
+        if pin is not None:
+            return Assignment(pin, None, "pin", revision=table.revision)
+        if not unit_id or not table.arms:
+            return table.default
+        return table.assign(unit_id)
+
+    @property
+    def salt(self) -> str:
+        """The salt in force, for exposure records."""
+        return self._now().routing.salt
+
+    @property
+    def shadow(self) -> ShadowTraffic | None:
+        """Shadow traffic that is wanted now; none while the kill switch is on."""
+        routing = self._now().routing
+        return routing.shadow if routing.kill is None else None
+
+    def _now(self) -> _Table:
+        table = self._table
+        if table.routing is not self._routing.value or table.revision != self._routing.revision:
+            table = self._table = _Table(self._routing.value, self._routing.revision)
+        return table
+
+
+class _Table:
+    """One revision of the document, made ready for :meth:`Router.assign`."""
+
+    def __init__(self, routing: Routing, revision: int) -> None:
+        self.routing = routing
+        self.revision = revision
+        self.default = Assignment(routing.default, None, "default", revision=revision)
+        self.kill: Assignment | None = None
+        if routing.kill is not None:
+            version = routing.kill.version
+            self.kill = Assignment(
+                version or routing.default, None, "kill", off=version is None, revision=revision
+            )
+        self.arms = [
+            (_hasher(routing.salt, name), 1 / share, self._assignment(name))
+            for name, share in sorted(routing.weights.items())
+            if share > 0
+        ]
+
+    def assign(self, unit_id: str) -> Assignment:
+        """The arm of a unit."""
+        if len(self.arms) == 1:
+            return self.arms[0][2]
+        unit = unit_id.encode("utf-8", "surrogatepass")
+        best, least = self.default, math.inf
+        for hasher, inverse_share, assignment in self.arms:
+            score = -math.log(_uniform(hasher, unit)) * inverse_share
+            if score < least:
+                best, least = assignment, score
+        return best
+
+    def _assignment(self, name: str) -> Assignment:
+        return Assignment(name, name, "unit", revision=self.revision)
+
+
+def _hasher(salt: str, version: str) -> hashlib.blake2b:
+    """A hash that has read all but the unit. No salt and no name of a version has a NUL in it."""
+    prefix = f"requery.routing.1\0{salt}\0{version}\0"
+    return hashlib.blake2b(prefix.encode("utf-8", "surrogatepass"), digest_size=8)
+
+
+def _uniform(hasher: hashlib.blake2b, unit: bytes) -> float:
+    """A number in (0, 1), neither end included."""
+    own = hasher.copy()
+    own.update(unit)
+    # 52 bits and a half: exact in a float, and never rounded up to 1.
+    return ((int.from_bytes(own.digest(), "big") >> 12) + 0.5) / (1 << 52)
