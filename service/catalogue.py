@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
 
-from model_store.errors import DigestMismatch, InvalidVersion
+from model_store.errors import DigestMismatch, InvalidVersion, ModelStoreError
+from model_store.errors import UnknownVersion as NotInStore
 from model_store.files import mismatches
 from model_store.manifest import Manifest
 from model_store.materialise import materialise
 from model_store.store import Store, default_cache_dir
 from model_store.store import Version as StoredVersion
-from service.engine.loading import EngineSettings, load_engine
+from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes, load_engine
 from service.engine.protocol import Engine
+from service.errors import LoadFailed, UnknownVersion
+from service.footprint import Footprint
+from service.memory import MemoryBudget, memory_limit
 from service.settings import Settings
-from service.versions import EngineFactory, OnTokens, Version
+from service.version import EngineFactory, OnTokens, Version, public_reason
 
 _log = structlog.get_logger(component="catalogue")
 
 _Result = TypeVar("_Result")
+
+_FIND_SECONDS = 60
+"""Patience with a remote store."""
 
 
 def known_versions(store: Store, settings: Settings) -> list[Version]:
@@ -48,7 +55,63 @@ def known_versions(store: Store, settings: Settings) -> list[Version]:
 
 def engine_factory(store: Store, settings: Settings) -> EngineFactory:
     """Makes vLLM engines of stored versions; materialising happens outside the event loop."""
-    engine_settings = EngineSettings(
+    engine_settings = _engine_settings(settings)
+
+    async def make(manifest: Manifest, on_tokens: OnTokens) -> Engine:
+        def prepare() -> Engine:
+            stored = store.get(manifest.name)
+            if stored.digest != manifest.digest:
+                raise InvalidVersion(
+                    f"version {manifest.name!r} has been changed in the store since this process "
+                    "started; versions never change: give the new one a name of its own"
+                )
+            folder = materialise(stored, settings.cache_dir)
+            return load_engine(manifest, folder, engine_settings, on_tokens=on_tokens)
+
+        return await _in_daemon_thread(prepare)
+
+    return make
+
+
+def version_finder(store: Store, settings: Settings) -> Callable[[str], Awaitable[Version]]:
+    """Looks up a version that came into the store after the start, outside the event loop."""
+
+    async def find(name: str) -> Version:
+        try:
+            async with asyncio.timeout(_FIND_SECONDS):
+                return await _in_daemon_thread(lambda: _version(store.get(name), settings))
+        except TimeoutError:
+            raise LoadFailed(
+                f"the model store did not give version {name[:64]!a} within {_FIND_SECONDS} s; "
+                "try again later"
+            ) from None
+        except NotInStore:
+            raise UnknownVersion(
+                f"version {name[:64]!a} is not in the model store; put it there first "
+                "('requery models add')"
+            ) from None
+        except ModelStoreError as error:
+            raise LoadFailed(
+                f"version {name[:64]!a} cannot be used: {public_reason(error)}"
+            ) from error
+
+    return find
+
+
+def memory_budget(settings: Settings) -> MemoryBudget:
+    """What engines may take together, and what each takes; on a GPU this may take seconds."""
+    engine_settings = _engine_settings(settings)
+    device = detect_device() if settings.device == "auto" else settings.device
+    footprint = Footprint(
+        cache_dir=settings.cache_dir or default_cache_dir(),
+        kv_cache_bytes=kv_cache_bytes(engine_settings, device),
+        device=device,
+    )
+    return MemoryBudget(memory_limit(settings.engine_memory_bytes, device), footprint)
+
+
+def _engine_settings(settings: Settings) -> EngineSettings:
+    return EngineSettings(
         device=settings.device,
         kv_cache_bytes=settings.engine_kv_cache_bytes,
         max_sequences=settings.engine_max_sequences,
@@ -56,15 +119,6 @@ def engine_factory(store: Store, settings: Settings) -> EngineFactory:
         compiled=settings.engine_compiled,
         log_level=settings.engine_log_level,
     )
-
-    async def make(manifest: Manifest, on_tokens: OnTokens) -> Engine:
-        def prepare() -> Engine:
-            folder = materialise(store.get(manifest.name), settings.cache_dir)
-            return load_engine(manifest, folder, engine_settings, on_tokens=on_tokens)
-
-        return await _in_daemon_thread(prepare)
-
-    return make
 
 
 def _version(stored: StoredVersion, settings: Settings) -> Version:

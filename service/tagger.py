@@ -34,8 +34,9 @@ class Tagger:
         version = self._versions.route(model_version)
         normal = normal_pairs(version, pairs)
         try:
-            async with asyncio.timeout(deadline.remaining()):
-                relevance = await version.engine.tag(normal)
+            with version.serving():
+                async with asyncio.timeout(deadline.remaining()):
+                    relevance = await version.engine.tag(normal)
         except TimeoutError:
             raise DeadlineExceeded(
                 "the pairs were not tagged in time; send fewer at once or allow more time"

@@ -1,175 +1,166 @@
-"""The model versions that this process knows, and the engines of those that it serves."""
+"""The model versions that this process knows, and which of them is the default."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from enum import StrEnum
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import structlog
 
-from model_store.manifest import Manifest
-from model_store.text import MAX_QUERY_CHARS, normalise
-from service.engine.protocol import Engine
-from service.errors import (
-    EngineUnavailable,
-    InvalidQuery,
-    UnknownVersion,
-    VersionNotLoaded,
-)
-from service.filters import CandidateFilter
+from service.errors import UnknownVersion, VersionNotLoaded
+from service.version import EngineFactory, OnTokens, State, Version
+
+__all__ = ["EngineFactory", "OnTokens", "State", "Version", "Versions"]
 
 _log = structlog.get_logger(component="versions")
 
-OnTokens = Callable[[int, int], None]
-"""Told of each finished engine request: its prompt tokens and its generated tokens."""
-EngineFactory = Callable[[Manifest, OnTokens], Awaitable[Engine]]
-"""Makes the engine of a version, weights materialised and all; it is started by the caller."""
-
-
-class State(StrEnum):
-    """Where a version is in its life."""
-
-    AVAILABLE = "available"
-    """In the store, not loaded."""
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-
-
-class Version:
-    """One model version as the pipeline uses it.
-
-    Args:
-        manifest: what the version is.
-        brands: brands that its rewrites must keep.
-    """
-
-    def __init__(self, manifest: Manifest, *, brands: Iterable[str] = ()) -> None:
-        self.manifest = manifest
-        self.name = manifest.name
-        self.digest = manifest.digest
-        self._fold_case = manifest.prompt.fold_case
-        self.filter = CandidateFilter(manifest.filter, fold_case=self._fold_case, brands=brands)
-        self.state = State.AVAILABLE
-        self._engine: Engine | None = None
-
-    @property
-    def up(self) -> bool:
-        """Whether its engine can answer."""
-        return self.state is State.READY and self._engine is not None and self._engine.healthy
-
-    @property
-    def engine(self) -> Engine:
-        """The engine.
-
-        Raises:
-            EngineUnavailable: it is loading, or has died.
-        """
-        if self._engine is None or not self.up:
-            raise EngineUnavailable(
-                f"the engine of version {self.name} is "
-                + ("loading" if self.state is State.LOADING else "down")
-                + "; try again shortly"
-            )
-        return self._engine
-
-    def normal_form(self, text: str, *, field: str = "query") -> str:
-        """``text`` in the form that the version was trained on, 1 to 256 characters.
-
-        Raises:
-            InvalidQuery: nothing printable is left, or more than 256 characters.
-        """
-        if text.isascii() and text.isprintable():
-            # The same normal form, quickly: this is almost every query.
-            normal = " ".join((text.lower() if self._fold_case else text).split())
-        else:
-            normal = normalise(text, fold_case=self._fold_case)
-        if not normal:
-            raise InvalidQuery("holds no printable text; send what the shopper typed", field=field)
-        if len(normal) > MAX_QUERY_CHARS:
-            raise InvalidQuery(
-                f"is {len(normal)} characters long, and at most {MAX_QUERY_CHARS} are taken; "
-                "cut it or search without rewrites",
-                field=field,
-            )
-        return normal
-
-    async def load(self, factory: EngineFactory, on_tokens: OnTokens) -> None:
-        """Make and start the engine.
-
-        Raises:
-            Exception: whatever kept it from starting; the state is then ``failed``.
-        """
-        self.state = State.LOADING
-        engine: Engine | None = None
-        try:
-            engine = await factory(self.manifest, on_tokens)
-            await engine.start()
-        except BaseException:
-            self.state = State.FAILED
-            if engine is not None:
-                await engine.close()
-            raise
-        self._engine = engine
-        self.state = State.READY
-        _log.info("version_ready", version=self.name, digest=self.digest)
-
-    async def close(self) -> None:
-        """Stop the engine, if there is one."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            self.state = State.AVAILABLE
-            await engine.close()
+_WHY_NOT: Mapping[State, str] = {
+    State.AVAILABLE: "is known and not loaded; leave model_version out to use the default, or "
+    "load it first with POST /versions/<name>/load",
+    State.LOADING: "is still loading; try again shortly",
+    State.WARMING: "is still warming up; try again shortly",
+    State.DRAINING: "is being unloaded; leave model_version out to use the default",
+    State.FAILED: "could not be loaded; GET /versions says why",
+}
+"""By state other than ready."""
 
 
 class Versions:
     """All known versions by name, and which one is the default.
 
     Args:
-        versions: every version of the store.
-        default: the one that serves requests without a pin.
+        versions: every version of the store, as far as it is known.
+        default: the one that serves requests that name no other.
 
     Raises:
         UnknownVersion: ``default`` is not among ``versions``.
     """
 
     def __init__(self, versions: Iterable[Version], *, default: str) -> None:
-        self._versions: Mapping[str, Version] = {v.name: v for v in versions}
+        self._versions = {v.name: v for v in versions}
         if default not in self._versions:
             known = ", ".join(sorted(self._versions)) or "none"
             raise UnknownVersion(
                 f"default version {default!a} is not in the store (known: {known})"
             )
-        self.default = self._versions[default]
+        self._default = self._versions[default]
+        self._wanted = default
+        self._watchers: list[Callable[[Version], None]] = []
 
     def __iter__(self) -> Iterator[Version]:
         """Known versions by name."""
         return iter(sorted(self._versions.values(), key=lambda v: v.name))
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a version of that name is known."""
+        return name in self._versions
+
+    @property
+    def default(self) -> Version:
+        """The version that serves requests that name no other, in whatever state it is."""
+        return self._default
+
+    @property
+    def wanted_default(self) -> str:
+        """Name of the version that is to be the default: another one until that is ready."""
+        return self._wanted
+
+    def add(self, version: Version) -> Version:
+        """Know one more version, which has come into the store.
+
+        Returns:
+            The one that is known under its name from now on: what was known before stays.
+        """
+        known = self._versions.setdefault(version.name, version)
+        if known is version:
+            for told in self._watchers:
+                told(version)
+        return known
+
+    def watch(self, told: Callable[[Version], None]) -> None:
+        """Call ``told`` with each version: those known now, and those to come."""
+        self._watchers.append(told)
+        for version in self:
+            told(version)
+
+    def ready_names(self) -> frozenset[str]:
+        """Names of the versions that can be routed to."""
+        return frozenset(v.name for v in self._versions.values() if v.state is State.READY)
+
+    def get(self, name: str) -> Version:
+        """The version of that name, in whatever state it is.
+
+        Raises:
+            UnknownVersion: there is none.
+        """
+        version = self._versions.get(name)
+        if version is None:
+            raise UnknownVersion(
+                f"version {name[:64]!a} is not known here; GET /versions lists those that are"
+            )
+        return version
+
+    def serving(self, name: str) -> Version:
+        """The version of that name, if it may be routed to.
+
+        The default always may: while it loads, its cached answers can be served.
+
+        Raises:
+            UnknownVersion: there is none.
+            VersionNotLoaded: it is not ready.
+        """
+        version = self.get(name)
+        if version.state is State.READY or version is self._default:
+            return version
+        raise VersionNotLoaded(f"version {version.name} {_WHY_NOT[version.state]}")
+
     def route(self, pin: str | None) -> Version:
         """The version that serves a request: the pinned one, else the default.
-
-        A version that is still loading is routed to: its cached answers can be served.
 
         Raises:
             UnknownVersion: the pin names no version.
             VersionNotLoaded: the pinned version is not being served.
         """
-        if pin is None:
-            return self.default
-        version = self._versions.get(pin)
-        if version is None:
-            raise UnknownVersion(
-                f"model_version {pin[:64]!a} is not known here; GET /versions lists those that are"
-            )
-        if version.state in (State.AVAILABLE, State.FAILED) and version is not self.default:
-            raise VersionNotLoaded(
-                f"version {version.name} is known and not loaded; "
-                "leave model_version out to use the default"
-            )
-        return version
+        return self._default if pin is None else self.serving(pin)
+
+    def set_default(self, name: str) -> None:
+        """Let requests that name no version go to this one from now on.
+
+        Raises:
+            UnknownVersion: there is none of that name.
+            VersionNotLoaded: it is not ready, or its engine has died.
+        """
+        version = self.get(name)
+        if not version.up:
+            why = "has an engine that died; load it again" if version.state is State.READY else None
+            raise VersionNotLoaded(f"version {version.name} {why or _WHY_NOT[version.state]}")
+        self._wanted = name
+        self._adopt(version)
+
+    def want_default(self, name: str) -> None:
+        """Let this version be the default as soon as it can: what the routing document asks for.
+
+        At once if it is ready, or if nothing would be lost because the present default has no
+        engine. Otherwise, even if it is not known yet, once it is ready; until then the present
+        default goes on serving.
+        """
+        self._wanted = name
+        self.settle()
+
+    def settle(self) -> None:
+        """Make the wanted default the default if it can be by now."""
+        wanted = self._versions.get(self._wanted)
+        if wanted is not None and (wanted.state is State.READY or not self._default.occupied):
+            self._adopt(wanted)
 
     async def close(self) -> None:
-        """Stop all engines."""
-        for version in self._versions.values():
-            await version.close()
+        """Stop all engines; a fault of one keeps no other from being stopped."""
+        closing = (version.close() for version in self._versions.values())
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                _log.error("engine_not_closed", exc_info=outcome)
+
+    def _adopt(self, version: Version) -> None:
+        if version is not self._default:
+            _log.info("default_changed", version=version.name, before=self._default.name)
+            self._default = version

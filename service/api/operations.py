@@ -1,4 +1,4 @@
-"""What operators and machines ask: versions, health, metrics."""
+"""What machines ask: health and metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.routing import DirectRoute
-from service.api.schemas import VersionsResponse, problems
+from service.api.schemas import problems
 from service.errors import NotReady
 from service.metrics import Metrics
 from service.versions import State, Versions
@@ -29,13 +29,6 @@ class OperationsApi:
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
         router = APIRouter(route_class=DirectRoute)
-        router.add_api_route(
-            "/versions",
-            self.list_versions,
-            methods=["GET"],
-            summary="Model versions",
-            responses={200: {"model": VersionsResponse}},
-        )
         router.add_api_route("/livez", self.live, methods=["GET"], summary="Is the process alive")
         router.add_api_route(
             "/readyz",
@@ -46,22 +39,6 @@ class OperationsApi:
         )
         router.add_api_route("/metrics", self.scrape, methods=["GET"], summary="Prometheus metrics")
         return router
-
-    async def list_versions(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
-        """Every version of the store, and the state of each."""
-        content = {
-            "default": self._versions.default.name,
-            "versions": [
-                {
-                    "name": version.name,
-                    "description": version.manifest.description,
-                    "digest": version.digest,
-                    "state": version.state.value,
-                }
-                for version in self._versions
-            ],
-        }
-        return _json(content)
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
         """200 as long as the event loop turns."""

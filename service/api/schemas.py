@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from service.overrides.entries import BlockQuery, BlockTerm, Kind, Pin, Source
+from service.routing import Kill, RoutingPlan, ShadowTraffic
 
 MAX_RAW_CHARS = 4096
 """Longest text taken before normalising, so that normalising stays cheap."""
@@ -235,20 +236,91 @@ class OverridesResponse(BaseModel):
     )
 
 
+class LatencyInfo(BaseModel):
+    """Percentiles over the last answers of a version in this process."""
+
+    p50: float
+    p95: float
+
+
 class VersionInfo(BaseModel):
-    """One known version."""
+    """One known version, as it is in this process."""
 
     name: str
     description: str
     digest: str
-    state: Literal["available", "loading", "ready", "failed"]
+    state: Literal["available", "loading", "warming", "ready", "draining", "failed"]
+    reason: str | None = Field(description="Why it failed, if it did.")
+    default: bool = Field(description="Whether it serves requests that name no version.")
+    wanted: bool = Field(
+        description="Whether this replica should have it loaded: it is the default, the routing "
+        "document uses it, or somebody loaded it."
+    )
+    weight: float = Field(
+        description="Its share of the requests with a unit_id, in the routing document."
+    )
+    requests: int = Field(description="Answered since this process started.")
+    in_flight: int = Field(description="Requests and generations under way.")
+    latency_ms: LatencyInfo | None = Field(description="`null` if it has answered none yet.")
+    memory_bytes: int = Field(description="What its engine takes, or would take: an estimate.")
+
+
+class MemoryInfo(BaseModel):
+    """Memory of all engines of this process."""
+
+    limit_bytes: int | None = Field(description="`null` if it is not known.")
+    reserved_bytes: int = Field(description="Of the engines there are: an estimate.")
 
 
 class VersionsResponse(BaseModel):
     """Answer of ``GET /versions``."""
 
     default: str
+    durable: bool = Field(
+        description="Whether loading and unloading is followed by all replicas, and survives a "
+        "restart."
+    )
+    memory: MemoryInfo
     versions: list[VersionInfo]
+
+
+class RoutingResponse(BaseModel):
+    """Answer of ``GET /routing`` and of what changes it."""
+
+    default: str
+    weights: dict[str, float]
+    salt: str
+    shadow: ShadowTraffic | None
+    kill: Kill | None = Field(description="The emergency switch; goes before all else.")
+    revision: int = Field(
+        description="Of what is in force here; 0 if it was never written. The ETag is the "
+        "revision that is stored, the same unless that could not be taken here."
+    )
+    persistence: Literal["redis", "process"] = Field(
+        description="`redis`: seen by all replicas and kept; `process`: of this process alone, "
+        "and lost when it ends."
+    )
+
+
+class AuditEntry(BaseModel):
+    """One change of a control document."""
+
+    time: str = Field(description="ISO 8601, UTC.")
+    document: str
+    action: str
+    author: str
+    reason: str | None
+    revision: int = Field(description="After the change.")
+    replaced: int = Field(description="The revision before; 0 if there was none.")
+    before: dict[str, Any] = Field(description="What it changed, as it was.")
+    after: dict[str, Any] = Field(description="What it changed, as it is since.")
+
+
+class AuditResponse(BaseModel):
+    """Answer of ``GET /audit``."""
+
+    entries: list[AuditEntry] = Field(description="Newest first.")
+    persistence: Literal["redis", "process"]
 
 
 class ProblemError(BaseModel):
@@ -291,6 +363,8 @@ BODIES: tuple[type[BaseModel], ...] = (
     RelevanceRequest,
     NewOverride,
     OverridesRequest,
+    RoutingPlan,
+    Kill,
     Problem,
 )
 """Bodies that routes read by themselves, and problems: FastAPI does not see them."""

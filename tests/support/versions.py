@@ -1,10 +1,13 @@
-"""Manifests of versions that exist only in tests."""
+"""Manifests of versions that exist only in tests, and their engines."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from model_store.manifest import Manifest
+from service.engine.protocol import Engine
+from service.version import OnTokens
+from tests.support.engine import ScriptedEngine
 
 
 def make_manifest(name: str = "test-1", **changes: Any) -> Manifest:
@@ -19,3 +22,45 @@ def make_manifest(name: str = "test-1", **changes: Any) -> Manifest:
         "files": {"adapter.safetensors": {"sha256": "1" * 64, "bytes": 1}},
     }
     return Manifest.model_validate(content | changes)
+
+
+class Engines:
+    """A factory (``service.version.EngineFactory``) of scripted engines, one for each load.
+
+    Without being told otherwise, an engine's rewrites name its version.
+
+    Args:
+        given: engines to hand out first, by name of the version.
+    """
+
+    def __init__(self, **given: ScriptedEngine) -> None:
+        self._given = {name.replace("_", "-"): engine for name, engine in given.items()}
+        self.made: dict[str, list[ScriptedEngine]] = {}
+        """Engines handed out, by name of the version, the latest last."""
+
+    def give(self, name: str, engine: ScriptedEngine) -> ScriptedEngine:
+        """Hand ``engine`` out at the next load of the version ``name``."""
+        self._given[name] = engine
+        return engine
+
+    def __getitem__(self, name: str) -> ScriptedEngine:
+        """The latest engine of a version."""
+        return self.made[name][-1]
+
+    def count(self, name: str) -> int:
+        """How many engines of a version have been made."""
+        return len(self.made.get(name, ()))
+
+    @property
+    def running(self) -> list[str]:
+        """Names of versions with an engine that has not been closed, once for each."""
+        return sorted(n for n, made in self.made.items() for e in made if not e.closed)
+
+    async def __call__(self, manifest: Manifest, on_tokens: OnTokens) -> Engine:
+        name = manifest.name
+        engine = self._given.pop(name, None)
+        if engine is None:
+            engine = ScriptedEngine(default=((f"{name} stake", 0.98), (f"{name} post", 0.9)))
+        engine.on_tokens = on_tokens
+        self.made.setdefault(name, []).append(engine)
+        return engine

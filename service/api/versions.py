@@ -1,0 +1,220 @@
+"""``/versions``: which model versions there are, and loading and unloading them live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.admin import AdminGuard
+from service.api.context import context_of
+from service.api.routing import DirectRoute
+from service.api.schemas import VersionInfo, VersionsResponse, problems
+from service.errors import FieldError, InvalidRequest, LoadFailed, VersionNotLoaded
+from service.loader import Loader
+from service.memory import MemoryBudget
+from service.roster import Roster
+from service.version import State, Version
+from service.versions import Versions
+
+Weights = Callable[[], Mapping[str, float]]
+"""Share of each version by name, as the routing document has it; empty if all goes to the
+default."""
+
+_NO_STORE = {"cache-control": "no-store"}
+_DIGITS = 3
+"""Decimals of a latency on the wire, in milliseconds."""
+
+
+class VersionsApi:
+    """Routes that show, load and unload versions.
+
+    Args:
+        versions: what is known.
+        roster: what should be loaded; told of what operators want.
+        loader: what is being loaded.
+        memory: what engines take.
+        weights: shares of the versions.
+        guard: who may load and unload.
+        wait_s: longest that ``?wait=true`` holds an answer back.
+    """
+
+    def __init__(
+        self,
+        *,
+        versions: Versions,
+        roster: Roster,
+        loader: Loader,
+        memory: MemoryBudget,
+        weights: Weights,
+        guard: AdminGuard,
+        wait_s: float,
+    ) -> None:
+        self._versions = versions
+        self._roster = roster
+        self._loader = loader
+        self._memory = memory
+        self._weights = weights
+        self._guard = guard
+        self._wait_s = wait_s
+
+    def router(self) -> APIRouter:
+        """The routes, with their OpenAPI."""
+        router = APIRouter(route_class=DirectRoute)
+        router.add_api_route(
+            "/versions",
+            self.list_versions,
+            methods=["GET"],
+            summary="Model versions",
+            operation_id="list_versions",
+            responses={200: {"model": VersionsResponse}},
+        )
+        info = {"model": VersionInfo}
+        router.add_api_route(
+            "/versions/{name}/load",
+            self.load,
+            methods=["POST"],
+            summary="Load a version, here and on all replicas",
+            operation_id="load_version",
+            responses={
+                200: {**info, "description": "It is ready."},
+                202: {**info, "description": "It is on its way."},
+                **problems(401, 403, 404, 409, 412, 422, 500, 503, 507),
+            },
+            openapi_extra=_PARAMETERS,
+        )
+        router.add_api_route(
+            "/versions/{name}/unload",
+            self.unload,
+            methods=["POST"],
+            summary="Drain and unload a version, here and on all replicas",
+            operation_id="unload_version",
+            responses={
+                200: {**info, "description": "It is unloaded."},
+                202: {**info, "description": "Requests under way are waited for."},
+                204: {"description": "It is not known here; other replicas unload it."},
+                **problems(401, 403, 404, 409, 412, 422, 503),
+            },
+            openapi_extra=_PARAMETERS,
+        )
+        return router
+
+    async def list_versions(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
+        """Every version of the store: its state in this process, its traffic and its latency."""
+        loaded = [version.manifest for version in self._versions if version.occupied]
+        content = {
+            "default": self._versions.default.name,
+            "durable": self._roster.durable,
+            "memory": {
+                "limit_bytes": self._memory.limit_bytes,
+                "reserved_bytes": self._memory.reserved(loaded),
+            },
+            "versions": [self._shown(version) for version in self._versions],
+        }
+        return _json(content)
+
+    async def load(self, request: Request) -> Response:
+        """Answers at once with the state; with ``wait`` once it is ready or has failed.
+
+        If it does not fit the memory, or the wish cannot be stored for the other replicas, nothing
+        is loaded.
+        """
+        author = self._guard.check(request)
+        wait = _flag(request, "wait")
+        version = await self._roster.ensure(request.path_params["name"], author=author)
+        context_of(request.scope).fields.update(change="load", version=version.name)
+        if wait:
+            await self._until_loaded(version)
+        return _json(self._shown(version), 200 if version.state is State.READY else 202)
+
+    async def unload(self, request: Request) -> Response:
+        """No request is routed to it from now on; with ``wait`` answers once its engine is gone.
+
+        A load that is under way is given up.
+        """
+        author = self._guard.check(request)
+        wait = _flag(request, "wait")
+        version = await self._roster.remove(request.path_params["name"], author=author)
+        context_of(request.scope).fields["change"] = "unload"
+        if version is None:
+            return Response(status_code=204, headers=_NO_STORE)
+        context_of(request.scope).fields["version"] = version.name
+        if wait:
+            await self._loader.finished(version.name, timeout_s=self._wait_s)
+        return _json(self._shown(version), 200 if version.state is State.AVAILABLE else 202)
+
+    async def _until_loaded(self, version: Version) -> None:
+        failure: Exception | None = None
+        try:
+            await self._loader.finished(version.name, timeout_s=self._wait_s)
+        except VersionNotLoaded:
+            raise
+        except Exception as error:  # noqa: BLE001 - the version keeps its reason
+            failure = error
+        # It can also have failed while the wish was being stored.
+        if version.state is State.FAILED:
+            raise LoadFailed(
+                f"version {version.name} could not be loaded: {version.reason}"
+            ) from failure
+
+    def _shown(self, version: Version) -> dict[str, Any]:
+        default = version is self._versions.default
+        weights = self._weights() or {self._versions.default.name: 1.0}
+        latency = version.traffic.latency()
+        return {
+            "name": version.name,
+            "description": version.manifest.description,
+            "digest": version.digest,
+            "state": version.state.value,
+            "reason": version.reason,
+            "default": default,
+            "wanted": version.name in self._roster.wanted(),
+            "weight": weights.get(version.name, 0.0),
+            "requests": version.traffic.requests,
+            "in_flight": version.traffic.in_flight,
+            "latency_ms": latency
+            and {
+                "p50": round(latency.p50 * 1000, _DIGITS),
+                "p95": round(latency.p95 * 1000, _DIGITS),
+            },
+            "memory_bytes": self._memory.estimate(version.manifest),
+        }
+
+
+_PARAMETERS = {
+    "parameters": [
+        {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}},
+        {
+            "name": "wait",
+            "in": "query",
+            "required": False,
+            "description": "Answer only once it is done, or has failed.",
+            "schema": {"type": "boolean", "default": False},
+        },
+    ]
+}
+
+
+def _flag(request: Request, name: str) -> bool:
+    """A parameter of the query string that is true or false.
+
+    Raises:
+        InvalidRequest: it is neither.
+    """
+    given = request.query_params.get(name, "false")
+    if given not in ("true", "false"):
+        raise InvalidRequest([FieldError(f"query {name}", "must be true or false")])
+    return given == "true"
+
+
+def _json(content: object, code: int = 200) -> Response:
+    return Response(
+        orjson.dumps(content),
+        status_code=code,
+        headers=_NO_STORE,
+        media_type="application/json",
+    )
