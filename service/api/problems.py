@@ -31,12 +31,17 @@ _ADVICE = {
 }
 
 
-def problem(error: RequeryError, request_id: str | None = None) -> Response:
-    """The response that tells a caller about ``error``."""
+def content(error: RequeryError, request_id: str | None = None) -> dict[str, Any]:
+    """``error`` as a problem object."""
     body = _body(error.slug, error.title, error.status, str(error), request_id)
     if isinstance(error, InvalidRequest):
         body["errors"] = [{"field": e.field, "detail": e.detail} for e in error.errors]
-    return _response(body, dict(error.headers))
+    return body
+
+
+def problem(error: RequeryError, request_id: str | None = None) -> Response:
+    """The response that tells a caller about ``error``."""
+    return _response(content(error, request_id), dict(error.headers))
 
 
 def internal_problem(request_id: str | None) -> Response:

@@ -1,19 +1,26 @@
-"""``POST /rewrite`` and ``POST /relevance``."""
+"""``POST /rewrite``, ``POST /rewrite/batch`` and ``POST /relevance``."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 from fastapi import APIRouter
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from model_store.text import normalise
+from service.api import problems as problem_objects
 from service.api.body import DeadlinePolicy, read_json
-from service.api.context import RequestContext, context_of
+from service.api.context import context_of
 from service.api.routing import DirectRoute
 from service.api.schemas import (
+    BatchQuery,
+    BatchRequest,
+    BatchResponse,
     RelevanceRequest,
     RelevanceResponse,
     RewriteRequest,
@@ -21,6 +28,9 @@ from service.api.schemas import (
     problems,
     request_body,
 )
+from service.batch import Batches, Done, Late, Outcome
+from service.deadline import Deadline, Stopwatch
+from service.errors import FieldError, InvalidRequest
 from service.rewriter import Answer, Ask, Rewriter, Source
 from service.tagger import Tagger
 
@@ -44,8 +54,9 @@ class RewritingApi:
         rewriter: the pipeline.
         tagger: the tag task.
         rewrite_deadline: for /rewrite.
-        tag_deadline: for /relevance, which nobody calls from a search page.
+        tag_deadline: for /relevance and batches, which nobody calls from a search page.
         query_fields: log fields for a query.
+        batch_concurrency: queries of all batches under way at a time.
     """
 
     def __init__(
@@ -56,8 +67,10 @@ class RewritingApi:
         rewrite_deadline: DeadlinePolicy,
         tag_deadline: DeadlinePolicy,
         query_fields: Callable[[str], Mapping[str, str]],
+        batch_concurrency: int = 8,
     ) -> None:
         self._rewriter = rewriter
+        self._batches = Batches(rewriter.rewrite, concurrency=batch_concurrency)
         self._tagger = tagger
         self._rewrite_deadline = rewrite_deadline
         self._tag_deadline = tag_deadline
@@ -78,6 +91,16 @@ class RewritingApi:
                     **problems(400, 404, 409, 413, 415, 422),
                 },
                 openapi_extra=request_body(RewriteRequest),
+            )
+        for path in ("/rewrite/batch", "/v1/rewrite/batch"):
+            router.add_api_route(
+                path,
+                self.rewrite_batch,
+                methods=["POST"],
+                summary="Rewrite up to 256 shopping queries",
+                operation_id="rewrite_batch" + ("_v1" if path.startswith("/v1") else ""),
+                responses={200: {"model": BatchResponse}, **problems(400, 413, 415, 422)},
+                openapi_extra=request_body(BatchRequest),
             )
         router.add_api_route(
             "/relevance",
@@ -115,8 +138,36 @@ class RewritingApi:
             rewrites=len(answer.selection.accepted),
             **self._query_fields(answer.query),
         )
-        content = _rewrite_content(answer, context, explain=body.explain)
+        content = _rewrite_content(answer, context.watch, context.request_id, explain=body.explain)
         return _json(content, {"cache-status": _CACHE_STATUS[answer.source]})
+
+    async def rewrite_batch(self, request: Request) -> Response:
+        """An answer to each query, in order, by one deadline; 200 even when late."""
+        context = context_of(request.scope)
+        body = await read_json(request, BatchRequest)
+        deadline = self._tag_deadline.deadline(
+            request, body.deadline_ms, started=context.watch.started
+        )
+        outcomes: dict[int, Outcome] = {}
+        asks: dict[int, Ask] = {}
+        for i, item in enumerate(body.queries):
+            try:
+                asks[i] = _batch_ask(item, body, deadline)
+            except InvalidRequest as error:
+                outcomes[i] = error
+        context.watch.lap("prepare")
+        outcomes |= zip(asks, await self._batches.answer([*asks.values()]), strict=True)
+        context.watch.lap("batch")
+        answers = [
+            _batch_content(i, outcomes[i], context.request_id, explain=body.explain)
+            for i in range(len(body.queries))
+        ]
+        context.fields.update(
+            queries=len(answers),
+            outcomes=dict(Counter("problem" if "index" in a else a["status"] for a in answers)),
+            sources=dict(Counter(a["source"] for a in answers if "source" in a)),
+        )
+        return _json({"answers": answers, "request_id": context.request_id})
 
     async def relevance(self, request: Request) -> Response:
         """P(relevant) of each pair of query and rewrite, in order."""
@@ -139,7 +190,51 @@ class RewritingApi:
         )
 
 
-def _rewrite_content(answer: Answer, context: RequestContext, *, explain: bool) -> dict[str, Any]:
+def _batch_ask(item: object, shared: BatchRequest, deadline: Deadline) -> Ask:
+    """One query of a batch.
+
+    Raises:
+        InvalidRequest: it is neither a text nor an object that describes one.
+    """
+    if isinstance(item, str):
+        item = {"query": item}
+    elif not isinstance(item, dict):
+        raise InvalidRequest([FieldError("query", "must be text, or an object with this field")])
+    try:
+        query = BatchQuery.model_validate(item)
+    except ValidationError as error:
+        raise problem_objects.from_validation(error) from None
+    return Ask(
+        query=query.query,
+        deadline=deadline,
+        max_rewrites=shared.max_rewrites,
+        min_relevance=shared.min_relevance,
+        model_version=query.model_version or shared.model_version,
+        unit_id=query.unit_id,
+    )
+
+
+def _batch_content(
+    index: int, outcome: Outcome, request_id: str, *, explain: bool
+) -> dict[str, Any]:
+    """One member of the answer to a batch."""
+    if isinstance(outcome, Done):
+        return _rewrite_content(outcome.answer, outcome.watch, request_id, explain=explain)
+    if isinstance(outcome, Late):
+        return {
+            "query": normalise(outcome.ask.query, fold_case=False),
+            "rewrites": [],
+            "status": "timeout",
+            "source": "none",
+            "model_version": outcome.ask.model_version,
+            "request_id": request_id,
+        }
+    return {**problem_objects.content(outcome, request_id), "index": index}
+
+
+def _rewrite_content(
+    answer: Answer, watch: Stopwatch, request_id: str, *, explain: bool
+) -> dict[str, Any]:
     content: dict[str, Any] = {
         "query": answer.query,
         "rewrites": [
@@ -149,7 +244,7 @@ def _rewrite_content(answer: Answer, context: RequestContext, *, explain: bool) 
         "status": answer.status,
         "source": answer.source,
         "model_version": answer.version,
-        "request_id": context.request_id,
+        "request_id": request_id,
     }
     if explain:
         content["rejected"] = [
@@ -161,7 +256,7 @@ def _rewrite_content(answer: Answer, context: RequestContext, *, explain: bool) 
             for one in answer.selection.rejected
         ]
         content["stages_ms"] = {
-            stage: round(seconds * 1000, 3) for stage, seconds in context.watch.stages.items()
+            stage: round(seconds * 1000, 3) for stage, seconds in watch.stages.items()
         }
     return content
 

@@ -127,7 +127,7 @@ async def test_a_large_body_is_refused_declared_or_not(service: Service) -> None
         response = await service.client.post("/rewrite", content=content, headers=JSON)
         assert response.status_code == 413
         assert response.json()["type"] == "urn:requery:problem:payload-too-large"
-        assert "65536 bytes" in response.json()["detail"]
+        assert "262144 bytes" in response.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,100 @@
+"""Many queries at a time: answered in order by one deadline, a few of them at once.
+
+What the pipeline does for one query it does for each of these; equal ones share a generation. The
+bound on how many are under way holds for all batches together, so that single requests, which
+come with a shopper, find the engine free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from service.deadline import Stopwatch
+from service.errors import RequeryError
+from service.rewriter import Answer, Ask
+
+_log = structlog.get_logger(component="batch")
+
+Rewrite = Callable[[Ask, Stopwatch], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An answer, and where its time went."""
+
+    answer: Answer
+    watch: Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class Late:
+    """The deadline passed before the query's turn came: nothing has been done for it."""
+
+    ask: Ask
+
+
+Outcome = Done | Late | RequeryError
+"""What became of one query of a batch."""
+
+
+class Batches:
+    """Answers batches.
+
+    Args:
+        rewrite: answers one query by its deadline.
+        concurrency: queries of all batches under way at a time.
+    """
+
+    def __init__(self, rewrite: Rewrite, *, concurrency: int) -> None:
+        self._rewrite = rewrite
+        self._concurrency = concurrency
+        self._slots = asyncio.Semaphore(concurrency)
+
+    async def answer(self, asks: Sequence[Ask]) -> list[Outcome]:
+        """The outcome of each query, in order; a fault of one harms no other.
+
+        Args:
+            asks: the queries, with the deadline that they share.
+        """
+        outcomes: list[Outcome] = [Late(ask) for ask in asks]
+        waiting = iter(range(len(asks)))
+
+        async def work() -> None:
+            for i in waiting:
+                outcomes[i] = await self._one(asks[i])
+
+        workers = min(self._concurrency, len(asks))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(work())
+        return outcomes
+
+    async def _one(self, ask: Ask) -> Outcome:
+        if not await self._turn(ask):
+            return Late(ask)
+        try:
+            watch = Stopwatch()
+            return Done(await self._rewrite(ask, watch), watch)
+        except RequeryError as error:
+            return error
+        except Exception:  # noqa: BLE001 - the others still have an answer
+            _log.exception("unhandled_error")
+            return RequeryError("the server failed on this query; its log has the details")
+        finally:
+            self._slots.release()
+
+    async def _turn(self, ask: Ask) -> bool:
+        """Take a slot; whether one came free by the deadline."""
+        left = ask.deadline.remaining()
+        if not left:
+            return False
+        try:
+            async with asyncio.timeout(left):
+                await self._slots.acquire()
+        except TimeoutError:
+            return False
+        return True
