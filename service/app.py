@@ -18,6 +18,7 @@ from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from service.api.openapi import document
 from service.api.operations import OperationsApi
 from service.api.rewriting import RewritingApi
+from service.cache.lifetimes import Lifetimes
 from service.cache.memory import MemoryCache
 from service.cache.redis import RedisCache
 from service.cache.tiered import TieredCache
@@ -25,6 +26,7 @@ from service.coalesce import Coalescer
 from service.errors import RequeryError
 from service.logging import query_fields
 from service.metrics import Metrics
+from service.redis import connect
 from service.rewriter import Rewriter
 from service.settings import Settings
 from service.tagger import Tagger
@@ -71,11 +73,19 @@ def create_app(
     """
     metrics = Metrics(release=release())
     registry = Versions(versions, default=settings.default_version)
-    memory = MemoryCache(
-        max_bytes=settings.cache_memory_bytes, ttl_s=settings.cache_ttl_s, metrics=metrics.cache
+    lifetimes = Lifetimes(
+        hard_s=settings.cache_ttl_s,
+        soft_s=settings.cache_soft_ttl_s,
+        empty_s=settings.cache_empty_ttl_s,
+        jitter=settings.cache_ttl_jitter,
     )
-    redis = _redis(settings, metrics)
-    cache = TieredCache(memory, redis, read_budget_s=settings.redis_read_budget_ms / 1000)
+    memory = MemoryCache(
+        max_bytes=settings.cache_memory_bytes, lifetimes=lifetimes, metrics=metrics.cache
+    )
+    redis = _redis(settings, lifetimes, metrics)
+    cache = TieredCache(
+        memory, redis, lifetimes=lifetimes, read_budget_s=settings.redis_read_budget_ms / 1000
+    )
     flights = Coalescer(bound_s=settings.generation_timeout_s)
     parts = Parts(registry, metrics, flights, cache, redis)
     rewriting = RewritingApi(
@@ -153,14 +163,21 @@ async def _load(
             on_load_failure(error)
 
 
-def _redis(settings: Settings, metrics: Metrics) -> RedisCache | None:
+def _redis(settings: Settings, lifetimes: Lifetimes, metrics: Metrics) -> RedisCache | None:
     if settings.redis_url is None:
         return None
-    return RedisCache(
+    client = connect(
         settings.redis_url.get_secret_value(),
-        ttl_s=settings.cache_ttl_s,
-        write_budget_s=settings.redis_write_budget_ms / 1000,
         max_connections=settings.redis_max_connections,
+        # Only how long a command goes on that nobody waits for any longer.
+        timeout_s=max(1.0, settings.redis_write_budget_ms / 1000),
+    )
+    return RedisCache(
+        client,
+        lifetimes=lifetimes,
+        write_budget_s=settings.redis_write_budget_ms / 1000,
+        concurrency=settings.redis_max_connections,
+        max_bytes=settings.cache_redis_bytes,
         metrics=metrics.cache,
     )
 

@@ -158,6 +158,12 @@ class NotReady(_Unavailable):
     slug, title = "not-ready", "The service is not ready"
 
 
+class CacheUnavailable(_Unavailable):
+    """The shared cache did not answer, so that a purge is not complete."""
+
+    slug, title = "cache-unavailable", "The shared cache cannot be reached"
+
+
 class BoardUnavailable(_Unavailable):
     """The shared control documents cannot be read or written just now."""
 

@@ -19,6 +19,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from service.cache.metrics import CacheMetrics
 from service.candidates import Judged, Verdict
 from service.engine.protocol import Candidate
 
@@ -31,46 +32,6 @@ LATENCY_BUCKETS_S = (
 STAGE_BUCKETS_S = (0.0001, 0.0003, *LATENCY_BUCKETS_S)
 
 STAGES = ("prepare", "cache", "generate", "filter")
-CACHE_OPERATIONS = {
-    ("memory", "get"): ("hit", "miss"),
-    ("memory", "put"): ("ok", "too_large"),
-    ("memory", "evict"): ("ok",),
-    ("redis", "get"): ("hit", "miss", "error", "timeout", "corrupt"),
-    ("redis", "put"): ("ok", "error", "timeout", "too_large"),
-    ("redis", "ping"): ("error", "timeout"),
-}
-
-
-class CacheMetrics:
-    """Cache operations by tier and result, and the size of the memory tier."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        operations = Counter(
-            "requery_cache_operations",
-            "Cache operations by tier, operation and result",
-            ["tier", "op", "result"],
-            registry=registry,
-        )
-        self._operations = {
-            (tier, op, result): operations.labels(tier, op, result)
-            for (tier, op), results in CACHE_OPERATIONS.items()
-            for result in results
-        }
-        self._bytes = Gauge(
-            "requery_cache_memory_bytes", "Estimated size of the memory tier", registry=registry
-        )
-        self._entries = Gauge(
-            "requery_cache_memory_entries", "Entries of the memory tier", registry=registry
-        )
-
-    def count(self, tier: str, op: str, result: str) -> None:
-        """Count one operation; the combinations are those of :data:`CACHE_OPERATIONS`."""
-        self._operations[tier, op, result].inc()
-
-    def watch_memory(self, size: Callable[[], int], entries: Callable[[], int]) -> None:
-        """Read the memory tier's size (bytes) and entries at every scrape."""
-        self._bytes.set_function(size)
-        self._entries.set_function(entries)
 
 
 class Metrics:

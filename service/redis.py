@@ -6,6 +6,7 @@ else to do without Redis.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -26,6 +27,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisClusterException, RedisError
 
 AnyRedis: TypeAlias = Redis | RedisCluster
+
+Send = Callable[..., Awaitable[Any]]
+"""Sends the command that its arguments make, and awaits the answer."""
 
 FAULTS = (RedisError, RedisClusterException, OSError)
 """What a command raises when Redis cannot do it (of a cluster, not all is a ``RedisError``)."""
@@ -152,6 +156,18 @@ async def disconnect(client: AnyRedis) -> None:
     await pool.disconnect()
     if isinstance(pool, SentinelConnectionPool):
         await pool.sentinel_manager.aclose()
+
+
+async def masters(client: AnyRedis) -> list[Send]:
+    """For each node that holds a share of the keys, what sends a command to it.
+
+    Raises:
+        FAULTS: the map of the cluster cannot be had.
+    """
+    if isinstance(client, RedisCluster):
+        await client.initialize()
+        return [node.execute_command for node in client.get_primaries()]
+    return [client.execute_command]
 
 
 def parse(url: str) -> Target:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-SCHEMA = 1
+SCHEMA = 2
 """Raised when the stored value changes its meaning."""
 
 
@@ -19,4 +19,9 @@ def cache_key(digest: str, query: str) -> str:
     The digest stays in clear, so that one version's keys can be told from another's.
     """
     hashed = hashlib.blake2b(query.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
-    return f"requery:{SCHEMA}:{digest[:32]}:{hashed}"
+    return version_prefix(digest) + hashed
+
+
+def version_prefix(digest: str) -> str:
+    """What all keys of the version with this digest start with, and no others."""
+    return f"requery:{SCHEMA}:{digest[:32]}:"

@@ -1,95 +1,99 @@
-"""The tier in this process: least recently used, bounded in bytes, with a time-to-live."""
+"""The tier in this process: least recently used, bounded in bytes."""
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterable
 from typing import NamedTuple
 
+from service.cache.lifetimes import Entry, Lifetimes
+from service.cache.metrics import CacheMetrics
 from service.candidates import Generation
-from service.metrics import CacheMetrics
 
-_ENTRY_BYTES = 500
-"""Python's own cost of an entry (key, node, tuple, generation), rounded up."""
+_ENTRY_BYTES = 600
+"""Python's own cost of an entry (key, node, tuples, times, generation), rounded up."""
 _CANDIDATE_BYTES = 700
 """The same of a candidate with its verdict."""
 _CHARACTER_BYTES = 64
 """The same of a character: the text twice (raw, normalised) and the set of its folded words."""
 
 
-class _Entry(NamedTuple):
-    generation: Generation
-    expires: float
+class _Kept(NamedTuple):
+    entry: Entry
     size: int
 
 
 class MemoryCache:
-    """Generations by key. Not a :class:`Cache` by itself: its calls never wait, so they are plain.
+    """Entries by key. Its calls never wait, so they are plain.
 
     Args:
         max_bytes: bound on the estimated size of all entries; 0 keeps nothing.
-        ttl_s: seconds that an entry lives.
+        lifetimes: rules of age.
         metrics: where operations are counted.
-        clock: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        max_bytes: int,
-        ttl_s: float,
-        metrics: CacheMetrics,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, max_bytes: int, lifetimes: Lifetimes, metrics: CacheMetrics) -> None:
         self._max_bytes = max_bytes
-        self._ttl_s = ttl_s
+        self._lifetimes = lifetimes
         self._metrics = metrics
-        self._clock = clock
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._bytes = 0
-        metrics.watch_memory(lambda: self._bytes, lambda: len(self._entries))
+        metrics.watch_memory(lambda: self._bytes, lambda: len(self._kept))
 
-    def get(self, key: str) -> Generation | None:
-        """The generation under ``key``, unless it has expired; counted as hit or miss."""
-        generation = self.peek(key)
-        self._metrics.count("memory", "get", "miss" if generation is None else "hit")
-        return generation
-
-    def peek(self, key: str) -> Generation | None:
-        """:meth:`get`, uncounted."""
-        entry = self._entries.get(key)
+    def get(self, key: str) -> Entry | None:
+        """The entry under ``key``, unless it is gone; counted as hit, stale or miss."""
+        entry = self.peek(key)
         if entry is None:
+            self._metrics.count("memory", "get", "miss")
+        else:
+            stale = self._lifetimes.stale(entry)
+            self._metrics.count("memory", "get", "stale" if stale else "hit")
+        return entry
+
+    def peek(self, key: str) -> Entry | None:
+        """:meth:`get`, uncounted."""
+        kept = self._kept.get(key)
+        if kept is None:
             return None
-        if entry.expires <= self._clock():
+        if self._lifetimes.gone(kept.entry):
             self._drop(key)
             return None
-        self._entries.move_to_end(key)
-        return entry.generation
+        self._kept.move_to_end(key)
+        return kept.entry
 
-    def put(self, key: str, generation: Generation) -> None:
-        """Keep ``generation``; the least recently used make room."""
-        size = estimated_bytes(key, generation)
+    def put(self, key: str, entry: Entry) -> None:
+        """Keep ``entry``; the least recently used make room."""
+        size = estimated_bytes(key, entry.generation)
         self._drop(key)
         if size > self._max_bytes:
             self._metrics.count("memory", "put", "too_large")
             return
-        self._entries[key] = _Entry(generation, self._clock() + self._ttl_s, size)
+        self._kept[key] = _Kept(entry, size)
         self._bytes += size
         while self._bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+            self._drop(next(iter(self._kept)))
             self._metrics.count("memory", "evict", "ok")
         self._metrics.count("memory", "put", "ok")
+
+    def forget(self, keys: Iterable[str]) -> int:
+        """Drop the entries under ``keys``; says how many there were."""
+        return sum(self._drop(key) for key in keys)
+
+    def forget_prefix(self, prefix: str) -> int:
+        """Drop all entries whose key starts with ``prefix``; says how many there were."""
+        return self.forget([key for key in self._kept if key.startswith(prefix)])
 
     @property
     def size_bytes(self) -> int:
         """Estimated size of all entries."""
         return self._bytes
 
-    def _drop(self, key: str) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self._bytes -= entry.size
+    def _drop(self, key: str) -> bool:
+        kept = self._kept.pop(key, None)
+        if kept is None:
+            return False
+        self._bytes -= kept.size
+        return True
 
 
 def estimated_bytes(key: str, generation: Generation) -> int:

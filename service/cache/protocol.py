@@ -1,17 +1,28 @@
-"""What the pipeline asks of a cache tier."""
+"""What the pipeline asks of the cache."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
 from service.candidates import Generation
 
 
 class Hit(NamedTuple):
-    """A cached generation and the tier that had it."""
+    """A cached generation, the tier that had it, and whether it is past its soft time-to-live."""
 
     generation: Generation
     tier: str
+    """``memory`` or ``redis``."""
+    stale: bool = False
+    """Serve it, and make it anew in the background."""
+
+
+class Purged(NamedTuple):
+    """How many entries a purge removed from each tier; most are in both."""
+
+    memory: int
+    redis: int
 
 
 class Cache(Protocol):
@@ -20,8 +31,18 @@ class Cache(Protocol):
     async def get(self, key: str, *, budget_s: float) -> Hit | None:
         """The generation under ``key``, if it can be had within ``budget_s`` seconds."""
 
-    async def put(self, key: str, generation: Generation) -> None:
-        """Keep a complete generation; gives up silently (but counted) when it cannot."""
+    async def put(self, key: str, generation: Generation, *, empty: bool = False) -> None:
+        """Keep a complete generation; gives up silently (but counted) when it cannot.
+
+        ``empty`` says that the version's own filter accepts none of the candidates: such an entry
+        lives shorter.
+        """
+
+    async def purge_query(self, digests: Iterable[str], query: str) -> Purged:
+        """Forget what the versions with these digests have for a normalised query."""
+
+    async def purge_version(self, digest: str) -> Purged:
+        """Forget everything of the version with this digest."""
 
     async def close(self) -> None:
         """Let go of connections; idempotent."""

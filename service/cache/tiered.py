@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from service.cache.keys import cache_key, version_prefix
+from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.memory import MemoryCache
-from service.cache.protocol import Hit
+from service.cache.protocol import Hit, Purged
 from service.cache.redis import RedisCache
 from service.candidates import Generation
 
@@ -14,41 +18,111 @@ class TieredCache:
     Args:
         memory: asked first.
         shared: asked next; what it has is copied into memory.
+        lifetimes: rules of age, the same as those of the tiers.
         read_budget_s: bound on one look-up in the shared tier, within the caller's own budget.
     """
 
     def __init__(
-        self, memory: MemoryCache, shared: RedisCache | None = None, *, read_budget_s: float = 0.015
+        self,
+        memory: MemoryCache,
+        shared: RedisCache | None = None,
+        *,
+        lifetimes: Lifetimes,
+        read_budget_s: float = 0.015,
     ) -> None:
         self._memory = memory
         self._shared = shared
+        self._lifetimes = lifetimes
         self._read_budget_s = read_budget_s
+        self._purges = 0
 
     async def get(self, key: str, *, budget_s: float) -> Hit | None:
-        """The generation under ``key`` from the nearest tier that has it."""
-        generation = self._memory.get(key)
-        if generation is not None:
-            return Hit(generation, "memory")
-        if self._shared is None or budget_s <= 0:
-            return None
-        generation = await self._shared.get(key, budget_s=min(budget_s, self._read_budget_s))
+        """The generation under ``key`` from the nearest tier that has it fresh, else stale."""
+        near = self._memory.get(key)
+        shared = self._next(near, budget_s)
+        if shared is None:
+            return self._hit(near, "memory")
+        purges = self._purges
+        far = await shared.get(key, budget_s=min(budget_s, self._read_budget_s))
         # While we waited, a generation may have finished and filled memory: without this look the
         # caller would start a second one. The same object also saves judging it again.
-        nearer = self._memory.peek(key)
-        if nearer is not None:
-            return Hit(nearer, "memory")
-        if generation is None:
-            return None
-        self._memory.put(key, generation)
-        return Hit(generation, "redis")
+        near = self._memory.peek(key)
+        if near is not None and (far is None or near.stored_at >= far.stored_at):
+            return self._hit(near, "memory")
+        if far is not None and purges == self._purges:
+            self._memory.put(key, far)
+        return self._hit(far, "redis")
 
-    async def put(self, key: str, generation: Generation) -> None:
+    async def put(self, key: str, generation: Generation, *, empty: bool = False) -> None:
         """Keep ``generation`` in every tier; memory has it before this first waits."""
-        self._memory.put(key, generation)
+        entry = self._lifetimes.entry(key, generation, empty=empty)
+        self._memory.put(key, entry)
         if self._shared is not None:
-            await self._shared.put(key, generation)
+            await self._shared.put(key, entry)
+
+    async def purge_query(self, digests: Iterable[str], query: str) -> Purged:
+        """Forget what the versions with these digests have for a query, here and in Redis.
+
+        Args:
+            digests: of the versions.
+            query: in their normal form.
+
+        A generation that is under way can fill the cache again, and other replicas keep what is in
+        their memory: see :meth:`forget_query`.
+
+        Raises:
+            CacheUnavailable: Redis did not answer. What is in memory is gone all the same.
+        """
+        keys = [cache_key(digest, query) for digest in digests]
+        try:
+            far = 0 if self._shared is None else await self._shared.forget(keys)
+        finally:
+            near = self._forget(keys)
+        return Purged(near, far)
+
+    async def purge_version(self, digest: str) -> Purged:
+        """Forget everything of the version with this digest, here and in Redis.
+
+        Other replicas keep what is in their memory: see :meth:`forget_version`.
+
+        Raises:
+            CacheUnavailable: Redis did not answer. What is in memory is gone all the same.
+        """
+        prefix = version_prefix(digest)
+        try:
+            far = 0 if self._shared is None else await self._shared.forget_prefix(prefix)
+        finally:
+            near = self.forget_version(digest)
+        return Purged(near, far)
+
+    def forget_query(self, digests: Iterable[str], query: str) -> int:
+        """The part of :meth:`purge_query` that each replica does for itself, on being told."""
+        return self._forget(cache_key(digest, query) for digest in digests)
+
+    def forget_version(self, digest: str) -> int:
+        """The part of :meth:`purge_version` that each replica does for itself, on being told."""
+        self._purges += 1
+        return self._memory.forget_prefix(version_prefix(digest))
 
     async def close(self) -> None:
         """Close the shared tier."""
         if self._shared is not None:
             await self._shared.close()
+
+    def _next(self, near: Entry | None, budget_s: float) -> RedisCache | None:
+        """The shared tier, if it is worth asking when memory has ``near``."""
+        if self._shared is None or budget_s <= 0:
+            return None
+        # Another replica may have made a stale entry anew; there is no hurry to find out.
+        wanted = near is None or (self._lifetimes.stale(near) and self._shared.up)
+        return self._shared if wanted else None
+
+    def _forget(self, keys: Iterable[str]) -> int:
+        # A look-up in Redis that is under way may bring back what is purged here.
+        self._purges += 1
+        return self._memory.forget(keys)
+
+    def _hit(self, entry: Entry | None, tier: str) -> Hit | None:
+        if entry is None:
+            return None
+        return Hit(entry.generation, tier, self._lifetimes.stale(entry))

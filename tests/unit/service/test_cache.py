@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from model_store.text import normalise
 from service.cache.codec import CorruptValue, decode, encode
-from service.cache.keys import cache_key
+from service.cache.keys import cache_key, version_prefix
+from service.cache.lifetimes import Lifetimes
 from service.cache.memory import MemoryCache, estimated_bytes
-from service.cache.tiered import TieredCache
 from service.candidates import Generation, Scored
 from service.filters import CandidateFilter
 from service.metrics import Metrics
@@ -27,36 +27,66 @@ def generation(*texts: str) -> Generation:
     return Generation(tuple(Scored(text, 0.9) for text in texts))
 
 
-def memory(max_bytes: int = 1 << 20, ttl_s: float = 60.0) -> tuple[MemoryCache, list[float]]:
-    clock = [0.0]
-    cache = MemoryCache(
-        max_bytes=max_bytes,
-        ttl_s=ttl_s,
-        metrics=Metrics(release="test").cache,
-        clock=lambda: clock[0],
-    )
-    return cache, clock
+class Memory:
+    """A memory tier, by the second."""
+
+    def __init__(self, max_bytes: int = 1 << 20, ttl_s: float = 60.0) -> None:
+        self.now = 1000.0
+        self.lifetimes = Lifetimes(hard_s=ttl_s, clock=lambda: self.now)
+        self.cache = MemoryCache(
+            max_bytes=max_bytes, lifetimes=self.lifetimes, metrics=Metrics(release="test").cache
+        )
+
+    def put(self, key: str, value: Generation) -> None:
+        self.cache.put(key, self.lifetimes.entry(key, value))
+
+    def get(self, key: str) -> Generation | None:
+        entry = self.cache.get(key)
+        return None if entry is None else entry.generation
 
 
-@given(generations)
-def test_what_is_written_is_read_to_the_last_bit(value: Generation) -> None:
-    assert decode(encode(value)) == value
+LIFETIMES = Lifetimes(hard_s=100, soft_s=50, empty_s=10, jitter=0.5, clock=lambda: 1e9)
+
+
+@given(generations, st.booleans(), st.integers(0, 10**12))
+def test_what_is_written_is_read_to_the_last_bit(
+    value: Generation, empty: bool, stored_ms: int
+) -> None:
+    entry = LIFETIMES.entry("k", value, empty=empty, stored_at=stored_ms / 1000)
+    again = decode(encode(entry), "k", LIFETIMES)
+    assert again.generation == value
+    assert again.empty is empty
+    assert abs(again.stored_at - entry.stored_at) < 0.002
+    assert abs(again.gone_at - entry.gone_at) < 0.002
+
+
+def test_a_value_costs_little_more_than_its_texts() -> None:
+    entry = LIFETIMES.entry("k", Generation((Scored("steel stake", 0.98), Scored("cut", None))))
+    assert encode(entry) == b'[2,1000000000000,0,"steel stake",0.98,"cut",null]'
 
 
 @given(st.binary(max_size=60) | st.none() | st.integers())
 def test_nonsense_is_refused_not_believed(raw: object) -> None:
     with pytest.raises(CorruptValue):
-        decode(raw)
+        decode(raw, "k", LIFETIMES)
 
 
 @pytest.mark.parametrize(
     "raw",
-    [b"[1]", b"[2,[]]", b"[1,[[1,0.5]]]", b'[1,[["a",1.5]]]', b'[1,[["a","x"]]]', b'[1,[["a"]]]',
-     b"[1,5]", b"{}", b"[1,[" + b'["a",0.5],' * 9000 + b'["a",0.5]]]'],
+    [b"[2]", b"[2,5]", b"[1,5,0]", b"[3,5,0]", b"[2,-1,0]", b"[2,5.5,0]", b"[2,true,0]",
+     b'[2,"5",0]', b"[2,5,2]", b"[2,5,null]", b'[2,5,0,"a"]', b'[2,5,0,"a",1.5]',
+     b'[2,5,0,"a","x"]', b'[2,5,0,"a",1]', b"[2,5,0,1,0.5]", b'[2,5,0,"a",0.5,"b"]', b"2", b"{}",
+     b"[2,5,0" + b',"a",0.5' * 9000 + b"]"],
 )  # fmt: skip
 def test_values_of_another_shape_are_refused(raw: bytes) -> None:
     with pytest.raises(CorruptValue):
-        decode(raw)
+        decode(raw, "k", LIFETIMES)
+
+
+def test_a_time_ahead_of_our_clock_is_now_so_that_no_entry_lives_for_ever() -> None:
+    entry = decode(b"[2,99999999999999999,0]", "k", LIFETIMES)
+    assert entry.stored_at == 1e9
+    assert entry.gone_at <= 1e9 + 100
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
@@ -73,6 +103,11 @@ def test_keys_are_short_plain_and_hide_the_query(query: str) -> None:
     assert query not in key
 
 
+def test_a_prefix_tells_the_keys_of_one_version_from_all_others() -> None:
+    assert cache_key(DIGEST, "a").startswith(version_prefix(DIGEST))
+    assert not cache_key("ac" * 32, "a").startswith(version_prefix(DIGEST))
+
+
 def test_whatever_changes_answers_changes_the_key() -> None:
     manifests = [
         make_manifest(),
@@ -86,44 +121,56 @@ def test_whatever_changes_answers_changes_the_key() -> None:
 
 def test_the_least_recently_used_makes_room() -> None:
     size = estimated_bytes("a", generation("x"))
-    cache, _ = memory(max_bytes=2 * size)
-    cache.put("a", generation("x"))
-    cache.put("b", generation("y"))
-    assert cache.get("a") == generation("x")
-    cache.put("c", generation("z"))
-    assert cache.get("b") is None
-    assert cache.get("a") is not None
-    assert cache.size_bytes == 2 * size
+    memory = Memory(max_bytes=2 * size)
+    memory.put("a", generation("x"))
+    memory.put("b", generation("y"))
+    assert memory.get("a") == generation("x")
+    memory.put("c", generation("z"))
+    assert memory.get("b") is None
+    assert memory.get("a") is not None
+    assert memory.cache.size_bytes == 2 * size
 
 
 def test_an_entry_expires_and_gives_its_bytes_back() -> None:
-    cache, clock = memory(ttl_s=10)
-    cache.put("a", generation("x"))
-    clock[0] = 9.9
-    assert cache.get("a") is not None
-    clock[0] = 10.0
-    assert cache.get("a") is None
-    assert cache.size_bytes == 0
+    memory = Memory(ttl_s=10)
+    memory.put("a", generation("x"))
+    memory.now += 9.9
+    assert memory.get("a") is not None
+    memory.now += 0.1
+    assert memory.get("a") is None
+    assert memory.cache.size_bytes == 0
 
 
-def test_an_entry_larger_than_the_cache_is_not_kept() -> None:
-    cache, _ = memory(max_bytes=0)
-    cache.put("a", generation("x"))
-    assert cache.get("a") is None
-    assert cache.size_bytes == 0
+def test_an_entry_larger_than_the_cache_is_not_kept_nor_what_it_would_have_replaced() -> None:
+    size = estimated_bytes("a", generation("x"))
+    memory = Memory(max_bytes=size)
+    memory.put("a", generation("x"))
+    memory.put("a", generation("too long"))
+    assert memory.get("a") is None
+    assert memory.cache.size_bytes == 0
+
+
+def test_what_is_forgotten_is_counted_and_gives_its_bytes_back() -> None:
+    memory = Memory()
+    for key in ("a:1", "a:2", "b:1", "b:2", "b:3"):
+        memory.put(key, generation("x"))
+    assert memory.cache.forget(["a:1", "none", "a:1"]) == 1
+    assert memory.cache.forget_prefix("b:") == 3
+    assert memory.get("a:2") is not None
+    assert memory.cache.size_bytes == estimated_bytes("a:2", generation("x"))
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), generations), max_size=30))
 def test_bytes_are_bounded_and_add_up(puts: list[tuple[str, Generation]]) -> None:
-    cache, _ = memory(max_bytes=6000)
+    memory = Memory(max_bytes=6000)
     last: dict[str, Generation] = {}
     for key, value in puts:
-        cache.put(key, value)
+        memory.put(key, value)
         last[key] = value
-        assert cache.size_bytes <= 6000
-    kept = {k: v for k in last if (v := cache.peek(k)) is not None}
+        assert memory.cache.size_bytes <= 6000
+    kept = {k: v for k in last if (v := memory.get(k)) is not None}
     assert all(last[k] == v for k, v in kept.items())
-    assert cache.size_bytes == sum(estimated_bytes(k, v) for k, v in kept.items())
+    assert memory.cache.size_bytes == sum(estimated_bytes(k, v) for k, v in kept.items())
 
 
 @pytest.mark.parametrize(
@@ -136,17 +183,8 @@ def test_the_estimate_covers_what_an_entry_really_costs(text: str) -> None:
     filter_ = CandidateFilter(make_manifest().filter, fold_case=True)
     value.judged = filter_.judge("a query", value.candidates)
     key = cache_key(DIGEST, "a query")
-    assert _deep_size(value, set()) + sys.getsizeof(key) <= estimated_bytes(key, value)
-
-
-async def test_tiers_without_redis_are_memory_alone() -> None:
-    tiers = TieredCache(memory()[0])
-    assert await tiers.get("a", budget_s=1) is None
-    await tiers.put("a", generation("x"))
-    hit = await tiers.get("a", budget_s=0)
-    assert hit is not None
-    assert (hit.tier, hit.generation) == ("memory", generation("x"))
-    await tiers.close()
+    entry = LIFETIMES.entry(key, value)
+    assert _deep_size(entry, set()) + sys.getsizeof(key) <= estimated_bytes(key, value)
 
 
 def _deep_size(thing: object, seen: set[int]) -> int:

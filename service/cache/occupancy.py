@@ -1,0 +1,66 @@
+"""How full Redis is, and whether more may be written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+_KEY_BYTES = 200
+"""What Redis needs for one of our entries besides the value: key, object headers, expiry."""
+_RESUME = 0.95
+"""Share of the bound under which writes begin again."""
+
+
+class Reading(NamedTuple):
+    """What the masters say of themselves, added up."""
+
+    used_bytes: int
+    keys: int
+    bounded: bool
+    """Whether each has a ``maxmemory``."""
+    evicts: bool
+    """Whether each makes room by itself when it is full."""
+
+
+class Occupancy:
+    """Redis' memory as last read, plus what was written from here since.
+
+    It is the memory of everything in that Redis, and other replicas write too: exactness needs the
+    server's own ``maxmemory`` with ``allkeys-lru`` or ``allkeys-lfu``. This one makes sure that
+    writes stop within one reading of the bound, on a server that has no such setting.
+
+    Args:
+        max_bytes: bound over all masters; ``None`` is none.
+    """
+
+    def __init__(self, max_bytes: int | None) -> None:
+        self._max_bytes = math.inf if max_bytes is None else max_bytes
+        self.used_bytes = math.nan
+        self.keys = math.nan
+        self.full = False
+
+    def read(self, reading: Reading) -> None:
+        """Take a new reading."""
+        self.used_bytes, self.keys = float(reading.used_bytes), float(reading.keys)
+        if self.used_bytes >= self._max_bytes:
+            self.full = True
+        elif self.used_bytes < _RESUME * self._max_bytes:
+            self.full = False
+
+    def wrote(self, value_bytes: int) -> None:
+        """Add what one entry takes."""
+        self.used_bytes += value_bytes + _KEY_BYTES
+        if self.used_bytes >= self._max_bytes:
+            self.full = True
+
+
+def reading(nodes: Sequence[tuple[dict[str, Any], int]]) -> Reading:
+    """Add up ``INFO memory`` and ``DBSIZE`` of each master."""
+    infos = [info for info, _ in nodes]
+    return Reading(
+        used_bytes=sum(int(info["used_memory"]) for info in infos),
+        keys=sum(keys for _, keys in nodes),
+        bounded=all(int(info.get("maxmemory", 0)) > 0 for info in infos),
+        evicts=all(info.get("maxmemory_policy", "noeviction") != "noeviction" for info in infos),
+    )

@@ -1,0 +1,373 @@
+"""The two tiers together, and the shared one alone, on a client that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from service.cache.keys import cache_key
+from service.cache.lifetimes import Lifetimes
+from service.cache.memory import MemoryCache
+from service.cache.metrics import CacheMetrics
+from service.cache.occupancy import Occupancy, Reading, reading
+from service.cache.protocol import Purged
+from service.cache.redis import RedisCache
+from service.cache.tiered import TieredCache
+from service.candidates import Generation, Scored
+from service.errors import CacheUnavailable
+from service.redis import AnyRedis
+
+DIGEST = "ab" * 32
+
+
+def generation(*texts: str) -> Generation:
+    return Generation(tuple(Scored(text, 0.9) for text in texts))
+
+
+class FakePipeline:
+    def __init__(self, store: dict[str, bytes]) -> None:
+        self._store = store
+        self._keys: list[str] = []
+
+    def execute_command(self, name: str, key: str | bytes) -> None:
+        assert name == "UNLINK"
+        self._keys.append(key.decode() if isinstance(key, bytes) else key)
+
+    async def execute(self) -> list[int]:
+        return [int(self._store.pop(key, None) is not None) for key in self._keys]
+
+
+class FakeRedis:
+    """As much of a client as the cache needs, on a dictionary; ``fault`` is raised if it is set."""
+
+    def __init__(self) -> None:
+        self.store: dict[str, bytes] = {}
+        self.fault: Exception | None = None
+        self.before: Callable[[], Awaitable[None]] | None = None
+        self.sets: list[int] = []
+        self.used = 1000
+
+    async def _begin(self) -> None:
+        if self.before is not None:
+            await self.before()
+        if self.fault is not None:
+            raise self.fault
+
+    async def ping(self) -> bool:
+        await self._begin()
+        return True
+
+    async def get(self, key: str) -> bytes | None:
+        found = self.store.get(key)
+        await self._begin()
+        return found
+
+    async def set(self, key: str, raw: bytes, *, px: int) -> bool:
+        await self._begin()
+        self.sets.append(px)
+        self.store[key] = raw
+        return True
+
+    def pipeline(self, *, transaction: bool) -> FakePipeline:
+        assert not transaction
+        return FakePipeline(self.store)
+
+    async def execute_command(self, name: str, *_arguments: Any) -> Any:
+        await self._begin()
+        if name == "INFO":
+            return {"used_memory": self.used, "maxmemory": 0, "maxmemory_policy": "noeviction"}
+        return len(self.store)
+
+
+class Tiers:
+    """Replicas of the cache on one fake Redis, by the second."""
+
+    def __init__(self, **lifetimes: float) -> None:
+        self.now = 1000.0
+        self.lifetimes = Lifetimes(
+            **({"hard_s": 100.0, "soft_s": 40.0} | lifetimes), clock=lambda: self.now
+        )
+        self.redis = FakeRedis()
+        self.registry = CollectorRegistry()
+        self.metrics = CacheMetrics(self.registry)
+        self.shared = self.tier(self.metrics)
+        self.cache = self.replica(self.shared, self.metrics)
+
+    def tier(self, metrics: CacheMetrics, **options: Any) -> RedisCache:
+        client = cast("AnyRedis", self.redis)
+        defaults: dict[str, Any] = {"write_budget_s": 60.0, "lifetimes": self.lifetimes}
+        return RedisCache(client, metrics=metrics, **(defaults | options))
+
+    def replica(
+        self, shared: RedisCache | None = None, metrics: CacheMetrics | None = None
+    ) -> TieredCache:
+        metrics = metrics or CacheMetrics(CollectorRegistry())
+        memory = MemoryCache(max_bytes=1 << 20, lifetimes=self.lifetimes, metrics=metrics)
+        return TieredCache(
+            memory, shared or self.tier(metrics), lifetimes=self.lifetimes, read_budget_s=60
+        )
+
+    def count(self, tier: str, op: str, result: str) -> float | None:
+        labels = {"tier": tier, "op": op, "result": result}
+        return self.registry.get_sample_value("requery_cache_operations_total", labels)
+
+
+async def seen(cache: TieredCache, key: str) -> tuple[str, str, bool] | None:
+    hit = await cache.get(key, budget_s=60)
+    return hit and (hit.tier, hit.generation.candidates[0].text, hit.stale)
+
+
+async def test_without_a_shared_tier_memory_is_all_there_is() -> None:
+    lifetimes = Lifetimes(hard_s=60)
+    memory = MemoryCache(
+        max_bytes=1 << 20, lifetimes=lifetimes, metrics=CacheMetrics(CollectorRegistry())
+    )
+    cache = TieredCache(memory, lifetimes=lifetimes)
+    assert await cache.get("a", budget_s=1) is None
+    await cache.put("a", generation("x"))
+    hit = await cache.get("a", budget_s=0)
+    assert hit == (generation("x"), "memory", False)
+    assert await cache.purge_query([DIGEST], "none") == Purged(0, 0)
+    await cache.close()
+
+
+async def test_another_replica_has_it_from_redis_and_then_from_its_memory() -> None:
+    tiers = Tiers()
+    await tiers.cache.put("k", generation("x"))
+    other = tiers.replica()
+    assert await seen(other, "k") == ("redis", "x", False)
+    assert await seen(other, "k") == ("memory", "x", False)
+
+
+async def test_both_tiers_agree_on_age_however_late_an_entry_is_copied() -> None:
+    tiers = Tiers(jitter=0.5)
+    await tiers.cache.put("k", generation("x"))
+    entry = tiers.lifetimes.entry("k", generation("x"))
+    assert tiers.redis.sets == [int((entry.gone_at - 1000) * 1000)]
+    other = tiers.replica()
+    tiers.now = entry.stale_at + 0.01
+    assert await seen(other, "k") == ("redis", "x", True)
+    assert await seen(other, "k") == ("memory", "x", True)
+    assert await seen(tiers.cache, "k") == ("memory", "x", True)
+    tiers.now = entry.gone_at + 0.01
+    assert await seen(other, "k") is None
+    assert await seen(tiers.replica(), "k") is None
+    assert tiers.count("redis", "get", "hit") == 0
+
+
+async def test_empty_entries_live_shorter_in_both_tiers() -> None:
+    tiers = Tiers(empty_s=10.0)
+    await tiers.cache.put("k", generation("x"), empty=True)
+    assert tiers.redis.sets == [10_000]
+    other = tiers.replica()
+    tiers.now += 9
+    assert await seen(other, "k") == ("redis", "x", False)
+    tiers.now += 1
+    assert await seen(other, "k") is None
+    assert await seen(tiers.cache, "k") is None
+
+
+async def test_a_stale_entry_gives_way_to_what_another_replica_made_anew() -> None:
+    tiers = Tiers()
+    other = tiers.replica()
+    await tiers.cache.put("k", generation("old"))
+    assert await seen(other, "k") == ("redis", "old", False)
+    tiers.now += 50
+    assert await seen(other, "k") == ("memory", "old", True)
+    await tiers.cache.put("k", generation("new"))
+    assert await seen(other, "k") == ("redis", "new", False)
+    assert await seen(other, "k") == ("memory", "new", False)
+
+
+async def test_a_stale_entry_is_served_at_once_while_redis_is_down() -> None:
+    tiers = Tiers()
+    await tiers.cache.put("k", generation("x"))
+    tiers.redis.fault = RedisConnectionError("down")
+    assert await tiers.shared.ping() is False
+    tiers.now += 50
+    assert await seen(tiers.cache, "k") == ("memory", "x", True)
+    assert tiers.count("redis", "get", "error") == 0
+
+
+async def test_what_was_generated_during_a_look_up_is_not_generated_again() -> None:
+    tiers = Tiers()
+
+    async def generate() -> None:
+        tiers.redis.before = None
+        await tiers.cache.put("k", generation("x"))
+
+    tiers.redis.before = generate
+    assert await seen(tiers.cache, "k") == ("memory", "x", False)
+
+
+async def test_no_budget_is_no_look_up() -> None:
+    tiers = Tiers()
+    await tiers.cache.put("k", generation("x"))
+    assert await tiers.replica().get("k", budget_s=0) is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "result"),
+    [
+        (RedisTimeoutError("Timeout reading"), "timeout"),
+        (TimeoutError("late"), "timeout"),
+        (RedisConnectionError("refused"), "error"),
+        (OSError("no route"), "error"),
+        (AttributeError("a fault of the client's own"), "error"),
+    ],
+)
+async def test_a_fault_is_a_counted_miss_and_fails_nothing(fault: Exception, result: str) -> None:
+    tiers = Tiers()
+    tiers.redis.fault = fault
+    assert await tiers.cache.get("k", budget_s=60) is None
+    await tiers.cache.put("k", generation("x"))
+    assert tiers.count("redis", "get", result) == 1
+    assert tiers.count("redis", "put", result) == 1
+    assert tiers.count("redis", "put", "ok") == 0
+    assert await seen(tiers.cache, "k") == ("memory", "x", False)
+
+
+async def test_commands_that_hang_cost_their_budget_and_are_counted_once() -> None:
+    tiers = Tiers()
+    tier = tiers.tier(tiers.metrics, write_budget_s=0.01)
+    hangs = asyncio.Event()
+
+    async def hang() -> None:
+        await hangs.wait()
+
+    tiers.redis.before = hang
+    assert await tier.get("k", budget_s=0.01) is None
+    await tier.put("k", tiers.lifetimes.entry("k", generation("x")))
+    assert tiers.count("redis", "get", "timeout") == 1
+    assert tiers.count("redis", "put", "timeout") == 1
+    hangs.set()
+    assert await tier.get("other", budget_s=60) is None
+    assert tiers.count("redis", "get", "miss") == 1
+    assert tiers.count("redis", "put", "ok") == 0
+    assert len(tiers.redis.sets) == 1
+
+
+async def test_loss_and_return_are_told_but_not_over_and_over(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    tiers = Tiers()
+    for _ in range(3):
+        tiers.redis.fault = RedisConnectionError("down")
+        await tiers.shared.ping()
+        assert not tiers.shared.up
+        tiers.redis.fault = None
+        await tiers.shared.ping()
+        assert tiers.shared.up
+    told = capsys.readouterr().out
+    assert told.count("redis_unavailable") == 1
+    assert told.count("redis_back") == 1
+
+
+async def test_a_purged_query_is_gone_from_both_tiers_for_the_versions_named() -> None:
+    tiers = Tiers()
+    digests = [DIGEST, "cd" * 32, "ef" * 32]
+    for digest in digests:
+        for query in ("a", "b"):
+            await tiers.cache.put(cache_key(digest, query), generation("x"))
+    assert await tiers.cache.purge_query(digests[:2], "a") == Purged(2, 2)
+    left = [[await seen(tiers.cache, cache_key(d, q)) is not None for d in digests] for q in "ab"]
+    assert left == [[False, False, True], [True, True, True]]
+    assert await tiers.cache.purge_query(digests[:2], "a") == Purged(0, 0)
+
+
+async def test_what_a_look_up_brings_back_during_a_purge_does_not_stay() -> None:
+    tiers = Tiers()
+    key = cache_key(DIGEST, "a")
+    await tiers.cache.put(key, generation("x"))
+    other = tiers.replica()
+
+    async def purge() -> None:
+        tiers.redis.before = None
+        await other.purge_query([DIGEST], "a")
+
+    tiers.redis.before = purge
+    assert await seen(other, key) == ("redis", "x", False)
+    assert await seen(other, key) is None
+
+
+async def test_a_purge_that_redis_does_not_answer_is_an_error_and_memory_is_purged() -> None:
+    tiers = Tiers()
+    key = cache_key(DIGEST, "a")
+    await tiers.cache.put(key, generation("x"))
+    tiers.redis.store.clear()
+
+    def broken(*, transaction: bool) -> FakePipeline:
+        raise RedisConnectionError("down")
+
+    tiers.redis.pipeline = broken  # type: ignore[method-assign]
+    with pytest.raises(CacheUnavailable):
+        await tiers.cache.purge_query([DIGEST], "a")
+    assert tiers.count("redis", "purge", "error") == 1
+    assert await seen(tiers.cache, key) is None
+
+
+async def test_other_replicas_forget_on_being_told() -> None:
+    tiers = Tiers()
+    keys = [cache_key(DIGEST, "a"), cache_key(DIGEST, "b"), cache_key("cd" * 32, "a")]
+    for key in keys:
+        await tiers.cache.put(key, generation("x"))
+    tiers.redis.store.clear()
+    assert tiers.cache.forget_query([DIGEST, "ef" * 32], "a") == 1
+    assert tiers.cache.forget_version(DIGEST) == 1
+    assert [await seen(tiers.cache, key) is None for key in keys] == [True, True, False]
+
+
+async def test_hit_ratios_and_sizes_are_visible() -> None:
+    tiers = Tiers()
+
+    def sample(name: str, **labels: str) -> float | None:
+        return tiers.registry.get_sample_value(name, labels)
+
+    assert math.isnan(sample("requery_cache_hit_ratio", tier="memory") or 0)
+    assert math.isnan(sample("requery_cache_redis_bytes") or 0)
+    await tiers.cache.put("k", generation("x"))
+    for key in ("k", "k", "k", "none"):
+        await tiers.cache.get(key, budget_s=60)
+    assert sample("requery_cache_hit_ratio", tier="memory") == 0.75
+    assert sample("requery_cache_hit_ratio", tier="redis") == 0
+    assert sample("requery_cache_memory_entries") == 1
+    assert (sample("requery_cache_memory_bytes") or 0) > 0
+
+
+def test_writes_stop_at_the_bound_and_begin_again_well_below_it() -> None:
+    occupancy = Occupancy(1000)
+    occupancy.wrote(5000)
+    assert not occupancy.full, "nothing is known yet"
+    occupancy.read(_used(700))
+    occupancy.wrote(10)
+    assert not occupancy.full
+    occupancy.wrote(200)
+    assert occupancy.full, "what was written since the reading counts"
+    occupancy.read(_used(960))
+    assert occupancy.full
+    occupancy.read(_used(940))
+    assert not occupancy.full
+
+
+def test_no_bound_is_never_full() -> None:
+    occupancy = Occupancy(None)
+    occupancy.read(_used(10**15))
+    assert not occupancy.full
+
+
+def test_readings_of_all_masters_add_up() -> None:
+    bounded = {"used_memory": 10, "maxmemory": 100, "maxmemory_policy": "allkeys-lru"}
+    unbounded = {"used_memory": 5}
+    assert reading([(bounded, 3), (bounded, 4)]) == Reading(20, 7, bounded=True, evicts=True)
+    assert reading([(bounded, 3), (unbounded, 1)]) == Reading(15, 4, bounded=False, evicts=False)
+
+
+def _used(size: int) -> Reading:
+    return Reading(size, 1, bounded=False, evicts=False)
