@@ -137,6 +137,15 @@ class Routing(RoutingPlan):
         """The body to store."""
         return self.model_dump(mode="json")
 
+    def uses(self) -> frozenset[str]:
+        """Names of the versions that requests can be sent to: they have to stay loaded."""
+        names = {self.default, *(name for name, share in self.weights.items() if share > 0)}
+        if self.shadow is not None and self.shadow.share > 0:
+            names.add(self.shadow.version)
+        if self.kill is not None and self.kill.version is not None:
+            names.add(self.kill.version)
+        return frozenset(names)
+
     def plan(self, plan: RoutingPlan) -> Routing:
         """``plan`` with the kill switch as it is here."""
         return Routing.model_validate({**plan.model_dump(), "kill": self.dump()["kill"]})

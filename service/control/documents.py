@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -161,7 +161,7 @@ class Document(Generic[T]):
         self,
         make: Callable[[T], T],
         *,
-        expected: Collection[int] | None,
+        expected: int | None,
         action: str,
         author: str,
         reason: str | None = None,
@@ -171,8 +171,8 @@ class Document(Generic[T]):
         Args:
             make: the new value from the one on the board (from the last good one if that cannot
                 be taken). Called again if someone else was faster; what it raises is raised.
-            expected: revisions that may be changed; with ``None`` any, and then the change is
-                tried a few times.
+            expected: the revision that is to be changed; with ``None`` any, and then the change
+                is tried a few times.
             action: what was done.
             author: who did it.
             reason: why.
@@ -185,7 +185,7 @@ class Document(Generic[T]):
         """
         for _ in range(_TRIES):
             await self.refresh()
-            if expected is not None and self._stored not in expected:
+            if expected is not None and self._stored != expected:
                 raise StaleRevision(self._name, self._stored)
             try:
                 return await self.replace(

@@ -1,0 +1,390 @@
+"""``/routing``, the kill switch and ``/audit``, on a board of this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from asgi_lifespan import LifespanManager
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
+from pydantic import SecretStr
+
+from service.api import problems
+from service.api.admin import AdminGuard
+from service.api.control import ControlApi
+from service.api.middleware import RequestContextMiddleware
+from service.api.openapi import document as openapi
+from service.api.schemas import AuditResponse, Problem, RoutingResponse
+from service.control.board import Absent, LocalBoard, Stored
+from service.control.documents import Document
+from service.control.metrics import ControlMetrics
+from service.errors import BoardUnavailable, UnknownVersion
+from service.metrics import Metrics
+from service.routing import Kill, Router, Routing
+
+KEY = "0123456789abcdef"
+PLAN = {"default": "sft-1", "weights": {"sft-1": 0.5, "grpo-1": 0.5}, "salt": "exp-1"}
+
+
+class Known:
+    """Versions as routing sees them."""
+
+    def __init__(self) -> None:
+        self.known = {"sft-1", "grpo-1", "grpo-2"}
+        self.ready = {"sft-1", "grpo-1"}
+
+    def get(self, name: str) -> object:
+        if name not in self.known:
+            raise UnknownVersion(f"version {name!a} is not known here")
+        return name
+
+    def ready_names(self) -> set[str]:
+        return self.ready
+
+
+class Board(LocalBoard):
+    """Can be down, and can be changed by others."""
+
+    down = False
+
+    async def read(self, name: str) -> Stored | None:
+        if self.down:
+            raise BoardUnavailable("Redis does not answer")
+        return await super().read(name)
+
+    async def write(self, *args: Any, **kwargs: Any) -> Stored:
+        if self.down:
+            raise BoardUnavailable("Redis does not answer")
+        return await super().write(*args, **kwargs)
+
+    async def notes(self, limit: int) -> list[dict[str, Any]]:
+        if self.down:
+            raise BoardUnavailable("Redis does not answer")
+        return await super().notes(limit)
+
+    def elsewhere(self, stored: Stored, *, told: bool = False) -> None:
+        """Another replica has written ``stored``."""
+        self._documents["routing"] = stored
+        if told:
+            self._subscribers.tell("routing", stored)
+
+
+class Api:
+    """The routes in an application of their own."""
+
+    def __init__(self) -> None:
+        self.board, self.versions = Board(), Known()
+        self.routing = Document(
+            self.board,
+            "routing",
+            schema=1,
+            parse=Routing.parse,
+            initial=Routing(default="sft-1", weights={}, salt="requery"),
+            dump=Routing.dump,
+            metrics=ControlMetrics(CollectorRegistry()),
+        )
+        self.router = Router(self.routing)
+        self.app = FastAPI()
+        self.app.include_router(
+            ControlApi(
+                routing=self.routing,
+                versions=self.versions,
+                board=self.board,
+                guard=AdminGuard(SecretStr(KEY)),
+            ).router()
+        )
+        problems.install(self.app)
+        self.app.add_middleware(
+            RequestContextMiddleware, metrics=Metrics(release="test"), log_requests=False
+        )
+        self.client: httpx.AsyncClient
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        match: str | None = None,
+        key: str | None = KEY,
+    ) -> httpx.Response:
+        headers = {"x-requery-author": "ada"}
+        if match is not None:
+            headers["if-match"] = match
+        if key is not None:
+            headers["authorization"] = f"Bearer {key}"
+        return await self.client.request(
+            method, path, headers=headers, json=body if body is not None else None
+        )
+
+    async def put(self, match: str | None = "*", **fields: Any) -> httpx.Response:
+        return await self.call("PUT", "/routing", PLAN | fields, match=match)
+
+
+@pytest.fixture
+async def api() -> AsyncIterator[Api]:
+    api = Api()
+    async with (
+        LifespanManager(api.app),
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=api.app), base_url="http://test"
+        ) as client,
+    ):
+        api.client = client
+        yield api
+
+
+def refusal(response: httpx.Response, status: int, slug: str) -> Problem:
+    assert response.status_code == status, response.text
+    found = Problem.model_validate_json(response.content)
+    assert found.type == f"urn:requery:problem:{slug}"
+    return found
+
+
+async def test_what_was_never_written_is_the_default_at_revision_zero(api: Api) -> None:
+    response = await api.call("GET", "/routing", key=None)
+    assert response.headers["etag"] == '"0"'
+    found = RoutingResponse.model_validate_json(response.content)
+    assert (found.default, found.weights, found.revision) == ("sft-1", {}, 0)
+    assert found.persistence == "process"
+    assert set(response.json()) == set(RoutingResponse.model_fields)
+
+
+async def test_a_plan_is_in_force_once_it_is_put(api: Api) -> None:
+    response = await api.put('"0"', shadow={"version": "grpo-1", "share": 0.1})
+    assert response.status_code == 200
+    assert response.headers["etag"] == '"1"'
+    assert response.json()["weights"] == PLAN["weights"]
+    assert response.json() == (await api.call("GET", "/routing")).json()
+    assert api.router.assign(pin=None, unit_id="u-1").why == "unit"
+    assert api.router.salt == "exp-1"
+
+
+async def test_a_plan_needs_to_say_what_it_was_made_from(api: Api) -> None:
+    refusal(await api.put(None), 428, "precondition-required")
+    assert api.routing.revision == 0
+
+
+@pytest.mark.parametrize("match", ["7", 'W/"1"', '"x"', '"1", "2"'])
+async def test_an_if_match_that_is_no_revision_is_refused(api: Api, match: str) -> None:
+    problem = refusal(await api.put(match), 422, "invalid-request")
+    assert problem.errors is not None
+    assert problem.errors[0].field == "header If-Match"
+
+
+async def test_a_plan_made_from_an_older_one_is_refused_and_the_older_one_stays(api: Api) -> None:
+    await api.put('"0"')
+    response = await api.put('"0"', default="grpo-1")
+    problem = refusal(response, 412, "precondition-failed")
+    assert "revision 1" in problem.detail
+    assert response.headers["etag"] == '"1"'
+    assert api.routing.value.default == "sft-1"
+    assert (await api.put('"1"', default="grpo-1")).status_code == 200
+
+
+async def test_a_plan_may_be_made_from_what_this_replica_has_not_heard_of_yet(api: Api) -> None:
+    kill = {"version": None, "reason": "fire"}
+    stored = Routing.parse({**PLAN, "kill": kill})
+    api.board.elsewhere(Stored(1, 5, stored.dump()))
+    response = await api.put('"5"', salt="exp-2")
+    assert response.status_code == 200
+    assert response.json()["kill"] == kill
+    assert response.headers["etag"] == '"6"'
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"weights": {"sft-1": 0.5, "grpo-1": 0.4}}, "weights"),
+        ({"weights": {"sft-1": -1.0, "grpo-1": 2.0}}, "weights.sft-1"),
+        ({"default": "nosuch"}, "default"),
+        ({"weights": {"nosuch": 1.0}}, "weights.nosuch"),
+        ({"weights": {"sft-1": 1.0, "nosuch": 0.0}}, "weights.nosuch"),
+        ({"shadow": {"version": "nosuch", "share": 0.1}}, "shadow.version"),
+        ({"shadow": {"version": "sft-1", "share": 2}}, "shadow.share"),
+        ({"salt": ""}, "salt"),
+        ({"kill": None}, "kill"),
+        ({"revision": 1}, "revision"),
+    ],
+)
+async def test_a_plan_that_makes_no_sense_is_refused_by_field(
+    api: Api, fields: dict[str, Any], where: str
+) -> None:
+    await api.put()
+    problem = refusal(await api.put(**fields), 422, "invalid-request")
+    assert problem.errors is not None
+    assert [error.field for error in problem.errors][:1] == [where]
+    assert api.routing.revision == 1
+
+
+@pytest.mark.parametrize("missing", ["default", "weights", "salt"])
+async def test_a_plan_is_whole(api: Api, missing: str) -> None:
+    body = {key: value for key, value in PLAN.items() if key != missing}
+    response = await api.call("PUT", "/routing", body, match="*")
+    problem = refusal(response, 422, "invalid-request")
+    assert problem.errors is not None
+    assert (problem.errors[0].field, problem.errors[0].detail) == (missing, "is required")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"default": "grpo-2"},
+        {"weights": {"sft-1": 0.9, "grpo-2": 0.1}},
+        {"shadow": {"version": "grpo-2", "share": 0.1}},
+    ],
+)
+async def test_requests_are_sent_only_to_versions_that_are_ready(
+    api: Api, fields: dict[str, Any]
+) -> None:
+    problem = refusal(await api.put(**fields), 409, "version-not-loaded")
+    assert "POST /versions/grpo-2/load" in problem.detail
+    assert api.routing.revision == 0
+
+
+async def test_a_version_without_a_share_need_not_be_ready(api: Api) -> None:
+    weights = {"sft-1": 1.0, "grpo-2": 0.0}
+    assert (await api.put(weights=weights)).status_code == 200
+
+
+async def test_a_version_that_died_keeps_nobody_from_changing_the_rest(api: Api) -> None:
+    await api.put()
+    api.versions.ready.remove("grpo-1")
+    less = {"sft-1": 0.9, "grpo-1": 0.1}
+    more = {"sft-1": 0.8, "grpo-1": 0.2}
+    assert (await api.put(weights=less)).status_code == 200
+    refusal(await api.put(weights=more), 409, "version-not-loaded")
+
+
+async def test_the_kill_switch_needs_no_revision_and_survives_a_new_plan(api: Api) -> None:
+    await api.put()
+    body = {"version": None, "reason": "bad rewrites"}
+    response = await api.call("PUT", "/routing/kill", body)
+    assert (response.status_code, response.json()["kill"]) == (200, body)
+    assert api.router.assign(pin="sft-1", unit_id="u").off
+    assert (await api.put(salt="exp-2")).json()["kill"] == body
+    response = await api.call("DELETE", "/routing/kill")
+    assert (response.status_code, response.json()["kill"]) == (200, None)
+    assert not api.router.assign(pin="sft-1", unit_id="u").off
+
+
+async def test_the_kill_switch_works_on_what_others_have_just_written(api: Api) -> None:
+    await api.put()
+    api.board.elsewhere(Stored(1, 9, Routing.parse({**PLAN, "salt": "newer"}).dump()))
+    response = await api.call("PUT", "/routing/kill", {"version": "sft-1", "reason": "x"})
+    assert response.status_code == 200
+    assert (response.json()["salt"], response.headers["etag"]) == ("newer", '"10"')
+
+
+async def test_ending_an_emergency_that_there_is_not_changes_nothing(api: Api) -> None:
+    response = await api.call("DELETE", "/routing/kill")
+    assert (response.status_code, response.headers["etag"]) == (200, '"0"')
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "slug"),
+    [
+        ({"version": "nosuch", "reason": "x"}, 422, "invalid-request"),
+        ({"version": "grpo-2", "reason": "x"}, 409, "version-not-loaded"),
+        ({"version": "sft-1"}, 422, "invalid-request"),
+        ({"reason": "x"}, 422, "invalid-request"),
+        ({"version": "sft-1", "reason": ""}, 422, "invalid-request"),
+    ],
+)
+async def test_a_kill_switch_that_makes_no_sense_is_refused(
+    api: Api, body: dict[str, Any], status: int, slug: str
+) -> None:
+    refusal(await api.call("PUT", "/routing/kill", body), status, slug)
+    assert api.routing.value.kill is None
+
+
+async def test_a_newer_document_is_not_overwritten_and_the_last_good_one_serves(api: Api) -> None:
+    await api.put()
+    api.board.elsewhere(Stored(2, 2, {"regions": {}}), told=True)
+    shown = await api.call("GET", "/routing")
+    assert shown.json()["weights"] == PLAN["weights"]
+    assert (shown.json()["revision"], shown.headers["etag"]) == (1, '"2"')
+    for match in ('"1"', '"2"', "*"):
+        response = await api.put(match)
+        assert response.status_code in (409, 412)
+    refusal(await api.put("*"), 409, "newer-schema")
+    refusal(
+        await api.call("PUT", "/routing/kill", {"version": None, "reason": "x"}),
+        409,
+        "newer-schema",
+    )
+    assert api.router.assign(pin=None, unit_id="u").revision == 1
+
+
+async def test_a_document_that_makes_no_sense_can_be_repaired(api: Api) -> None:
+    await api.put()
+    api.board.elsewhere(Stored(1, 2, {"default": 5}), told=True)
+    etag = (await api.call("GET", "/routing")).headers["etag"]
+    response = await api.put(etag, salt="repaired")
+    assert (response.status_code, response.json()["revision"]) == (200, 3)
+
+
+async def test_without_redis_an_answer_says_when_to_try_again(api: Api) -> None:
+    await api.put()
+    api.board.down = True
+    response = await api.put('"1"', default="grpo-1")
+    refusal(response, 503, "control-unavailable")
+    assert response.headers["retry-after"] == "1"
+    refusal(await api.call("GET", "/audit"), 503, "control-unavailable")
+    assert (await api.call("GET", "/routing")).json()["default"] == "sft-1"
+
+
+async def test_who_changed_what_is_told_newest_first(api: Api) -> None:
+    await api.put()
+    await api.put(salt="exp-2")
+    await api.call("PUT", "/routing/kill", {"version": None, "reason": "fire"})
+    response = await api.call("GET", "/audit?limit=2")
+    found = AuditResponse.model_validate_json(response.content)
+    assert [entry.action for entry in found.entries] == ["routing.kill", "routing.put"]
+    kill, put = found.entries
+    assert (put.before, put.after) == ({"salt": "exp-1"}, {"salt": "exp-2"})
+    assert (kill.author, kill.reason, kill.revision) == ("ada", "fire", 3)
+    assert kill.after == {"kill": Kill(version=None, reason="fire").model_dump()}
+
+
+@pytest.mark.parametrize("limit", ["0", "1001", "x", "", "-1", "0000001000", "²"])
+async def test_a_limit_that_is_none_is_refused(api: Api, limit: str) -> None:
+    problem = refusal(await api.call("GET", f"/audit?limit={limit}"), 422, "invalid-request")
+    assert problem.errors is not None
+    assert problem.errors[0].field == "query limit"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/routing"),
+        ("PUT", "/routing/kill"),
+        ("DELETE", "/routing/kill"),
+        ("GET", "/audit"),
+    ],
+)
+async def test_only_who_has_the_key_may(api: Api, method: str, path: str) -> None:
+    body = PLAN if method == "PUT" else None
+    for key in (None, "wrong"):
+        response = await api.call(method, path, body, match="*", key=key)
+        refusal(response, 401, "unauthorized")
+    assert api.routing.revision == 0
+
+
+async def test_a_document_that_is_gone_can_be_written_again(api: Api) -> None:
+    await api.put()
+    api.board._documents.clear()
+    api.board._subscribers.tell("routing", Absent.GONE)
+    shown = await api.call("GET", "/routing")
+    assert (shown.json()["salt"], shown.headers["etag"]) == ("exp-1", '"0"')
+    assert (await api.put('"0"')).status_code == 200
+
+
+async def test_the_document_describes_every_route(api: Api) -> None:
+    described = openapi(api.app)()
+    assert set(described["paths"]) == {"/routing", "/routing/kill", "/audit"}
+    schemas = described["components"]["schemas"]
+    assert {"RoutingPlan", "Kill", "RoutingResponse", "AuditResponse"} <= set(schemas)
