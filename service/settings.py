@@ -160,6 +160,25 @@ class Settings(BaseSettings):
         int, Field(ge=1, description="Bound on connections to Redis.")
     ] = 32
 
+    exposures: Annotated[
+        Literal["auto", "off", "log", "redis"],
+        Field(
+            description="Where exposure records of experiments go: a Redis stream, the log (at "
+            "level info) or nowhere; auto takes the stream if there is a Redis, else the log."
+        ),
+    ] = "auto"
+    exposures_max_entries: Annotated[
+        int, Field(ge=1, description="About how many records the Redis stream keeps.")
+    ] = 100_000
+    shadow_max_foreground: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Shadow traffic is generated only while at most this many generations "
+            "are under way for shoppers.",
+        ),
+    ] = 0
+
     admin_key: Annotated[
         SecretStr | None,
         Field(

@@ -1,0 +1,341 @@
+"""Exposure records: which unit was assigned to which arm, and what it then got.
+
+One record is written for each request that was assigned by its ``unit_id`` (not for pins, the
+default or while the kill switch is on). It is one JSON object:
+
+==============  =====================================================================
+field           meaning
+==============  =====================================================================
+``schema``      1; raised when a field changes its meaning
+``time_ms``     when it was answered, in milliseconds since 1970-01-01 UTC
+``request_id``  of the answer; the same twice is the same exposure written twice
+``unit_id``     as the caller sent it
+``salt``        of the routing document: the experiment
+``revision``    of the routing document
+``arm``         the version that the unit was assigned to: analyse by this one
+``version``     the version that answered; another than ``arm`` if that was not ready
+``why``         why that version: ``unit``, or ``fallback`` where it is not the arm
+``status``      of the answer (ok, partial, timeout, none, fallback)
+``source``      of the answer (engine, memory, redis, coalesced, override, none)
+``rewrites``    how many rewrites the answer had
+==============  =====================================================================
+
+In Redis each record is an entry of the stream ``requery:exposures`` with the one field ``record``
+(``XREAD``, ``XRANGE`` or a consumer group read it); the stream is trimmed to about
+``REQUERY_EXPOSURES_MAX_ENTRIES``, so whoever analyses it should read it steadily. In the log each
+record is one line of level ``info`` with ``"event": "exposure"`` and the same fields.
+
+``unit_id`` can be personal data. Let the caller send a pseudonym, or set ``REQUERY_EXPOSURES=off``.
+
+Recording costs a request a few microseconds and never waits: records go to a bounded queue, and are
+dropped (and counted) when it is full. A batch that could not be written is tried again for a
+while; after a fault in between a record may be written twice, and is known by its request id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from redis.exceptions import RedisError
+
+from service.redis import AnyRedis, disconnect
+
+_log = structlog.get_logger(component="exposures")
+
+SCHEMA = 1
+STREAM = "requery:exposures"
+Mode = Literal["auto", "off", "log", "redis"]
+
+
+class Exposure(NamedTuple):
+    """One record; the module says what each field means."""
+
+    time_ms: int
+    request_id: str
+    unit_id: str
+    salt: str
+    revision: int
+    arm: str
+    version: str
+    why: Literal["unit", "fallback"]
+    status: str
+    source: str
+    rewrites: int
+
+
+def as_json(exposure: Exposure) -> dict[str, Any]:
+    """The record as it is written."""
+    return {"schema": SCHEMA, **exposure._asdict()}
+
+
+class ExposureMetrics:
+    """What became of exposure records.
+
+    Args:
+        registry: where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        records = Counter(
+            "requery_exposures",
+            "Exposure records: written, dropped (the queue was full), failed (given up)",
+            ["result"],
+            registry=registry,
+        )
+        self.written, self.dropped, self.failed = (
+            records.labels(result) for result in ("written", "dropped", "failed")
+        )
+        self._queued = Gauge(
+            "requery_exposures_queued", "Exposure records not yet written", registry=registry
+        )
+
+    def watch(self, queued: Callable[[], int]) -> None:
+        """Read at every scrape how many records wait."""
+        self._queued.set_function(queued)
+
+
+class Sink(Protocol):
+    """Where records go."""
+
+    async def write(self, batch: Sequence[Exposure]) -> None:
+        """Write all of them; raises if it is not sure that it did."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+class LogSink:
+    """One line of the log each."""
+
+    async def write(self, batch: Sequence[Exposure]) -> None:
+        """Write all of them, a few at a time so that requests come in between."""
+        for i, exposure in enumerate(batch, start=1):
+            _log.info("exposure", **as_json(exposure))
+            if i % 20 == 0:
+                await asyncio.sleep(0)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class StreamSink:
+    """Entries of a Redis stream.
+
+    Args:
+        client: of ``redis.asyncio``; closed with the sink.
+        max_entries: about how many the stream keeps.
+    """
+
+    def __init__(self, client: AnyRedis, *, max_entries: int) -> None:
+        # Its stubs cannot tell whether a command is to be awaited.
+        self._client: Any = client
+        self._max_entries = max_entries
+
+    async def write(self, batch: Sequence[Exposure]) -> None:
+        """Add all of them in one round trip."""
+        pipeline = self._client.pipeline(transaction=False)
+        for exposure in batch:
+            pipeline.xadd(
+                STREAM, {"record": _encoded(exposure)}, maxlen=self._max_entries, approximate=True
+            )
+        await pipeline.execute()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await disconnect(self._client)
+
+
+class Exposures:
+    """Takes records on the hot path and writes them in the background.
+
+    Args:
+        sink: where they go; ``None`` records nothing.
+        metrics: counts them.
+        max_queued: most that wait; more are dropped.
+        batch: most that are written at a time.
+        linger_s: how long a batch gathers.
+        tries: how often a batch is tried, ``pause_s`` apart.
+        pause_s: see ``tries``.
+    """
+
+    def __init__(
+        self,
+        sink: Sink | None,
+        metrics: ExposureMetrics,
+        *,
+        max_queued: int = 10_000,
+        batch: int = 200,
+        linger_s: float = 0.2,
+        tries: int = 10,
+        pause_s: float = 1.0,
+    ) -> None:
+        self._sink = sink
+        self._metrics = metrics
+        self._max_queued = max_queued
+        self._batch = batch
+        self._linger_s = linger_s
+        self._tries = tries
+        self._pause_s = pause_s
+        self._queue: deque[Exposure] = deque()
+        self._some = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._well = True
+        metrics.watch(lambda: len(self._queue))
+
+    @property
+    def on(self) -> bool:
+        """Whether records are wanted at all."""
+        return self._sink is not None
+
+    def record(
+        self,
+        *,
+        request_id: str,
+        unit_id: str,
+        salt: str,
+        revision: int,
+        arm: str,
+        version: str,
+        status: str,
+        source: str,
+        rewrites: int,
+    ) -> None:
+        """Take one record; never waits and never raises."""
+        if self._sink is None:
+            return
+        if len(self._queue) >= self._max_queued:
+            self._metrics.dropped.inc()
+            return
+        self._queue.append(
+            Exposure(
+                int(time.time() * 1000), request_id, unit_id, salt, revision, arm, version,
+                "unit" if version == arm else "fallback", status, source, rewrites,
+            )
+        )  # fmt: skip
+        self._some.set()
+
+    def start(self) -> None:
+        """Begin to write."""
+        if self._sink is not None and self._task is None:
+            self._task = asyncio.create_task(self._run(self._sink))
+
+    async def close(self, *, within_s: float = 2.0) -> None:
+        """Write what waits, if that takes no longer than ``within_s``; idempotent."""
+        task, self._task = self._task, None
+        if task is None or self._sink is None:
+            return
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        last = asyncio.create_task(self._write_rest(self._sink))
+        await asyncio.wait((last,), timeout=within_s)
+        if not last.done():
+            last.cancel()
+            await asyncio.gather(last, return_exceptions=True)
+        self._metrics.failed.inc(len(self._queue))
+        self._queue.clear()
+        await self._sink.close()
+
+    async def _run(self, sink: Sink) -> None:
+        failures = 0
+        while not _cancelled():
+            await self._some.wait()
+            if len(self._queue) < self._batch:
+                await asyncio.sleep(self._linger_s)
+            if await self._write(sink):
+                failures = 0
+                continue
+            failures += 1
+            if failures >= self._tries:
+                failures = 0
+                self._metrics.failed.inc(self._take(self._batch))
+            await asyncio.sleep(self._pause_s)
+
+    async def _write(self, sink: Sink) -> bool:
+        """Write one batch, and take it off the queue once it is written."""
+        batch = [self._queue[i] for i in range(min(self._batch, len(self._queue)))]
+        try:
+            await sink.write(batch)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._tell(well=False, why=f"{type(error).__name__}: {error}")
+            return False
+        except Exception:  # noqa: BLE001 - a record that nobody can write must not stop the others
+            _log.exception("exposures_lost", records=len(batch))
+            self._metrics.failed.inc(self._take(len(batch)))
+            return True
+        self._tell(well=True)
+        self._metrics.written.inc(self._take(len(batch)))
+        return True
+
+    async def _write_rest(self, sink: Sink) -> None:
+        while self._queue and await self._write(sink):
+            pass
+
+    def _take(self, n: int) -> int:
+        """Take the first ``n`` off the queue; how many there were."""
+        taken = min(n, len(self._queue))
+        for _ in range(taken):
+            self._queue.popleft()
+        if not self._queue:
+            self._some.clear()
+        return taken
+
+    def _tell(self, *, well: bool, why: str = "") -> None:
+        if well == self._well:
+            return
+        self._well = well
+        if well:
+            _log.info("exposures_back", detail="records are written again")
+        else:
+            _log.warning(
+                "exposures_not_written",
+                detail="records wait, and are dropped when there are too many",
+                reason=why,
+            )
+
+
+def choose_sink(
+    mode: Mode, client: Callable[[], AnyRedis] | None, *, max_entries: int
+) -> Sink | None:
+    """The sink for a setting.
+
+    ``auto`` takes the log if there is no Redis. With Redis it takes the stream: a log that is kept
+    for days is no place for ids of shoppers, and a stream is bounded.
+
+    Args:
+        mode: as in ``REQUERY_EXPOSURES``.
+        client: makes a client; ``None`` without Redis.
+        max_entries: about how many the stream keeps.
+
+    Raises:
+        ValueError: the stream is asked for, and there is no Redis.
+    """
+    if mode == "auto":
+        mode = "log" if client is None else "redis"
+    if mode == "off":
+        return None
+    if mode == "log":
+        return LogSink()
+    if client is None:
+        raise ValueError("REQUERY_EXPOSURES=redis needs REQUERY_REDIS_URL; set it, or take 'log'")
+    return StreamSink(client(), max_entries=max_entries)
+
+
+def _encoded(exposure: Exposure) -> bytes:
+    try:
+        return orjson.dumps(as_json(exposure))
+    except TypeError:  # a lone surrogate
+        return json.dumps(as_json(exposure)).encode("ascii")
+
+
+def _cancelled() -> bool:
+    """Whether this task is to end, though redis-py may have swallowed the cancellation."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
