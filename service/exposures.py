@@ -44,9 +44,8 @@ from typing import Any, Literal, NamedTuple, Protocol
 import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from redis.exceptions import RedisError
 
-from service.redis import AnyRedis, disconnect
+from service.redis import FAULTS, AnyRedis, disconnect
 
 _log = structlog.get_logger(component="exposures")
 
@@ -263,7 +262,7 @@ class Exposures:
         batch = [self._queue[i] for i in range(min(self._batch, len(self._queue)))]
         try:
             await sink.write(batch)
-        except (RedisError, OSError, TimeoutError) as error:
+        except (*FAULTS, TimeoutError) as error:
             self._tell(well=False, why=f"{type(error).__name__}: {error}")
             return False
         except Exception:  # noqa: BLE001 - a record that nobody can write must not stop the others

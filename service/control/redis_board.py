@@ -20,12 +20,11 @@ from typing import Any, TypeVar, cast
 
 import orjson
 import structlog
-from redis.exceptions import RedisError
 
 from service.control.board import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
 from service.control.metrics import ControlMetrics
 from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
-from service.redis import AnyRedis, disconnect
+from service.redis import FAULTS, AnyRedis, disconnect
 
 _log = structlog.get_logger(component="control")
 
@@ -42,6 +41,7 @@ _UNCERTAIN = (
     "Redis did not answer; the change may have been made all the same, so read the document "
     "before trying again"
 )
+_UNREADABLE = "what is stored as {} is no document of ours; write it again"
 _TRIES = 5
 """How often an unconditional write starts again because another one came between."""
 
@@ -112,9 +112,15 @@ class RedisBoard:
         return True
 
     async def read(self, name: str) -> Stored | None:
-        """The document ``name``; see :meth:`service.control.board.Board.read`."""
-        raw = await self._get(name)
-        return None if raw is None else self._decoded(name, raw)
+        """The document ``name``, which subscribers hear of too.
+
+        See :meth:`service.control.board.Board.read`.
+        """
+        async with self._order:
+            state = await self._look_at(name, nudged=True)
+        if state is Absent.UNREADABLE:
+            raise UnreadableDocument(_UNREADABLE.format(name))
+        return state if isinstance(state, Stored) else None
 
     async def write(
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
@@ -181,7 +187,7 @@ class RedisBoard:
 
     async def close(self) -> None:
         """Close all connections."""
-        with suppress(RedisError, OSError):
+        with suppress(*FAULTS):
             await disconnect(self._client)
 
     async def _look(self, nudged: set[str]) -> None:
@@ -196,20 +202,20 @@ class RedisBoard:
             except Exception:  # noqa: BLE001 - following must go on, whatever happens
                 _log.exception("control_look_failed", document=name)
 
-    async def _look_at(self, name: str, *, nudged: bool) -> None:
+    async def _look_at(self, name: str, *, nudged: bool) -> Stored | Absent | None:
+        """Tell subscribers of what is stored; ``None`` if it is what they know."""
         known = self._heads.get(name)
-        if not nudged and known is not None:
-            head = await self._head(name)
-            if head == known:
-                return
+        if not nudged and known is not None and await self._head(name) == known:
+            return None
         raw = await self._get(name)
-        if raw is None:
-            self._tell(name, b"", Absent.GONE)
-            return
-        try:
-            self._tell(name, raw, self._decoded(name, raw))
-        except UnreadableDocument:
-            self._tell(name, raw, Absent.UNREADABLE)
+        state: Stored | Absent = Absent.GONE
+        if raw is not None:
+            try:
+                state = self._decoded(name, raw)
+            except UnreadableDocument:
+                state = Absent.UNREADABLE
+        self._tell(name, raw or b"", state)
+        return state
 
     def _tell(self, name: str, raw: bytes, state: Stored | Absent) -> None:
         self._heads[name] = raw[:_HEAD_BYTES]
@@ -241,10 +247,10 @@ class RedisBoard:
             found = orjson.loads(raw)
             stored = Stored(found["schema"], found["revision"], found["body"])
         except (ValueError, TypeError, KeyError) as error:
-            raise UnreadableDocument(f"what is stored as {name} is no document") from error
+            raise UnreadableDocument(_UNREADABLE.format(name)) from error
         numbers = (stored.schema, stored.revision)
         if not all(type(n) is int and n > 0 for n in numbers) or not isinstance(stored.body, dict):
-            raise UnreadableDocument(f"what is stored as {name} is no document")
+            raise UnreadableDocument(_UNREADABLE.format(name))
         self._readable[name] = stored.revision
         self._highest[name] = max(self._highest.get(name, 0), stored.revision)
         return stored
@@ -280,7 +286,7 @@ class RedisBoard:
                 if message is not None and isinstance(message["data"], bytes):
                     self._nudge(message["data"].decode("utf-8", "replace"))
         finally:
-            with suppress(RedisError, OSError, TimeoutError):
+            with suppress(*FAULTS, TimeoutError):
                 async with asyncio.timeout(self._budget_s):
                     await messages.aclose()
 
@@ -296,7 +302,7 @@ class RedisBoard:
         except TimeoutError as error:
             self._reached(why="no answer in time")
             raise BoardUnavailable(unless) from error
-        except (RedisError, OSError) as error:
+        except FAULTS as error:
             self._reached(why=f"{type(error).__name__}: {error}")
             raise BoardUnavailable(unless) from error
         self._reached()
