@@ -155,6 +155,10 @@ class Loader:
         default = (self._versions.default.name, self._versions.wanted_default)
         return frozenset((*default, *self._used()))
 
+    def busy(self, name: str) -> bool:
+        """Whether a load or an unload is under way with the version, up to its last step."""
+        return name in self._works
+
     def require_unused(self, name: str) -> None:
         """Check that a version may be unloaded.
 
@@ -189,7 +193,7 @@ class Loader:
                 f"version {name} is still being unloaded, with {version.traffic.in_flight} "
                 "requests under way; load it again once GET /versions calls it available"
             )
-        if version.loading or version.up:
+        if work is not None or version.loading or version.up:
             return version
         others = (v.manifest for v in self._versions if v.occupied and v is not version)
         self._memory.admit(version.manifest, others)

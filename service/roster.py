@@ -209,7 +209,7 @@ class Roster:
         if any(version.loading for version in self._versions):
             return
         for version in self._in_order(wanted):
-            idle = version.state in (State.AVAILABLE, State.FAILED)
+            idle = not version.occupied and not self._loader.busy(version.name)
             if idle and self._backoff.due(version.name) and self._try(version):
                 return
 

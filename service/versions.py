@@ -84,8 +84,8 @@ class Versions:
             told(version)
 
     def ready_names(self) -> frozenset[str]:
-        """Names of the versions that can be routed to."""
-        return frozenset(v.name for v in self._versions.values() if v.state is State.READY)
+        """Names of the versions that requests can be sent to: ready, and not dead."""
+        return frozenset(v.name for v in self._versions.values() if v.up)
 
     def get(self, name: str) -> Version:
         """The version of that name, in whatever state it is.

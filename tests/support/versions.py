@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from model_store.manifest import Manifest
@@ -19,7 +20,8 @@ def make_manifest(name: str = "test-1", **changes: Any) -> Manifest:
         "weights": {"kind": "adapter"},
         "prompt": {"query": "<q>", "rewrite": "<r>", "relevant": "<y>", "irrelevant": "<n>"},
         "decoding": {"temperatures": [0.0, 0.8, 0.8, 0.8]},
-        "files": {"adapter.safetensors": {"sha256": "1" * 64, "bytes": 1}},
+        # Weights of its own, so that each has a digest, and with it cache keys, of its own.
+        "files": {"adapter.safetensors": {"sha256": sha256(name.encode()).hexdigest(), "bytes": 1}},
     }
     return Manifest.model_validate(content | changes)
 

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.text import MAX_QUERY_CHARS, normalise
-from service.errors import InvalidQuery, UnknownVersion
-from service.versions import Version, Versions
-from tests.support.versions import make_manifest
+from service.errors import InvalidQuery, UnknownVersion, VersionNotLoaded
+from service.versions import State, Version, Versions
+from tests.support.versions import Engines, make_manifest
 
 FOLDING = Version(make_manifest())
 KEEPING = Version(
@@ -42,3 +42,121 @@ def test_a_default_that_is_not_there_is_told_with_those_that_are() -> None:
 def test_versions_are_listed_by_name() -> None:
     names = [v.name for v in Versions([Version(make_manifest(n)) for n in "cab"], default="a")]
     assert names == ["a", "b", "c"]
+
+
+async def loaded(version: Version) -> None:
+    await version.load(Engines(), lambda _prompt, _generated: None)
+
+
+@pytest.fixture
+def versions() -> Versions:
+    """Versions ``a`` (the default), ``b`` and ``c``; none is loaded."""
+    return Versions([Version(make_manifest(n)) for n in "abc"], default="a")
+
+
+def test_the_default_is_routed_to_in_whatever_state_it_is(versions: Versions) -> None:
+    for state in State:
+        versions.default.state = state
+        assert versions.route(None) is versions.default
+        assert versions.serving("a") is versions.default
+
+
+@pytest.mark.parametrize("state", [s for s in State if s is not State.READY])
+def test_other_versions_are_routed_to_only_when_they_are_ready(
+    versions: Versions, state: State
+) -> None:
+    version = versions.get("b")
+    version.state = state
+    with pytest.raises(VersionNotLoaded, match="version b "):
+        versions.route("b")
+    version.state = State.READY
+    assert versions.route("b") is version
+
+
+def test_an_unknown_name_is_told_as_plain_text(versions: Versions) -> None:
+    for ask in (versions.get, versions.serving, versions.route, versions.set_default):
+        with pytest.raises(UnknownVersion) as caught:
+            ask("\u202e" + "x" * 1000)
+        assert str(caught.value).isascii()
+        assert len(str(caught.value)) < 200
+
+
+async def test_ready_are_those_that_are_loaded_and_alive(versions: Versions) -> None:
+    assert versions.ready_names() == set()
+    engines = Engines()
+    for name in "ab":
+        await versions.get(name).load(engines, lambda _prompt, _generated: None)
+    assert versions.ready_names() == {"a", "b"}
+    engines["b"].alive = False
+    assert versions.ready_names() == {"a"}
+
+
+async def test_only_a_ready_version_can_be_made_the_default(versions: Versions) -> None:
+    with pytest.raises(VersionNotLoaded):
+        versions.set_default("b")
+    assert versions.default.name == "a"
+    await loaded(versions.get("b"))
+    versions.set_default("b")
+    assert versions.default.name == "b"
+    assert versions.wanted_default == "b"
+
+
+async def test_a_version_whose_engine_died_is_not_made_the_default(versions: Versions) -> None:
+    engines = Engines()
+    await versions.get("b").load(engines, lambda _prompt, _generated: None)
+    engines["b"].alive = False
+    with pytest.raises(VersionNotLoaded, match="died"):
+        versions.set_default("b")
+
+
+async def test_a_wanted_default_takes_over_when_it_is_ready(versions: Versions) -> None:
+    await loaded(versions.get("a"))
+    versions.want_default("b")
+    assert (versions.default.name, versions.wanted_default) == ("a", "b")
+    await loaded(versions.get("b"))
+    versions.settle()
+    assert versions.default.name == "b"
+    # Going back is at once: it is still there.
+    versions.want_default("a")
+    assert versions.default.name == "a"
+
+
+def test_before_anything_is_loaded_a_wanted_default_takes_over_at_once(versions: Versions) -> None:
+    versions.want_default("b")
+    assert versions.default.name == "b"
+
+
+async def test_a_wanted_default_may_come_into_the_store_later(versions: Versions) -> None:
+    await loaded(versions.get("a"))
+    versions.want_default("z")
+    assert versions.default.name == "a"
+    new = versions.add(Version(make_manifest("z")))
+    await loaded(new)
+    versions.settle()
+    assert versions.default is new
+
+
+def test_a_version_that_is_known_is_not_replaced(versions: Versions) -> None:
+    seen: list[str] = []
+    versions.watch(lambda version: seen.append(version.name))
+    assert seen == ["a", "b", "c"]
+    known = versions.get("b")
+    assert versions.add(Version(make_manifest("b"))) is known
+    assert versions.get("b") is known
+    versions.add(Version(make_manifest("d")))
+    assert seen == ["a", "b", "c", "d"]
+    assert "d" in versions
+
+
+async def test_closing_stops_all_engines_even_if_one_fails(versions: Versions) -> None:
+    engines = Engines()
+    for name in "abc":
+        await versions.get(name).load(engines, lambda _prompt, _generated: None)
+
+    async def fails() -> None:
+        raise OSError("cannot")
+
+    engines["a"].close = fails  # type: ignore[method-assign]
+    await versions.close()
+    assert [engines[name].closed for name in "bc"] == [True, True]
+    assert {version.state for version in versions} == {State.AVAILABLE}

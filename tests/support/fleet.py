@@ -1,0 +1,132 @@
+"""Versions a, b and c on scripted engines, with all that loads and unloads them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+
+from prometheus_client import CollectorRegistry
+
+from model_store.manifest import Manifest
+from service.control.board import Board, LocalBoard
+from service.control.metrics import ControlMetrics
+from service.loader import Loader, LoaderMetrics
+from service.memory import MemoryBudget
+from service.roster import Backoff, Roster, RosterMetrics, roster_document
+from service.version import Version
+from service.versions import Versions
+from tests.support.versions import Engines, make_manifest
+
+MIB = 2**20
+
+
+def memory(limit_mib: int | None, sizes_mib: Mapping[str, int] | None = None) -> MemoryBudget:
+    """A budget in which every engine takes 100 MiB, but for those in ``sizes_mib``."""
+
+    def estimate(manifest: Manifest) -> int:
+        return (sizes_mib or {}).get(manifest.name, 100) * MIB
+
+    return MemoryBudget(None if limit_mib is None else limit_mib * MIB, estimate)
+
+
+class Fleet:
+    """One replica, but for its HTTP edge and its pipeline; ``a`` is the default.
+
+    Args:
+        engines: default makes engines that work at once.
+        budget: default is none.
+        board: default is one of its own.
+        names: of the versions known from the start.
+        store: versions that can be found later.
+        drain_timeout_s: see :class:`service.loader.Loader`.
+        first_retry_s: see :class:`service.roster.Backoff`.
+    """
+
+    def __init__(
+        self,
+        *,
+        engines: Engines | None = None,
+        budget: MemoryBudget | None = None,
+        board: Board | None = None,
+        names: Iterable[str] = "abc",
+        store: Iterable[str] | None = None,
+        drain_timeout_s: float = 60.0,
+        first_retry_s: float = 3600.0,
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self.engines = engines or Engines()
+        self.board = board or LocalBoard()
+        self.versions = Versions([Version(make_manifest(n)) for n in names], default="a")
+        self.memory = budget or memory(None)
+        self.used: set[str] = set()
+        """Names that the routing document uses."""
+        self.tokens: list[tuple[str, int, int]] = []
+        self.store = None if store is None else set(store)
+        self.loader = Loader(
+            versions=self.versions,
+            engines=self.engines,
+            on_tokens=lambda name: lambda p, g: self.tokens.append((name, p, g)),
+            memory=self.memory,
+            metrics=LoaderMetrics(self.registry),
+            warm_queries=("steel stake",),
+            load_timeout_s=60,
+            drain_timeout_s=drain_timeout_s,
+            used=lambda: self.used,
+        )
+        self.document = roster_document(
+            self.board, initial=["a"], metrics=ControlMetrics(self.registry)
+        )
+        self.roster = Roster(
+            document=self.document,
+            versions=self.versions,
+            loader=self.loader,
+            metrics=RosterMetrics(self.registry),
+            find=self._finder(),
+            backoff=Backoff(first_retry_s, 3600.0),
+            poll_s=0.01,
+        )
+
+    def __getitem__(self, name: str) -> Version:
+        return self.versions.get(name)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """State of each version by name."""
+        return {version.name: version.state.value for version in self.versions}
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """Value of one sample."""
+        return self.registry.get_sample_value(name, labels)
+
+    @asynccontextmanager
+    async def following(self) -> AsyncIterator[Fleet]:
+        """Keep to the roster for a block, and stop everything after it."""
+        await self.document.refresh()
+        tasks = [
+            asyncio.create_task(self.board.run()),
+            asyncio.create_task(self.roster.run()),
+        ]
+        try:
+            yield self
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.loader.close()
+            await self.board.close()
+
+    def _finder(self) -> Callable[[str], Awaitable[Version]] | None:
+        store = self.store
+        if store is None:
+            return None
+
+        async def find(name: str) -> Version:
+            from service.errors import UnknownVersion
+
+            await asyncio.sleep(0)
+            if name not in store:
+                raise UnknownVersion(f"version {name} is not in the model store")
+            return Version(make_manifest(name))
+
+        return find

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from service.control.board import LocalBoard, Stored
+from service.errors import (
+    BoardUnavailable,
+    EngineUnavailable,
+    InsufficientMemory,
+    UnknownVersion,
+    VersionInUse,
+)
+from service.roster import Backoff
+from service.version import State
+from tests.support.engine import ScriptedEngine
+from tests.support.fleet import Fleet, memory
+from tests.support.waiting import turns, until
+
+
+class DeadBoard(LocalBoard):
+    """A board that nothing can be written to."""
+
+    async def write(
+        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
+    ) -> Stored:
+        raise BoardUnavailable("Redis does not answer; try again shortly")
+
+
+def failing(reason: str = "no device") -> ScriptedEngine:
+    return ScriptedEngine(start_fault=EngineUnavailable(reason))
+
+
+async def test_at_first_only_the_default_is_loaded() -> None:
+    async with Fleet().following() as fleet:
+        await until(lambda: fleet["a"].up)
+        await turns()
+        assert fleet.states == {"a": "ready", "b": "available", "c": "available"}
+        assert fleet.metric("requery_roster_missing") == 0
+
+
+async def test_what_is_asked_for_is_loaded_and_noted_with_its_author() -> None:
+    async with Fleet().following() as fleet:
+        version = await fleet.roster.ensure("b", author="ada")
+        assert version.loading or version.up
+        await until(lambda: fleet["b"].up)
+        assert fleet.document.value == {"a", "b"}
+        (entry,) = await fleet.board.notes(10)
+        assert (entry["author"], entry["action"]) == ("ada", "version.load")
+        # Asking again changes nothing and is no change to note.
+        await fleet.roster.ensure("b", author="ada")
+        assert len(await fleet.board.notes(10)) == 1
+        assert fleet.engines.count("b") == 1
+
+
+async def test_other_replicas_follow() -> None:
+    board = LocalBoard()
+    one, other = Fleet(board=board), Fleet(board=board)
+    async with one.following(), other.following():
+        await one.roster.ensure("b", author="ada")
+        await until(lambda: one["b"].up and other["b"].up)
+        await other.roster.remove("b", author="ada")
+        await until(lambda: one.engines.running == other.engines.running == ["a"])
+
+
+async def test_another_replica_gives_a_load_up_that_is_no_longer_wanted() -> None:
+    board = LocalBoard()
+    one, other = Fleet(board=board), Fleet(board=board)
+    slow = other.engines.give("b", ScriptedEngine())
+    slow.may_start.clear()
+    async with one.following(), other.following():
+        await one.roster.ensure("b", author="ada")
+        await until(lambda: other.engines.count("b") == 1)
+        await one.roster.remove("b", author="ada")
+        await until(lambda: slow.closed)
+        await until(lambda: other["b"].state is State.AVAILABLE)
+
+
+async def test_a_replica_that_starts_later_loads_what_was_wanted_before() -> None:
+    board = LocalBoard()
+    async with Fleet(board=board).following() as first:
+        await first.roster.ensure("b", author="ada")
+        await first.roster.ensure("c", author="ada")
+        await first.roster.remove("c", author="ada")
+    async with Fleet(board=board).following() as again:
+        await until(lambda: again["a"].up and again["b"].up)
+        assert again["c"].state is State.AVAILABLE
+
+
+async def test_versions_are_loaded_one_at_a_time_the_default_first() -> None:
+    fleet = Fleet()
+    slow = {name: fleet.engines.give(name, ScriptedEngine()) for name in "abc"}
+    for engine in slow.values():
+        engine.may_start.clear()
+    await fleet.board.write("roster", {"versions": ["a", "b", "c"]}, schema=1, expected=0)
+    fleet.used = {"c"}
+    order: list[str] = []
+    async with fleet.following():
+        for _ in "abc":
+            (name,) = await started(fleet, set(order))
+            order.append(name)
+            slow[name].may_start.set()
+        await until(lambda: fleet.engines.running == ["a", "b", "c"])
+    assert order == ["a", "c", "b"]
+
+
+async def started(fleet: Fleet, before: set[str]) -> set[str]:
+    """Names of versions whose engine has been made since, once there is one."""
+    await until(lambda: set(fleet.engines.made) > before)
+    await turns()
+    return set(fleet.engines.made) - before
+
+
+async def test_what_the_routing_document_uses_is_loaded_though_nobody_asked() -> None:
+    async with Fleet().following() as fleet:
+        fleet.used = {"b"}
+        await until(lambda: fleet["b"].up)
+        with pytest.raises(VersionInUse):
+            await fleet.roster.remove("b", author="ada")
+        fleet.used = set()
+        await until(lambda: fleet["b"].state is State.AVAILABLE)
+
+
+async def test_the_default_that_routing_wants_is_loaded_and_the_old_one_stays() -> None:
+    async with Fleet().following() as fleet:
+        await until(lambda: fleet["a"].up)
+        fleet.versions.want_default("b")
+        await until(lambda: fleet.versions.default.name == "b")
+        await turns()
+        # The configured default is in the roster until somebody takes it out: back at once.
+        assert fleet["a"].up
+        await fleet.roster.remove("a", author="ada")
+        await until(lambda: fleet.engines.running == ["b"])
+        with pytest.raises(VersionInUse):
+            await fleet.roster.remove("b", author="ada")
+
+
+async def test_what_still_serves_is_kept_until_the_wanted_default_is_there() -> None:
+    board = LocalBoard()
+    fleet = Fleet(board=board)
+    slow = fleet.engines.give("b", ScriptedEngine())
+    slow.may_start.clear()
+    async with fleet.following():
+        await until(lambda: fleet["a"].up)
+        fleet.versions.want_default("b")
+        # Another replica, which has switched already, unloads the old default.
+        await board.write("roster", {"versions": []}, schema=1, expected=None)
+        await until(lambda: fleet["b"].loading)
+        await turns()
+        assert fleet["a"].up
+        slow.may_start.set()
+        await until(lambda: fleet.engines.running == ["b"])
+
+
+async def test_a_version_that_fails_is_tried_again() -> None:
+    fleet = Fleet(first_retry_s=0.01)
+    fleet.engines.give("b", failing())
+    async with fleet.following():
+        with capture_logs() as logs:
+            await fleet.roster.ensure("b", author="ada")
+            await until(lambda: fleet["b"].up)
+    assert fleet.engines.count("b") == 2
+    assert [line["event"] for line in logs].count("version_failed") == 1
+
+
+async def test_a_version_that_failed_waits_for_its_time_and_others_do_not_wait_for_it() -> None:
+    fleet = Fleet(first_retry_s=3600)
+    fleet.engines.give("b", failing())
+    async with fleet.following():
+        await until(lambda: fleet["a"].up)
+        await fleet.roster.ensure("b", author="ada")
+        await fleet.roster.ensure("c", author="ada")
+        await until(lambda: fleet["c"].up)
+        await turns()
+        assert (fleet["b"].state, fleet["b"].reason) == (State.FAILED, "no device")
+        assert fleet.engines.count("b") == 1
+        assert fleet.metric("requery_roster_missing") == 1
+        # A person who asks again does not wait.
+        await fleet.roster.ensure("b", author="ada")
+        await until(lambda: fleet["b"].up)
+
+
+async def test_a_failure_is_this_replicas_own() -> None:
+    board = LocalBoard()
+    one, other = Fleet(board=board), Fleet(board=board)
+    other.engines.give("b", failing())
+    async with one.following(), other.following():
+        await one.roster.ensure("b", author="ada")
+        await until(lambda: one["b"].up and other["b"].state is State.FAILED)
+        assert one.document.value == {"a", "b"}
+
+
+async def test_what_does_not_fit_is_refused_and_nobody_else_is_told_to_load_it() -> None:
+    async with Fleet(budget=memory(150)).following() as fleet:
+        await until(lambda: fleet["a"].up)
+        with pytest.raises(InsufficientMemory):
+            await fleet.roster.ensure("b", author="ada")
+        assert fleet.document.value == {"a"}
+        assert fleet["b"].state is State.AVAILABLE
+
+
+async def test_what_does_not_fit_on_a_following_replica_fails_there_with_the_reason() -> None:
+    board = LocalBoard()
+    large, small = Fleet(board=board), Fleet(board=board, budget=memory(150), first_retry_s=0.01)
+    async with large.following(), small.following():
+        await until(lambda: large["a"].up and small["a"].up)
+        await large.roster.ensure("b", author="ada")
+        await until(lambda: large["b"].up and small["b"].state is State.FAILED)
+        assert "needs about 100 MiB" in (small["b"].reason or "")
+        assert small.engines.count("b") == 0
+        # It takes the room that is made later.
+        small.memory.limit_bytes = None
+        await until(lambda: small["b"].up)
+
+
+async def test_one_version_takes_the_place_of_another_that_still_drains() -> None:
+    board = LocalBoard()
+    async with Fleet(board=board, budget=memory(200)).following() as fleet:
+        await fleet.roster.ensure("b", author="ada")
+        await until(lambda: fleet["a"].up and fleet["b"].up)
+        with fleet["b"].serving():
+            await board.write("roster", {"versions": ["a", "c"]}, schema=1, expected=None)
+            await until(lambda: fleet["b"].state is State.DRAINING)
+            await turns()
+            # Not a failure: soon there will be room.
+            assert fleet["c"].state is State.AVAILABLE
+        await until(lambda: fleet.engines.running == ["a", "c"])
+
+
+async def test_a_wish_that_cannot_be_stored_changes_nothing() -> None:
+    async with Fleet(board=DeadBoard()).following() as fleet:
+        await until(lambda: fleet["a"].up)
+        with pytest.raises(BoardUnavailable):
+            await fleet.roster.ensure("b", author="ada")
+        await until(lambda: fleet["b"].state is State.AVAILABLE)
+        fleet.versions.want_default("c")
+        await until(lambda: fleet.versions.default.name == "c")
+        with pytest.raises(BoardUnavailable):
+            await fleet.roster.remove("a", author="ada")
+        await turns()
+        assert fleet.engines.running == ["a", "c"]
+
+
+async def test_an_edit_made_at_the_same_time_elsewhere_is_kept() -> None:
+    board = LocalBoard()
+    async with Fleet(board=board).following() as fleet:
+        await until(lambda: fleet["a"].up)
+        # Written by a replica whose message has not come yet.
+        board._subscribers.tell = lambda *_: None  # type: ignore[method-assign]
+        await board.write("roster", {"versions": ["a", "c"]}, schema=1, expected=0)
+        del board._subscribers.tell
+        await fleet.roster.ensure("b", author="ada")
+        assert fleet.document.value == {"a", "b", "c"}
+
+
+async def test_a_version_that_came_into_the_store_later_is_found() -> None:
+    board = LocalBoard()
+    one, other = Fleet(board=board, store="d"), Fleet(board=board, store="", first_retry_s=0.01)
+    async with one.following(), other.following():
+        await one.roster.ensure("d", author="ada")
+        await until(lambda: one["d"].up)
+        assert one.metric("requery_version_state", version="d", state="ready") == 1
+        # The store of the other replica gets it a little later.
+        assert other.metric("requery_roster_missing") == 1
+        assert other.store is not None
+        other.store.add("d")
+        await until(lambda: "d" in other.versions and other["d"].up)
+
+
+async def test_a_version_that_is_nowhere_is_unknown_and_does_not_get_into_the_roster() -> None:
+    for fleet in (Fleet(store=""), Fleet()):
+        async with fleet.following():
+            with pytest.raises(UnknownVersion):
+                await fleet.roster.ensure("d", author="ada")
+            with pytest.raises(UnknownVersion):
+                await fleet.roster.remove("d", author="ada")
+            assert fleet.document.value == {"a"}
+
+
+async def test_an_unknown_version_in_the_roster_is_told_once_and_can_be_taken_out() -> None:
+    fleet = Fleet(first_retry_s=0.001)
+    await fleet.board.write("roster", {"versions": ["a", "b", "gone"]}, schema=1, expected=0)
+    with capture_logs() as logs:
+        async with fleet.following():
+            await until(lambda: fleet["b"].up)  # the others do not suffer
+            await turns(200)
+            assert fleet.metric("requery_roster_missing") == 1
+            assert await fleet.roster.remove("gone", author="ada") is None
+            assert fleet.document.value == {"a", "b"}
+            assert fleet.metric("requery_roster_missing") == 0
+    assert [line["event"] for line in logs].count("version_not_found") == 1
+
+
+@pytest.mark.parametrize("body", [{}, {"versions": "a"}, {"versions": [1]}])
+async def test_a_roster_that_is_none_is_not_taken(body: dict[str, object]) -> None:
+    async with Fleet().following() as fleet:
+        await until(lambda: fleet["a"].up)
+        await fleet.board.write("roster", body, schema=1, expected=None)
+        await turns()
+        assert fleet.document.value == {"a"}
+        assert fleet["a"].up
+
+
+def test_waits_double_up_to_a_bound_and_start_over_after_success() -> None:
+    now = 0.0
+    backoff = Backoff(5.0, 30.0, lambda: now)
+    assert backoff.due("x")
+    waits = []
+    for _ in range(5):
+        backoff.failed("x")
+        start = now
+        while not backoff.due("x"):
+            now += 1.0
+        waits.append(now - start)
+    assert waits == [5, 10, 20, 30, 30]
+    assert backoff.due("y")
+    backoff.forget("x")
+    backoff.failed("x")
+    now += 5.0
+    assert backoff.due("x")

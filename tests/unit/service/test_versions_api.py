@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from service.api import problems
+from service.api.admin import AdminGuard
+from service.api.middleware import RequestContextMiddleware
+from service.api.operations import OperationsApi
+from service.api.schemas import VersionInfo, VersionsResponse
+from service.api.versions import VersionsApi
+from service.errors import EngineUnavailable
+from service.metrics import Metrics
+from service.version import State
+from tests.support.engine import ScriptedEngine
+from tests.support.fleet import MIB, Fleet, memory
+from tests.support.waiting import until
+
+KEY = "correct horse battery"
+
+
+class Edge:
+    """The routes of a fleet, called in process."""
+
+    def __init__(self, fleet: Fleet, http: httpx.AsyncClient, weights: dict[str, float]) -> None:
+        self.fleet = fleet
+        self.http = http
+        self.weights = weights
+
+    async def post(self, path: str, code: int, *, key: str = KEY) -> Any:
+        headers = {"authorization": f"Bearer {key}", "x-requery-author": "ada"}
+        response = await self.http.post(path, headers=headers)
+        assert response.status_code == code, response.text
+        assert response.headers["cache-control"] == "no-store"
+        if code in (200, 202):
+            VersionInfo.model_validate(response.json(), strict=True)
+        return response.json() if response.content else None
+
+    async def listed(self) -> dict[str, Any]:
+        response = await self.http.get("/versions")
+        assert response.status_code == 200
+        content: dict[str, Any] = response.json()
+        VersionsResponse.model_validate(content, strict=True)
+        return content
+
+    async def shown(self, name: str) -> dict[str, Any]:
+        (one,) = (v for v in (await self.listed())["versions"] if v["name"] == name)
+        found: dict[str, Any] = one
+        return found
+
+
+@asynccontextmanager
+async def edge_of(fleet: Fleet, *, wait_s: float = 60.0) -> AsyncIterator[Edge]:
+    weights: dict[str, float] = {}
+    metrics = Metrics(release="test")
+    app = FastAPI()
+    app.include_router(
+        VersionsApi(
+            versions=fleet.versions,
+            roster=fleet.roster,
+            loader=fleet.loader,
+            memory=fleet.memory,
+            weights=lambda: weights,
+            guard=AdminGuard(SecretStr(KEY)),
+            wait_s=wait_s,
+        ).router()
+    )
+    app.include_router(OperationsApi(versions=fleet.versions, metrics=metrics).router())
+    problems.install(app)
+    app.add_middleware(RequestContextMiddleware, metrics=metrics, log_requests=False)
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        fleet.following(),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as http,
+    ):
+        await until(lambda: fleet.versions.default.up)
+        yield Edge(fleet, http, weights)
+
+
+@pytest.fixture
+async def edge() -> AsyncIterator[Edge]:
+    async with edge_of(Fleet(budget=memory(250, {"c": 200}))) as one:
+        yield one
+
+
+def slow(fleet: Fleet, name: str) -> ScriptedEngine:
+    engine = fleet.engines.give(name, ScriptedEngine())
+    engine.may_start.clear()
+    return engine
+
+
+async def test_versions_are_listed_with_all_that_is_known_of_them(edge: Edge) -> None:
+    listed = await edge.listed()
+    assert listed["default"] == "a"
+    assert listed["durable"] is False
+    assert listed["memory"] == {"limit_bytes": 250 * MIB, "reserved_bytes": 100 * MIB}
+    assert [v["name"] for v in listed["versions"]] == ["a", "b", "c"]
+    assert listed["versions"][0] == {
+        "name": "a",
+        "description": "scripted",
+        "digest": edge.fleet["a"].digest,
+        "state": "ready",
+        "reason": None,
+        "default": True,
+        "wanted": True,
+        "weight": 1.0,
+        "requests": 0,
+        "in_flight": 0,
+        "latency_ms": None,
+        "memory_bytes": 100 * MIB,
+    }
+    b = listed["versions"][1]
+    assert (b["state"], b["default"], b["wanted"], b["weight"]) == ("available", False, False, 0)
+
+
+async def test_traffic_latency_and_weights_are_shown(edge: Edge) -> None:
+    for ms in (1, 2, 3, 4, 100):
+        edge.fleet["a"].observed(ms / 1000)
+    edge.weights.update(a=0.25, b=0.75)
+    with edge.fleet["a"].serving():
+        a = await edge.shown("a")
+    assert (a["requests"], a["in_flight"], a["weight"]) == (5, 1, 0.25)
+    assert a["latency_ms"] == {"p50": 3.0, "p95": 100.0}
+    assert (await edge.shown("b"))["weight"] == 0.75
+
+
+async def test_loading_answers_at_once_and_the_state_follows(edge: Edge) -> None:
+    engine = slow(edge.fleet, "b")
+    answer = await edge.post("/versions/b/load", 202)
+    assert (answer["name"], answer["state"], answer["wanted"]) == ("b", "loading", True)
+    assert (await edge.post("/versions/b/load", 202))["state"] == "loading"
+    engine.may_start.set()
+    await until(lambda: edge.fleet["b"].up)
+    assert (await edge.post("/versions/b/load", 200))["state"] == "ready"
+    assert edge.fleet.engines.count("b") == 1
+    (entry,) = await edge.fleet.board.notes(10)
+    assert entry["author"] == "ada"
+
+
+async def test_loading_can_be_waited_for(edge: Edge) -> None:
+    assert (await edge.post("/versions/b/load?wait=true", 200))["state"] == "ready"
+
+
+async def test_waiting_has_an_end() -> None:
+    fleet = Fleet()
+    slow(fleet, "b")
+    async with edge_of(fleet, wait_s=0.01) as edge:
+        assert (await edge.post("/versions/b/load?wait=true", 202))["state"] == "loading"
+        await edge.post("/versions/b/unload?wait=true", 200)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (EngineUnavailable("no device"), "no device"),
+        (ZeroDivisionError("a bug"), "ZeroDivisionError (the log has the details)"),
+    ],
+)
+async def test_one_who_waits_is_told_why_it_failed(
+    edge: Edge, fault: Exception, reason: str
+) -> None:
+    edge.fleet.engines.give("b", ScriptedEngine(start_fault=fault))
+    problem = await edge.post("/versions/b/load?wait=true", 500)
+    assert problem["type"] == "urn:requery:problem:version-load-failed"
+    assert problem["detail"] == f"version b could not be loaded: {reason}"
+    b = await edge.shown("b")
+    assert (b["state"], b["reason"]) == ("failed", reason)
+
+
+async def test_unloading_drains_and_then_it_is_available(edge: Edge) -> None:
+    await edge.post("/versions/b/load?wait=true", 200)
+    with edge.fleet["b"].serving():
+        answer = await edge.post("/versions/b/unload", 202)
+        assert (answer["state"], answer["in_flight"]) == ("draining", 1)
+        problem = await edge.post("/versions/b/load", 409)
+        assert problem["type"] == "urn:requery:problem:version-draining"
+    await until(lambda: edge.fleet["b"].state is State.AVAILABLE)
+    assert (await edge.post("/versions/b/unload?wait=true", 200))["state"] == "available"
+    assert not (await edge.shown("b"))["wanted"]
+
+
+async def test_one_whose_load_is_given_up_is_told(edge: Edge) -> None:
+    slow(edge.fleet, "b")
+    await edge.post("/versions/b/load", 202)
+    assert (await edge.post("/versions/b/unload?wait=true", 200))["state"] == "available"
+    assert edge.fleet.engines["b"].closed
+
+
+async def test_what_does_not_fit_is_refused_and_not_started(edge: Edge) -> None:
+    problem = await edge.post("/versions/c/load", 507)
+    assert problem["type"] == "urn:requery:problem:insufficient-memory"
+    assert "needs about 200 MiB and 150 MiB of 250 MiB are free" in problem["detail"]
+    c = await edge.shown("c")
+    assert (c["state"], c["wanted"]) == ("available", False)
+    assert edge.fleet.engines.count("c") == 0
+
+
+async def test_what_is_in_use_is_not_unloaded(edge: Edge) -> None:
+    await edge.post("/versions/b/load?wait=true", 200)
+    edge.fleet.used = {"b"}
+    for name in "ab":
+        problem = await edge.post(f"/versions/{name}/unload", 409)
+        assert problem["type"] == "urn:requery:problem:version-in-use"
+    assert edge.fleet.engines.running == ["a", "b"]
+
+
+async def test_unknown_versions_are_told(edge: Edge) -> None:
+    for path in ("/versions/nobody/load", "/versions/nobody/unload", "/versions/%2e%2e/load"):
+        problem = await edge.post(path, 404)
+        assert problem["type"] == "urn:requery:problem:unknown-version"
+
+
+async def test_a_version_that_only_other_replicas_know_can_be_taken_out_of_the_roster() -> None:
+    fleet = Fleet()
+    await fleet.board.write("roster", {"versions": ["a", "gone"]}, schema=1, expected=0)
+    async with edge_of(fleet) as edge:
+        assert await edge.post("/versions/gone/unload", 204) is None
+        await edge.post("/versions/gone/unload", 404)
+
+
+@pytest.mark.parametrize("wait", ["1", "", "yes", "True"])
+async def test_a_wait_that_is_neither_true_nor_false_is_refused(edge: Edge, wait: str) -> None:
+    for action in ("load", "unload"):
+        problem = await edge.post(f"/versions/b/{action}?wait={wait}", 422)
+        assert problem["errors"] == [{"field": "query wait", "detail": "must be true or false"}]
+    assert edge.fleet["b"].state is State.AVAILABLE
+
+
+@pytest.mark.parametrize("path", ["/versions/b/load", "/versions/a/unload", "/versions/x/load"])
+async def test_without_the_key_nothing_is_done_or_told(edge: Edge, path: str) -> None:
+    problem = await edge.post(path, 401, key="wrong horse battery!")
+    assert problem["type"] == "urn:requery:problem:unauthorized"
+    assert edge.fleet.states == {"a": "ready", "b": "available", "c": "available"}
+
+
+async def test_readiness_follows_the_default_of_the_moment(edge: Edge) -> None:
+    await edge.post("/versions/b/load?wait=true", 200)
+    edge.fleet.versions.set_default("b")
+    assert (await edge.http.get("/readyz")).json() == {"status": "ready", "model_version": "b"}
+    edge.fleet.engines["a"].alive = False
+    assert (await edge.http.get("/readyz")).status_code == 200
+    edge.fleet.engines["b"].alive = False
+    response = await edge.http.get("/readyz")
+    assert response.status_code == 503
+    assert "version b has died" in response.json()["detail"]
+
+
+async def test_the_routes_are_documented(edge: Edge) -> None:
+    paths = (await edge.http.get("/openapi.json")).json()["paths"]
+    load, unload = paths["/versions/{name}/load"]["post"], paths["/versions/{name}/unload"]["post"]
+    assert {"200", "202", "401", "403", "404", "409", "422", "507"} <= set(load["responses"])
+    assert {"200", "202", "204", "401", "403", "404", "409"} <= set(unload["responses"])
+    assert {p["name"] for p in load["parameters"]} == {"name", "wait"}
