@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import DigestMismatch, InvalidVersion, UnknownVersion
-from model_store.manifest import FilterSpec
+from model_store.manifest import FilterSpec, Manifest
 from model_store.store import FolderSource, Store, pack_version
+from service import errors
 from service.candidates import Scored, Verdict
-from service.catalogue import known_versions
+from service.catalogue import engine_factory, known_versions, memory_budget, version_finder
+from service.memory import OVERHEAD_BYTES
 from service.settings import Settings
-from tests.support.model_versions import write_stub_version
+from service.version import Version
+from tests.support.model_versions import write_full_version, write_stub_version
 
 
 @pytest.fixture
@@ -64,3 +67,65 @@ def test_a_broken_version_is_left_out_unless_it_is_the_default(root: Path) -> No
 def test_a_default_that_is_not_there_is_told(root: Path) -> None:
     with pytest.raises(UnknownVersion, match="main-1"):
         names(root, default="nobody")
+
+
+def settings_of(root: Path, **more: object) -> Settings:
+    return Settings(default_version="main-1", cache_dir=root.parent / "cache", **more)  # type: ignore[arg-type]
+
+
+async def find(root: Path, name: str) -> Version:
+    store = Store([FolderSource(root)], root.parent / "cache")
+    return await version_finder(store, settings_of(root))(name)
+
+
+async def test_a_version_that_came_into_the_store_later_is_found(root: Path) -> None:
+    with pytest.raises(errors.UnknownVersion, match="requery models add"):
+        await find(root, "later-1")
+    manifest = write_stub_version(root / "later-1")
+    assert (await find(root, "later-1")).digest == manifest.digest
+
+
+@pytest.mark.parametrize("name", ["../main-1", "", "a/b", "\u202e", "x" * 1000])
+async def test_a_name_that_no_version_can_have_is_unknown(root: Path, name: str) -> None:
+    with pytest.raises(errors.UnknownVersion) as caught:
+        await find(root, name)
+    assert str(caught.value).isascii()
+    assert len(str(caught.value)) < 200
+
+
+async def test_a_broken_version_in_the_store_is_told_without_its_place(root: Path) -> None:
+    write_stub_version(root / "later-1")
+    (root / "later-1" / "manifest.json").write_text("{")
+    with pytest.raises(errors.LoadFailed, match=r"'later-1' cannot be used") as caught:
+        await find(root, "later-1")
+    assert str(root.parent) not in str(caught.value)
+
+
+async def test_a_version_that_was_changed_in_the_store_is_not_loaded(root: Path) -> None:
+    def silent(_prompt: int, _generated: int) -> None:
+        pass
+
+    store = Store([FolderSource(root)], root.parent / "cache")
+    make = engine_factory(store, settings_of(root, device="cpu"))
+    manifest: Manifest = store.get("main-1").manifest
+    # Its answers would be kept under the digest of the old one.
+    with pytest.raises(InvalidVersion, match="changed in the store"):
+        await make(manifest.model_copy(update={"filter": FilterSpec()}), silent)
+
+
+def test_the_memory_budget_counts_weights_keys_and_values_and_the_engine_core(
+    root: Path,
+) -> None:
+    manifest = write_full_version(root / "full-1")
+    budget = memory_budget(
+        settings_of(root, device="cpu", engine_memory_bytes=10**9, engine_kv_cache_bytes=5_000_000)
+    )
+    assert budget.limit_bytes == 10**9
+    size = (root / "full-1" / "model.safetensors").stat().st_size
+    assert budget.estimate(manifest) == size + 5_000_000 + OVERHEAD_BYTES["cpu"]
+
+
+def test_without_a_configured_budget_there_is_one_all_the_same(root: Path) -> None:
+    limit = memory_budget(settings_of(root, device="cpu")).limit_bytes
+    assert limit is not None
+    assert limit > 2**20
