@@ -130,7 +130,7 @@ class OverridesApi:
         author = self._guard.check(request)
         draft = read_entry((await read_json(request, AnyObject)).root)
         entry = await self._desk.add(draft, author=author)
-        _note(request, "add", entry)
+        _note(request, "overrides.add", entry)
         return self._one(entry, code=201)
 
     async def put(self, request: Request) -> Response:
@@ -140,7 +140,7 @@ class OverridesApi:
         entry, new = await self._desk.put(
             request.path_params["id"], draft, author=author, expected=expected_revision(request)
         )
-        _note(request, "put", entry)
+        _note(request, "overrides.put", entry)
         return self._one(entry, code=201 if new else 200)
 
     async def remove(self, request: Request) -> Response:
@@ -152,7 +152,7 @@ class OverridesApi:
             reason=request.query_params.get("reason", "")[:_MAX_REASON_CHARS] or None,
             expected=expected_revision(request),
         )
-        context_of(request.scope).fields["change"] = "delete"
+        context_of(request.scope).fields.update(change="overrides.delete")
         return Response(
             status_code=204, headers={"etag": entity_tag(self._desk.revision), **_NO_STORE}
         )
@@ -164,7 +164,7 @@ class OverridesApi:
         body = await read_json(request, OverridesRequest)
         drafts = read_entries(body.overrides, most=MAX_ENTRIES)
         await self._desk.replace_all(drafts, author=author, reason=body.reason, expected=expected)
-        context_of(request.scope).fields.update(change="replace", overrides=len(drafts))
+        context_of(request.scope).fields.update(change="overrides.replace", overrides=len(drafts))
         return self._listed()
 
     def _listed(self) -> Response:
@@ -173,7 +173,7 @@ class OverridesApi:
                 _shown(entry, source, hits) for entry, source, hits in self._overrides.in_force()
             ],
             "revision": self._desk.revision,
-            "durable": self._desk.durable,
+            "persistence": "redis" if self._desk.durable else "process",
             "file_problem": self._overrides.file_problem,
         }
         return _json(content, 200, {"etag": entity_tag(self._desk.revision)})

@@ -226,9 +226,10 @@ class OverridesResponse(BaseModel):
     """Answer of ``GET /overrides``."""
 
     overrides: list[OverrideInfo]
-    revision: int = Field(description="Of the overrides with `source: api`; also the ETag.")
-    durable: bool = Field(
-        description="Whether all replicas see changes, and they survive a restart."
+    revision: int = Field(description="Of those with `source: api`, as stored; also the ETag.")
+    persistence: Literal["redis", "process"] = Field(
+        description="Of those with `source: api`: seen by all replicas and kept, or of this "
+        "process alone."
     )
     file_problem: str | None = Field(
         description="Why the overrides file was not taken as it is now; its last good state is in "
@@ -321,6 +322,27 @@ class AuditResponse(BaseModel):
 
     entries: list[AuditEntry] = Field(description="Newest first.")
     persistence: Literal["redis", "process"]
+
+
+class PurgeRequest(_Request):
+    """Body of ``POST /cache/purge``; at least one of the two."""
+
+    query: Annotated[
+        Text | None, Field(description="What to forget answers of; default: every query.")
+    ] = None
+    model_version: Annotated[
+        VersionPin | None, Field(description="Whose answers to forget; default: every version's.")
+    ] = None
+
+
+class PurgeResponse(BaseModel):
+    """Answer of ``POST /cache/purge``."""
+
+    memory: int = Field(description="Entries that went from the memory of this replica.")
+    redis: int = Field(description="Entries that went from Redis.")
+    replicas: Literal["all", "this one"] = Field(
+        description="Whose memory is purged; others follow within a second."
+    )
 
 
 class ProblemError(BaseModel):

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from service.control.documents import Document
 from service.errors import (
-    BoardUnavailable,
     FieldError,
     InvalidRequest,
     OverrideConflict,
-    StaleRevision,
     UnknownOverride,
-    UnreadableDocument,
 )
-from service.overrides.entries import Entry, Pin, new_id
+from service.overrides.entries import ID, Entry, Pin, new_id
 from service.overrides.live import Overrides
 from service.overrides.table import MAX_ENTRIES, Table
 
 MAX_CHARACTERS = 4_000_000
 """Most characters in all texts together: every replica reads all of them at every change."""
-_TRIES = 8
 
 _Change = Callable[[Sequence[Entry]], Sequence[Entry]]
 """From the entries in force to those that will be."""
@@ -44,8 +41,8 @@ class OverrideDesk:
 
     @property
     def revision(self) -> int:
-        """Of the shared document."""
-        return self._document.revision
+        """Of the shared document, as a change is made from it."""
+        return self._document.stored
 
     @property
     def durable(self) -> bool:
@@ -68,7 +65,7 @@ class OverrideDesk:
             self._check_alone(entry)
             return [*entries, entry]
 
-        await self._apply(change, "overrides.add", author, entry.reason)
+        await self._apply(change, "overrides.add", author, entry.reason, None)
         return entry
 
     async def put(
@@ -77,12 +74,16 @@ class OverrideDesk:
         """Replace the entry with the id ``name``, or add it; and whether it is new.
 
         Raises:
-            InvalidRequest: it names another id, or has expired already.
+            InvalidRequest: the id is none or another than the entry's, or it has expired.
             OverrideConflict: there is another about the same thing, or no room, or the id is one
                 of the file's.
             StaleRevision: the document is not at revision ``expected`` (if one is given).
             NewerSchema, BoardUnavailable: it could not be written.
         """
+        if not re.fullmatch(ID, name):
+            raise InvalidRequest(
+                [FieldError("id", "must be 1 to 64 letters, digits, dots, dashes or underscores")]
+            )
         if draft.id not in (None, name):
             raise InvalidRequest([FieldError("id", "is not the one in the path; leave it out")])
         kept: list[Entry] = []
@@ -134,15 +135,15 @@ class OverrideDesk:
 
     async def replace_all(
         self, drafts: Sequence[Entry], *, author: str, reason: str | None, expected: int | None
-    ) -> None:
-        """Put exactly these entries into force, and take all others out.
+    ) -> int:
+        """Put exactly these entries into force, and take all others out; the new revision.
 
         Raises:
             InvalidRequest: two are about the same thing or have one id, or one has expired.
             StaleRevision: the document is not at revision ``expected`` (``None``: whatever it is).
             NewerSchema, BoardUnavailable: it could not be written.
         """
-        entries = []
+        entries: list[Entry] = []
         for i, draft in enumerate(drafts):
             try:
                 entries.append(self._completed(draft, name=draft.id or new_id(), author=author))
@@ -150,8 +151,7 @@ class OverrideDesk:
                 raise InvalidRequest(
                     [FieldError(f"overrides.{i}.{e.field}", e.detail) for e in error.errors]
                 ) from None
-        async with self._turn:
-            await self._write(entries, "overrides.replace", author, reason, expected)
+        return await self._apply(lambda _: entries, "overrides.replace", author, reason, expected)
 
     async def _apply(
         self,
@@ -159,54 +159,16 @@ class OverrideDesk:
         action: str,
         author: str,
         reason: str | None,
-        expected: int | None = None,
-    ) -> None:
-        async with self._turn:
-            for _ in range(_TRIES):
-                revision = self._document.revision
-                if expected is not None and revision != expected:
-                    # Perhaps only this replica has not heard of it yet.
-                    await self._document.refresh()
-                    if (revision := self._document.revision) != expected:
-                        raise StaleRevision(self._document.name, revision)
-                now = self._live.now()
-                entries = change([e for e in self._document.value.entries if now < e.expires])
-                try:
-                    await self._write(entries, action, author, reason, revision)
-                except StaleRevision:
-                    if expected is not None:
-                        raise
-                else:
-                    return
-                await self._document.refresh()
-                if self._document.revision == revision:
-                    raise UnreadableDocument(
-                        "the stored overrides cannot be read (the log says why); replace all of "
-                        "them with PUT /overrides and 'If-Match: *'"
-                    )
-        raise BoardUnavailable("other replicas keep changing the overrides; try again shortly")
-
-    async def _write(
-        self,
-        entries: Sequence[Entry],
-        action: str,
-        author: str,
-        reason: str | None,
         expected: int | None,
-    ) -> None:
-        if len(entries) > MAX_ENTRIES:
-            raise OverrideConflict(
-                f"there would be {len(entries)} overrides, and at most {MAX_ENTRIES} are kept; "
-                "delete some first"
+    ) -> int:
+        def make(table: Table) -> Table:
+            now = self._live.now()
+            return _bounded(change([e for e in table.entries if now < e.expires]))
+
+        async with self._turn:
+            return await self._document.update(
+                make, expected=expected, action=action, author=author, reason=reason
             )
-        if sum(map(_characters, entries)) > MAX_CHARACTERS:
-            raise OverrideConflict(
-                f"the texts of all overrides may have {MAX_CHARACTERS} characters together; "
-                "delete some overrides first"
-            )
-        await self._document.replace(
-            Table(entries), expected=expected, action=action, author=author, reason=reason
-        )
 
     def _completed(
         self, draft: Entry, *, name: str, author: str, created_at: datetime | None = None
@@ -245,3 +207,17 @@ class OverrideDesk:
 def _characters(entry: Entry) -> int:
     texts = entry.rewrites if isinstance(entry, Pin) else ()
     return len(entry.subject) + len(entry.reason) + sum(map(len, texts))
+
+
+def _bounded(entries: Sequence[Entry]) -> Table:
+    if len(entries) > MAX_ENTRIES:
+        raise OverrideConflict(
+            f"there would be {len(entries)} overrides, and at most {MAX_ENTRIES} are kept; "
+            "delete some first"
+        )
+    if sum(map(_characters, entries)) > MAX_CHARACTERS:
+        raise OverrideConflict(
+            f"the texts of all overrides may have {MAX_CHARACTERS} characters together; "
+            "delete some overrides first"
+        )
+    return Table(entries)

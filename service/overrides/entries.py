@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
@@ -88,7 +89,8 @@ def written(moment: datetime) -> str:
 
 Text = Annotated[str, StringConstraints(max_length=_MAX_RAW_CHARS), AfterValidator(_text)]
 Term = Annotated[str, StringConstraints(max_length=_MAX_RAW_CHARS), AfterValidator(_term)]
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+Id = Annotated[str, StringConstraints(pattern=f"^{ID}$")]
 Author = Annotated[str, StringConstraints(max_length=64), AfterValidator(_line)]
 Reason = Annotated[str, StringConstraints(max_length=_MAX_REASON_CHARS), AfterValidator(_line)]
 Instant = Annotated[
@@ -114,12 +116,12 @@ class _Entry(BaseModel):
         Instant | None, Field(description="When it ends, with its time zone; default: never.")
     ] = None
 
-    @property
+    @cached_property
     def subject(self) -> str:
         """What it is about: of two entries with the same only one can be in force."""
         return fold(getattr(self, self.subject_field))
 
-    @property
+    @cached_property
     def expires(self) -> float:
         """When it ends, in seconds since the epoch; infinity if it does not."""
         return float("inf") if self.expires_at is None else self.expires_at.timestamp()
@@ -147,14 +149,17 @@ class BlockTerm(_Entry):
         Field(description="One or more whole words; case, punctuation and plurals do not matter."),
     ]
 
-    @property
+    @cached_property
     def subject(self) -> str:
         """Its folded words, with a space between them."""
         return " ".join(words(self.term))
 
 
 class Pin(_Entry):
-    """The query is answered with these rewrites."""
+    """The query is answered with these rewrites, each with a relevance of 1: a person chose them.
+
+    ``min_relevance`` does not apply to them; ``max_rewrites`` and blocked terms do.
+    """
 
     kind: Literal["pin"]
     query: Annotated[Text, Field(description="The whole query; case does not matter.")]

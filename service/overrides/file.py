@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ _POLL_S = 0.25
 _YOUNG_S = 3.0
 """A file changed more recently than this could change again without a new time stamp."""
 _EXAMPLE = "overrides: [{kind: block_query, query: ..., author: ..., reason: ...}]"
+
+_PLACE = re.compile(r"\boverrides\.(\d+)(?:\.([\w.]*\w))?")
 
 _Stamp = tuple[int, int, int]
 
@@ -135,7 +138,9 @@ class OverridesFile:
         except InvalidRequest as error:
             first, others = error.errors[0], len(error.errors) - 1
             more = f" (and {others} more)" if others else ""
-            raise self._invalid(f"{_place(first.field)}: {first.detail}{more}") from error
+            raise self._invalid(f"{_in_words(first.field)}: {_in_words(first.detail)}{more}") from (
+                error
+            )
 
     def _invalid(self, what: str) -> OverridesFileInvalid:
         return OverridesFileInvalid(f"overrides file {self._path}: {what}")
@@ -181,12 +186,9 @@ def _complete(index: int, entry: Entry) -> Entry:
     return entry.model_copy(update={"id": f"file-{hashed}"})
 
 
-def _place(field: str) -> str:
-    """``overrides.2.reason`` in words."""
-    parts = field.split(".", 2)
-    if len(parts) == 1:
-        return field
-    return f"entry {int(parts[1]) + 1}" + "".join(f", {name}" for name in parts[2:])
+def _in_words(text: str) -> str:
+    """With places such as ``overrides.2.reason`` as people count: ``entry 3, reason``."""
+    return _PLACE.sub(lambda m: f"entry {int(m[1]) + 1}" + (f", {m[2]}" if m[2] else ""), text)
 
 
 def _brief(error: Exception) -> str:

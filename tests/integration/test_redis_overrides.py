@@ -1,0 +1,76 @@
+"""Overrides of two processes on one real Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.control.metrics import ControlMetrics
+from service.control.redis_board import RedisBoard
+from service.overrides.live import Override
+from service.redis import connect
+from tests.support.overrides import World, block, pin, term
+from tests.support.redis_server import RedisServer
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@asynccontextmanager
+async def process(server: RedisServer) -> AsyncIterator[World]:
+    """What one service process has; it follows the board until the block ends."""
+    client = connect(server.url, max_connections=4, timeout_s=10)
+    board = RedisBoard(client, ControlMetrics(CollectorRegistry()), budget_s=10)
+    world = World(board=board)
+    following = asyncio.create_task(board.run())
+    await world.document.refresh()
+    try:
+        yield world
+    finally:
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+        await board.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():  # noqa: ASYNC110 - there is no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_a_change_reaches_the_other_process_and_outlives_both(server: RedisServer) -> None:
+    async with process(server) as here, process(server) as there:
+        name = await here.add(block("stake"))
+        await until(lambda: there.live.of("stake") == Override("blocked"))
+        await there.add(term("gun"))
+        await until(lambda: here.live.blocked("nail gun"))
+        await there.desk.remove(name, author="bob")
+        await until(lambda: here.live.of("stake") is None)
+        await here.add(pin("stake", "steel stake"))
+    async with process(server) as later:
+        assert later.live.of("stake") == Override("pinned", ("steel stake",))
+        assert later.live.blocked("guns")
+
+
+async def test_changes_by_both_at_once_are_all_kept(server: RedisServer) -> None:
+    async with process(server) as here, process(server) as there:
+        await asyncio.gather(*(here.add(block(f"a {i}")) for i in range(10)))
+
+        async def alternate(world: World, word: str) -> None:
+            for i in range(10):
+                await world.add(block(f"{word} {i}"))
+
+        await asyncio.gather(alternate(here, "b"), alternate(there, "c"))
+        await until(lambda: len(here.document.value) == len(there.document.value) == 30)
