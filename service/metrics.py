@@ -82,6 +82,19 @@ class Metrics:
             ["version"],
             (0, 1, 2, 3, 4, 6, 8, 16, 32),
         )
+        refreshes = Counter(
+            "requery_refreshes",
+            "Stale cache entries met: made anew in the background (started), or not (shed)",
+            ["result"],
+            registry=self.registry,
+        )
+        self._refreshes = {result: refreshes.labels(result) for result in ("started", "shed")}
+        self._fallbacks = Counter(
+            "requery_version_fallbacks",
+            "Requests that the default answered since their assigned version was not ready here",
+            ["version"],
+            registry=self.registry,
+        )
         self._tokens = Counter(
             "requery_tokens",
             "Tokens of finished engine requests by kind: prompt, or generated (tags included)",
@@ -152,6 +165,14 @@ class Metrics:
                 self._relevance.labels(version).observe(candidate.relevance)
         for judged in verdicts:
             self._candidates.labels(version, judged.verdict.value).inc()
+
+    def refreshed(self, result: str) -> None:
+        """Count a stale entry that was met: ``started`` or ``shed``."""
+        self._refreshes[result].inc()
+
+    def fell_back(self, version: str) -> None:
+        """Count a request that its assigned version could not serve; the name is a document's."""
+        self._fallbacks.labels(version).inc()
 
     def count_tokens(self, version: str) -> Callable[[int, int], None]:
         """What to tell of the prompt and generated tokens of each engine request."""

@@ -22,10 +22,12 @@ from pydantic import ValidationError
 from model_store.errors import ModelStoreError
 from model_store.store import open_store
 from service.app import create_app
-from service.catalogue import engine_factory, known_versions
+from service.catalogue import engine_factory, known_versions, memory_budget, version_finder
 from service.engine.loading import detect_device
 from service.errors import RequeryError
 from service.logging import configure_logging
+from service.overrides.file import OverridesFileInvalid
+from service.parts import Supplies
 from service.settings import Settings
 
 _log = structlog.get_logger(component="serve")
@@ -73,15 +75,16 @@ def serve(
 
     device = detect_device() if settings.device == "auto" else settings.device
     try:
-        app = create_app(
-            settings,
+        supplies = Supplies(
             versions=versions,
             engines=engine_factory(store, settings),
+            memory=memory_budget(settings),
+            find=version_finder(store, settings),
             gpu=device == "cuda",
-            on_load_failure=give_up,
         )
-    except ValueError as error:
-        _die(f"REQUERY_REDIS_URL is no Redis URL: {error}", _WRONG_OPTIONS)
+        app = create_app(settings, supplies, on_load_failure=give_up)
+    except (OverridesFileInvalid, ValueError) as error:
+        _die(str(error), _WRONG_OPTIONS)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -143,6 +143,14 @@ class Settings(BaseSettings):
             "query, so that answers made together do not expire together.",
         ),
     ] = 0.1
+    refresh_max_in_flight: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="A stale answer is made anew only while fewer generations than this are "
+            "under way; 0 turns refreshing off.",
+        ),
+    ] = 1
     redis_url: Annotated[
         SecretStr | None,
         Field(

@@ -129,6 +129,7 @@ class RewritingApi:
             min_relevance=body.min_relevance,
             model_version=body.model_version,
             unit_id=body.unit_id,
+            request_id=context.request_id,
         )
         answer = await self._rewriter.rewrite(ask, context.watch)
         context.fields.update(
@@ -152,7 +153,7 @@ class RewritingApi:
         asks: dict[int, Ask] = {}
         for i, item in enumerate(body.queries):
             try:
-                asks[i] = _batch_ask(item, body, deadline)
+                asks[i] = _batch_ask(item, body, deadline, f"{context.request_id}.{i}")
             except InvalidRequest as error:
                 outcomes[i] = error
         context.watch.lap("prepare")
@@ -190,8 +191,8 @@ class RewritingApi:
         )
 
 
-def _batch_ask(item: object, shared: BatchRequest, deadline: Deadline) -> Ask:
-    """One query of a batch.
+def _batch_ask(item: object, shared: BatchRequest, deadline: Deadline, request_id: str) -> Ask:
+    """One query of a batch; ``request_id`` is that of its exposure.
 
     Raises:
         InvalidRequest: it is neither a text nor an object that describes one.
@@ -211,6 +212,7 @@ def _batch_ask(item: object, shared: BatchRequest, deadline: Deadline) -> Ask:
         min_relevance=shared.min_relevance,
         model_version=query.model_version or shared.model_version,
         unit_id=query.unit_id,
+        request_id=request_id,
     )
 
 

@@ -387,6 +387,7 @@ BODIES: tuple[type[BaseModel], ...] = (
     OverridesRequest,
     RoutingPlan,
     Kill,
+    PurgeRequest,
     Problem,
 )
 """Bodies that routes read by themselves, and problems: FastAPI does not see them."""

@@ -99,6 +99,10 @@ class TieredCache:
         """The part of :meth:`purge_query` that each replica does for itself, on being told."""
         return self._forget(cache_key(digest, query) for digest in digests)
 
+    def forget_keys(self, keys: Iterable[str]) -> int:
+        """:meth:`forget_query` by cache keys, which tell nothing of the query."""
+        return self._forget(keys)
+
     def forget_version(self, digest: str) -> int:
         """The part of :meth:`purge_version` that each replica does for itself, on being told."""
         self._purges += 1

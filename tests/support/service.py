@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from model_store.manifest import Manifest
 from service.app import create_app
 from service.engine.protocol import Engine
+from service.parts import Supplies
 from service.settings import Settings
 from service.versions import OnTokens, Version
 from tests.support.engine import ScriptedEngine
@@ -90,9 +91,8 @@ async def serving() -> AsyncIterator[Serve]:
                 return scripted
 
             app = create_app(
-                Settings(default_version="test-1", **options),
-                versions=[Version(make_manifest()), *more_versions],
-                engines=factory,
+                Settings(**({"default_version": "test-1", "warm_queries": ";"} | options)),
+                Supplies(versions=[Version(make_manifest()), *more_versions], engines=factory),
                 on_load_failure=on_load_failure,
             )
             await stack.enter_async_context(LifespanManager(app))

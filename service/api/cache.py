@@ -1,0 +1,76 @@
+"""``POST /cache/purge``: forget answers, everywhere."""
+
+from __future__ import annotations
+
+import orjson
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.admin import AdminGuard
+from service.api.body import read_json
+from service.api.context import context_of
+from service.api.routing import DirectRoute
+from service.api.schemas import PurgeRequest, PurgeResponse, problems, request_body
+from service.errors import FieldError, InvalidRequest
+from service.purges import Purger
+from service.versions import Versions
+
+
+class CacheApi:
+    """The route that purges.
+
+    Args:
+        purger: does it.
+        versions: what can be purged.
+        guard: who may.
+    """
+
+    def __init__(self, *, purger: Purger, versions: Versions, guard: AdminGuard) -> None:
+        self._purger = purger
+        self._versions = versions
+        self._guard = guard
+
+    def router(self) -> APIRouter:
+        """The route, with its OpenAPI."""
+        router = APIRouter(route_class=DirectRoute)
+        router.add_api_route(
+            "/cache/purge",
+            self.purge,
+            methods=["POST"],
+            summary="Forget cached answers: of a query, of a version, or of a query by a version",
+            operation_id="purge_cache",
+            responses={
+                200: {"model": PurgeResponse},
+                **problems(400, 401, 403, 404, 413, 415, 422, 503),
+            },
+            openapi_extra=request_body(PurgeRequest),
+        )
+        return router
+
+    async def purge(self, request: Request) -> Response:
+        """How many entries went; a generation that is under way may bring one back."""
+        author = self._guard.check(request)
+        body = await read_json(request, PurgeRequest)
+        named = None if body.model_version is None else self._versions.get(body.model_version)
+        if body.query is not None:
+            versions = [named] if named is not None else list(self._versions)
+            forms = [(version, version.normal_form(body.query)) for version in versions]
+            purged = await self._purger.query(forms, author=author)
+        elif named is not None:
+            purged = await self._purger.version(named, author=author)
+        else:
+            raise InvalidRequest([FieldError("query", "is required, or model_version, or both")])
+        context_of(request.scope).fields.update(
+            purged_memory=purged.memory, purged_redis=purged.redis
+        )
+        content = {
+            "memory": purged.memory,
+            "redis": purged.redis,
+            "replicas": "all" if self._purger.durable else "this one",
+        }
+        return Response(
+            orjson.dumps(content),
+            headers={"cache-control": "no-store"},
+            media_type="application/json",
+        )

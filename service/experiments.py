@@ -1,0 +1,45 @@
+"""What experiments see of an answer: the exposure of a unit to its arm, and shadow traffic."""
+
+from __future__ import annotations
+
+from service.exposures import Exposures
+from service.rewriter import Answer, Ask
+from service.routing import Assignment, Router
+from service.shadow import Shadow
+
+
+class Experiments:
+    """Passes answers on; a :class:`service.rewriter.Witness`.
+
+    Args:
+        router: knows the experiment.
+        exposures: gets each answer to a unit that was assigned to an arm.
+        shadow: gets each answer that a version gave.
+    """
+
+    def __init__(self, router: Router, exposures: Exposures, shadow: Shadow) -> None:
+        self._router = router
+        self._exposures = exposures
+        self._shadow = shadow
+
+    def answered(self, ask: Ask, assignment: Assignment, answer: Answer) -> None:
+        """Take note; a few microseconds."""
+        if assignment.arm is not None and ask.unit_id:
+            self._exposures.record(
+                request_id=ask.request_id,
+                unit_id=ask.unit_id,
+                salt=self._router.salt,
+                revision=assignment.revision,
+                arm=assignment.arm,
+                version=answer.version,
+                status=answer.status,
+                source=answer.source,
+                rewrites=len(answer.selection.accepted),
+            )
+        if answer.source not in ("override", "none"):
+            self._shadow.offer(
+                query=ask.query,
+                served=[one.text for one in answer.selection.accepted],
+                version=answer.version,
+                request_id=ask.request_id,
+            )

@@ -1,0 +1,73 @@
+"""Starting the parts in order, and stopping them in the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from service.errors import LoadFailed
+from service.parts import Parts
+from service.versions import State, Version
+
+
+@asynccontextmanager
+async def running(
+    parts: Parts, on_load_failure: Callable[[Exception], None] | None = None
+) -> AsyncIterator[None]:
+    """The parts at work.
+
+    Documents come first, since they say which versions to load; the roster then loads them in the
+    background, the default first. An unreachable Redis holds nothing up: the service does without
+    until it is there.
+
+    Args:
+        parts: all parts, not started yet.
+        on_load_failure: told when the default version could not be loaded and none has served yet.
+    """
+    parts.loader.on_change(_first_load(parts, on_load_failure))
+    if parts.redis is not None:
+        await parts.redis.start()
+    await parts.documents.refresh()
+    parts.purger.begin()
+    parts.exposures.start()
+    parts.shadow.start()
+    following = [
+        asyncio.create_task(work, name=name)
+        for name, work in (
+            ("board", parts.board.run()),
+            ("overrides", parts.overrides.run()),
+            ("roster", parts.roster.run()),
+        )
+    ]
+    try:
+        yield
+    finally:
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
+        await parts.shadow.close()
+        await parts.flights.close()
+        await parts.loader.close()
+        await parts.exposures.close()
+        await parts.cache.close()
+        await parts.board.close()
+
+
+def _first_load(
+    parts: Parts, on_load_failure: Callable[[Exception], None] | None
+) -> Callable[[Version], None]:
+    """Tells of the default's failure as long as nothing has ever been ready here.
+
+    Later a failed load is the roster's business, which tries again while another version serves.
+    """
+    served = False
+
+    def told(version: Version) -> None:
+        nonlocal served
+        served = served or version.state is State.READY
+        failed = version.state is State.FAILED and version is parts.versions.default
+        if failed and not served and on_load_failure is not None:
+            on_load_failure(LoadFailed(version.reason or "the log says why"))
+
+    return told

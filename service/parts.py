@@ -1,0 +1,301 @@
+"""What the service is made of, put together from the settings; nothing here starts anything."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+
+from prometheus_client import CollectorRegistry
+
+from service.cache.lifetimes import Lifetimes
+from service.cache.memory import MemoryCache
+from service.cache.redis import RedisCache
+from service.cache.tiered import TieredCache
+from service.coalesce import Coalescer
+from service.control.board import Board, LocalBoard
+from service.control.documents import Document
+from service.control.metrics import ControlMetrics
+from service.control.redis_board import RedisBoard
+from service.experiments import Experiments
+from service.exposures import ExposureMetrics, Exposures, choose_sink
+from service.loader import Loader, LoaderMetrics
+from service.logging import query_fields
+from service.memory import MemoryBudget
+from service.metrics import Metrics
+from service.overrides.desk import OverrideDesk
+from service.overrides.file import OverridesFile
+from service.overrides.live import Overrides, overrides_document
+from service.overrides.metrics import OverrideMetrics
+from service.overrides.table import Table
+from service.purges import Purger, Purges, purges_document
+from service.redis import AnyRedis, connect
+from service.rewriter import Rewriter
+from service.roster import Roster, RosterMetrics, roster_document
+from service.routing import DOCUMENT, SCHEMA, Router, Routing
+from service.settings import Settings
+from service.shadow import Shadow, ShadowMetrics
+from service.versions import EngineFactory, Version, Versions
+
+_BOARD_CONNECTIONS = 8
+_EXPOSURE_CONNECTIONS = 2
+_BACKGROUND_TIMEOUT_S = 2.0
+"""Of Redis commands that no request of a shopper waits for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supplies:
+    """What comes from outside the settings: the versions, and what makes them run.
+
+    Attributes:
+        versions: every known version.
+        engines: makes the engine of a version.
+        memory: what engines may take.
+        find: looks up a version that came into the store later.
+        gpu: whether engines run on a GPU.
+    """
+
+    versions: Sequence[Version]
+    engines: EngineFactory
+    memory: MemoryBudget = field(default_factory=MemoryBudget.unlimited)
+    find: Callable[[str], Awaitable[Version]] | None = None
+    gpu: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Documents:
+    """The documents that all replicas share."""
+
+    routing: Document[Routing]
+    roster: Document[frozenset[str]]
+    overrides: Document[Table]
+    purges: Document[Purges]
+
+    async def refresh(self) -> None:
+        """Read all of them now."""
+        await self.routing.refresh()
+        await self.roster.refresh()
+        await self.overrides.refresh()
+        await self.purges.refresh()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """All parts. Only :mod:`service.app` and :mod:`service.life` see them together."""
+
+    settings: Settings
+    metrics: Metrics
+    versions: Versions
+    memory: MemoryBudget
+    board: Board
+    documents: Documents
+    router: Router
+    loader: Loader
+    roster: Roster
+    overrides: Overrides
+    desk: OverrideDesk
+    cache: TieredCache
+    redis: RedisCache | None
+    purger: Purger
+    flights: Coalescer
+    exposures: Exposures
+    shadow: Shadow
+    rewriter: Rewriter
+
+
+def assemble(settings: Settings, supplies: Supplies) -> Parts:
+    """Make all parts and connect them.
+
+    Raises:
+        UnknownVersion: the default version is not among the known ones.
+        OverridesFileInvalid: the overrides file is not there, or malformed.
+        ValueError: the Redis URL is none, or exposures go to a Redis that is not configured.
+    """
+    metrics = Metrics(release=release())
+    control = ControlMetrics(metrics.registry)
+    versions = Versions(supplies.versions, default=settings.default_version)
+    versions.watch(lambda known: metrics.watch_engine(known.name, lambda: known.up))
+
+    board = _board(settings, control)
+    documents = _documents(settings, board, control)
+    routing = documents.routing
+    routing.on_change(lambda plan: versions.want_default(plan.default))
+    router = Router(routing)
+    loader = Loader(
+        versions=versions,
+        engines=supplies.engines,
+        on_tokens=metrics.count_tokens,
+        memory=supplies.memory,
+        metrics=LoaderMetrics(metrics.registry),
+        warm_queries=settings.warm_up(),
+        load_timeout_s=settings.load_timeout_s,
+        drain_timeout_s=settings.drain_timeout_s,
+        used=lambda: routed_names(routing.value),
+    )
+    roster = Roster(
+        document=documents.roster,
+        versions=versions,
+        loader=loader,
+        metrics=RosterMetrics(metrics.registry),
+        find=supplies.find,
+    )
+    overrides = _overrides(settings, documents.overrides, metrics.registry)
+    cache, redis = _cache(settings, metrics)
+    flights = Coalescer(bound_s=settings.generation_timeout_s)
+    exposures = _exposures(settings, metrics.registry)
+
+    # The pipeline tells shadow traffic of each answer, which asks the pipeline for another one.
+    async def preview(version: str, query: str) -> Sequence[str]:
+        return await rewriter.preview(version, query)
+
+    shadow = Shadow(
+        wanted=lambda: router.shadow,
+        generate=preview,
+        foreground=lambda: len(flights),
+        metrics=ShadowMetrics(metrics.registry),
+        max_foreground=settings.shadow_max_foreground,
+        timeout_s=settings.generation_timeout_s,
+        query_fields=query_fields(
+            settings.log_queries, salt=settings.log_query_salt.get_secret_value()
+        ),
+    )
+    rewriter = Rewriter(
+        router=router,
+        versions=versions,
+        overrides=overrides,
+        cache=cache,
+        flights=flights,
+        metrics=metrics,
+        witnesses=[Experiments(router, exposures, shadow)],
+        max_refreshing=settings.refresh_max_in_flight,
+    )
+    return Parts(
+        settings=settings,
+        metrics=metrics,
+        versions=versions,
+        memory=supplies.memory,
+        board=board,
+        documents=documents,
+        router=router,
+        loader=loader,
+        roster=roster,
+        overrides=overrides,
+        desk=OverrideDesk(documents.overrides, overrides),
+        cache=cache,
+        redis=redis,
+        purger=Purger(documents.purges, cache),
+        flights=flights,
+        exposures=exposures,
+        shadow=shadow,
+        rewriter=rewriter,
+    )
+
+
+def release() -> str:
+    """Version of this program."""
+    try:
+        return version("requery")
+    except PackageNotFoundError:  # run out of a source tree that is not installed
+        return "0+unknown"
+
+
+def routed_names(plan: Routing) -> frozenset[str]:
+    """Versions that a routing document sends requests to, shadow traffic included."""
+    names = {plan.default, *(name for name, share in plan.weights.items() if share > 0)}
+    if plan.shadow is not None:
+        names.add(plan.shadow.version)
+    if plan.kill is not None and plan.kill.version is not None:
+        names.add(plan.kill.version)
+    return frozenset(names)
+
+
+def _board(settings: Settings, metrics: ControlMetrics) -> Board:
+    client = _client(settings, connections=_BOARD_CONNECTIONS)
+    return LocalBoard() if client is None else RedisBoard(client, metrics)
+
+
+def _documents(settings: Settings, board: Board, metrics: ControlMetrics) -> Documents:
+    initial = Routing(default=settings.default_version, weights={}, salt="requery")
+    return Documents(
+        routing=Document(
+            board,
+            DOCUMENT,
+            schema=SCHEMA,
+            parse=Routing.parse,
+            initial=initial,
+            dump=Routing.dump,
+            metrics=metrics,
+        ),
+        roster=roster_document(board, initial=[settings.default_version], metrics=metrics),
+        overrides=overrides_document(board, metrics),
+        purges=purges_document(board, metrics),
+    )
+
+
+def _overrides(
+    settings: Settings, document: Document[Table], registry: CollectorRegistry
+) -> Overrides:
+    metrics = OverrideMetrics(registry)
+    file = None
+    if settings.overrides_file is not None:
+        file = OverridesFile(settings.overrides_file, metrics=metrics)
+        file.load()
+    return Overrides(document, file=file, metrics=metrics)
+
+
+def _cache(settings: Settings, metrics: Metrics) -> tuple[TieredCache, RedisCache | None]:
+    lifetimes = Lifetimes(
+        hard_s=settings.cache_ttl_s,
+        soft_s=settings.cache_soft_ttl_s,
+        empty_s=settings.cache_empty_ttl_s,
+        jitter=settings.cache_ttl_jitter,
+    )
+    memory = MemoryCache(
+        max_bytes=settings.cache_memory_bytes, lifetimes=lifetimes, metrics=metrics.cache
+    )
+    write_budget_s = settings.redis_write_budget_ms / 1000
+    client = _client(
+        settings,
+        connections=settings.redis_max_connections,
+        # Only how long a command goes on that nobody waits for any longer.
+        timeout_s=max(1.0, write_budget_s),
+    )
+    redis = None
+    if client is not None:
+        redis = RedisCache(
+            client,
+            lifetimes=lifetimes,
+            write_budget_s=write_budget_s,
+            concurrency=settings.redis_max_connections,
+            max_bytes=settings.cache_redis_bytes,
+            metrics=metrics.cache,
+        )
+    read_budget_s = settings.redis_read_budget_ms / 1000
+    return TieredCache(memory, redis, lifetimes=lifetimes, read_budget_s=read_budget_s), redis
+
+
+def _exposures(settings: Settings, registry: CollectorRegistry) -> Exposures:
+    def client() -> AnyRedis:
+        made = _client(settings, connections=_EXPOSURE_CONNECTIONS)
+        assert made is not None  # noqa: S101 - for the type checker: asked only with a Redis
+        return made
+
+    sink = choose_sink(
+        settings.exposures,
+        client if settings.redis_url is not None else None,
+        max_entries=settings.exposures_max_entries,
+    )
+    return Exposures(sink, ExposureMetrics(registry))
+
+
+def _client(
+    settings: Settings, *, connections: int, timeout_s: float = _BACKGROUND_TIMEOUT_S
+) -> AnyRedis | None:
+    """A Redis client of its own for each part: none waits for another's connections."""
+    if settings.redis_url is None:
+        return None
+    url = settings.redis_url.get_secret_value()
+    try:
+        return connect(url, max_connections=connections, timeout_s=timeout_s)
+    except ValueError as error:
+        raise ValueError(f"REQUERY_REDIS_URL: {error}") from None

@@ -1,0 +1,154 @@
+"""Purging the cache everywhere: Redis at once, and the memory of every replica on being told.
+
+The document ``purges`` holds the last purges, numbered. A replica does each of them once; one that
+starts has nothing in memory, and takes note of the last number only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from service.cache.keys import cache_key
+from service.cache.protocol import Purged
+from service.cache.tiered import TieredCache
+from service.control.board import Board
+from service.control.documents import Document
+from service.control.metrics import ControlMetrics
+from service.errors import StaleRevision
+from service.versions import Version
+
+DOCUMENT = "purges"
+SCHEMA = 1
+KEPT = 64
+"""Purges that the document holds: a replica that was cut off for longer has missed some, and keeps
+what it has in memory until that expires."""
+_TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Purge:
+    """One purge: of one version's keys, or of single keys."""
+
+    number: int
+    digest: str | None = None
+    keys: tuple[str, ...] = ()
+
+
+Purges = tuple[Purge, ...]
+
+
+def purges_document(board: Board, metrics: ControlMetrics) -> Document[Purges]:
+    """The document ``purges``."""
+    return Document(
+        board,
+        DOCUMENT,
+        schema=SCHEMA,
+        parse=_parse,
+        initial=(),
+        dump=_dump,
+        metrics=metrics,
+    )
+
+
+class Purger:
+    """Purges here and on all replicas.
+
+    Args:
+        document: where replicas tell each other.
+        cache: what is purged.
+    """
+
+    def __init__(self, document: Document[Purges], cache: TieredCache) -> None:
+        self._document = document
+        self._cache = cache
+        self._done: int | None = None
+        document.on_change(self._follow)
+
+    @property
+    def durable(self) -> bool:
+        """Whether other replicas are told."""
+        return self._document.durable
+
+    def begin(self) -> None:
+        """What has been purged so far does not concern this process: call it at the start."""
+        self._done = _last(self._document.value)
+
+    async def query(self, versions: Iterable[tuple[Version, str]], *, author: str) -> Purged:
+        """Forget what versions have for a query.
+
+        Args:
+            versions: each with the query in its normal form.
+            author: for the audit trail.
+
+        Raises:
+            CacheUnavailable, BoardUnavailable: Redis did not answer; what this process had in
+                memory is gone all the same.
+        """
+        purged = Purged(0, 0)
+        keys: list[str] = []
+        for version, query in versions:
+            part = await self._cache.purge_query([version.digest], query)
+            purged = Purged(purged.memory + part.memory, purged.redis + part.redis)
+            keys.append(cache_key(version.digest, query))
+        await self._tell(Purge(0, keys=tuple(keys)), "cache.purge_query", author)
+        return purged
+
+    async def version(self, version: Version, *, author: str) -> Purged:
+        """Forget everything of a version; raises as :meth:`query` does."""
+        purged = await self._cache.purge_version(version.digest)
+        await self._tell(Purge(0, digest=version.digest), "cache.purge_version", author)
+        return purged
+
+    async def _tell(self, purge: Purge, action: str, author: str) -> None:
+        for left in reversed(range(_TRIES)):
+            before = self._document.value
+            entry = Purge(_last(before) + 1, purge.digest, purge.keys)
+            try:
+                await self._document.replace(
+                    (*before, entry)[-KEPT:],
+                    expected=self._document.revision,
+                    action=action,
+                    author=author,
+                )
+            except StaleRevision:
+                if not left:
+                    raise
+                await self._document.refresh()
+            else:
+                return
+
+    def _follow(self, purges: Purges) -> None:
+        if self._done is None:
+            return
+        for purge in purges:
+            if purge.number > self._done:
+                if purge.digest is not None:
+                    self._cache.forget_version(purge.digest)
+                self._cache.forget_keys(purge.keys)
+        self._done = max(self._done, _last(purges))
+
+
+def _last(purges: Purges) -> int:
+    return purges[-1].number if purges else 0
+
+
+def _dump(purges: Purges) -> dict[str, Any]:
+    return {
+        "purges": [{"number": p.number, "digest": p.digest, "keys": list(p.keys)} for p in purges]
+    }
+
+
+def _parse(body: dict[str, Any]) -> Purges:
+    try:
+        found = tuple(
+            Purge(int(row["number"]), row["digest"], tuple(map(str, row["keys"])))
+            for row in body["purges"]
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"is no list of purges: {error!r}") from error
+    numbers = [purge.number for purge in found]
+    if numbers != sorted(set(numbers)):
+        raise ValueError("purges must be in order")
+    return found
