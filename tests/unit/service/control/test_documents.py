@@ -279,10 +279,7 @@ async def test_an_update_of_a_given_revision_is_not_tried_again(world: World) ->
 
 async def test_an_update_sees_what_is_stored_although_nobody_told(world: World) -> None:
     world.board._documents["doc"] = Stored(2, 4, {"n": 40})
-    assert (
-        await world.document.update(lambda n: n + 1, expected=4, action="add", author="ada")
-        == 5
-    )
+    assert await world.document.update(lambda n: n + 1, expected=4, action="add", author="ada") == 5
     assert world.document.value == 41
 
 

@@ -1,0 +1,147 @@
+"""The Redis board on a client that misbehaves as real ones do now and then."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from service.control.board import Absent, Stored
+from service.control.metrics import ControlMetrics
+from service.control.redis_board import KEY_PREFIX, RedisBoard
+from tests.support.waiting import turns, until
+
+
+class Client:
+    """One key of Redis; each look may be answered late, or swallow a cancellation."""
+
+    def __init__(self) -> None:
+        self.value: bytes | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.looks = 0
+        self.swallows = False
+        self.mute = False
+        self.pubsub_fault: Exception = RedisConnectionError("no messages here")
+
+    async def get(self, key: str) -> bytes | None:
+        assert key == f"{KEY_PREFIX}doc"
+        answer = self.value  # what the server said; it may take long to get here
+        await self._arrive()
+        return answer
+
+    async def getrange(self, key: str, start: int, end: int) -> bytes:
+        answer = (self.value or b"")[start : end + 1]
+        await self._arrive()
+        return answer
+
+    async def eval(self, script: str, keys: int, *args: Any) -> int:
+        _key, _state, old, new = args
+        if (self.value or b"") != old:
+            return 0
+        self.value = new
+        return 1
+
+    async def publish(self, channel: str, name: str) -> int:
+        if self.mute:
+            raise RedisConnectionError("not now")
+        return 0
+
+    def pubsub(self, **_: object) -> Any:
+        raise self.pubsub_fault
+
+    async def _arrive(self) -> None:
+        self.looks += 1
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            if not self.swallows:
+                raise
+
+
+def open_board(client: Client) -> tuple[RedisBoard, list[Stored | Absent]]:
+    metrics = ControlMetrics(CollectorRegistry())
+    board = RedisBoard(client, metrics, budget_s=60.0, poll_s=0.001)  # type: ignore[arg-type]
+    told: list[Stored | Absent] = []
+    board.subscribe("doc", told.append)
+    return board, told
+
+
+async def test_following_ends_although_the_client_swallows_the_cancellation() -> None:
+    client = Client()
+    board, _ = open_board(client)
+    following = asyncio.create_task(board.run())
+    await until(lambda: client.looks > 0)
+    client.swallows = True
+    client.gate.clear()
+    looks = client.looks
+    await until(lambda: client.looks > looks)
+    following.cancel()
+    await asyncio.wait((following,))
+    assert following.done()
+
+
+async def test_a_client_without_messages_is_followed_by_looking() -> None:
+    client = Client()
+    client.pubsub_fault = AttributeError("this client has no pubsub")
+    board, told = open_board(client)
+    following = asyncio.create_task(board.run())
+    await until(lambda: told == [Absent.GONE])
+    client.value = orjson.dumps({"schema": 1, "revision": 3, "body": {"a": 1}})
+    await until(lambda: len(told) == 2)
+    assert told[1] == Stored(1, 3, {"a": 1})
+    following.cancel()
+    await asyncio.wait((following,))
+
+
+async def test_a_look_that_was_answered_late_never_undoes_a_write() -> None:
+    client = Client()
+    board, told = open_board(client)
+    client.gate.clear()
+    looking = asyncio.create_task(board.read("doc"))
+    await until(lambda: client.looks == 1)
+    writing = asyncio.create_task(board.write("doc", {"a": 1}, schema=1, expected=0))
+    await turns()
+    client.gate.set()
+    assert await looking is None
+    written = await writing
+    assert told == [Absent.GONE, written]
+
+
+async def test_a_subscriber_that_breaks_keeps_no_other_from_hearing() -> None:
+    board, first = open_board(Client())
+    last: list[Stored | Absent] = []
+
+    def broken(_: object) -> None:
+        raise RuntimeError("no")
+
+    board.subscribe("doc", broken)
+    board.subscribe("doc", last.append)
+    with structlog.testing.capture_logs() as lines:
+        written = await board.write("doc", {"a": 1}, schema=1, expected=None)
+    assert first == last == [written]
+    assert [line["event"] for line in lines] == ["control_subscriber_failed"]
+
+
+async def test_two_writes_of_one_revision_differ_at_their_head() -> None:
+    # After a flush two processes may write the same revision: a look must tell them apart.
+    heads = set()
+    for _ in range(2):
+        client = Client()
+        board, _told = open_board(client)
+        await board.write("doc", {"a": 1}, schema=1, expected=0)
+        assert client.value is not None
+        heads.add(client.value[:128])
+    assert len(heads) == 2
+
+
+async def test_a_change_stands_although_nobody_could_be_told() -> None:
+    client = Client()
+    client.mute = True
+    board, _ = open_board(client)
+    written = await board.write("doc", {"a": 1}, schema=1, expected=0)
+    assert await board.read("doc") == written
