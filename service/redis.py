@@ -113,6 +113,10 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> AnyRedis:
         return RedisCluster(
             startup_nodes=[ClusterNode(host, port) for host, port in target.hosts],
             max_connections=max_connections,
+            require_full_coverage=False,
+            # Drawing the whole map anew closes connections that others are using; each slot that
+            # moved is noted by itself, and a lost node has the map drawn anew all the same.
+            reinitialize_steps=0,
             retry=_once(),
             ssl=target.tls,
             **common,

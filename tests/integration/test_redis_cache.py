@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Connection
 
-from service.cache.keys import cache_key
-from service.cache.redis import RedisCache
-from service.candidates import Generation, Scored
+from service.cache import metrics as metrics_of_cache
+from service.cache.keys import cache_key, version_prefix
+from service.errors import CacheUnavailable
 from service.metrics import Metrics
 from tests.support.engine import ScriptedEngine
+from tests.support.redis_cache import VALUE, entry, open_cache, until
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.service import Serve, Service, serving
 from tests.support.versions import make_manifest
@@ -47,6 +50,22 @@ async def ask(service: Service, query: str = "steele stake") -> tuple[str, bytes
     return response.json()["source"], content[content.index(b'"rew') : content.index(b'"status')]
 
 
+def calls(server: RedisServer, command: str) -> int:
+    """How often the server was asked for it."""
+    with server.client() as client:
+        stats = client.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+async def outcomes(service: Service, op: str) -> dict[str, float]:
+    """Results of an operation on Redis, with how often each was counted."""
+    counted = {
+        result: await service.metric(OPERATIONS, tier="redis", op=op, result=result)
+        for result in metrics_of_cache.OPERATIONS["redis", op]
+    }
+    return {result: times for result, times in counted.items() if times}
+
+
 async def count(service: Service, op: str, result: str) -> float:
     """Operations counted so far; waits for the first, since writes happen after the answer."""
     for _ in range(200):
@@ -79,7 +98,7 @@ async def test_entries_are_small_and_expire(server: RedisServer, serve: Serve) -
     with server.client() as client:
         key = cache_key(make_manifest().digest, "steele stake")
         assert client.keys() == [key.encode()]
-        assert 90_000 < int(client.pttl(key)) <= 100_000
+        assert 50_000 < int(client.pttl(key)) <= 100_000
         assert int(client.strlen(key)) < 100
 
 
@@ -135,17 +154,44 @@ async def test_a_server_that_hangs_costs_its_budget_and_no_request(
     server: RedisServer, serve: Serve
 ) -> None:
     service = await serve(redis_url=server.url, redis_read_budget_ms=10, redis_write_budget_ms=10)
+    with server.client() as client:
+        client.config_resetstat()
     server.freeze()
     assert (await ask(service))[0] == "engine"
-    # The write after it is not checked: in full runs it was twice not counted as a timeout, and why
-    # is not known yet.
-    lookups = [
-        await service.metric(OPERATIONS, tier="redis", op="get", result=result)
-        for result in ("timeout", "error")
-    ]
-    assert sum(lookups) == 1
-    assert await service.metric(OPERATIONS, tier="redis", op="get", result="hit") == 0
+    assert await count(service, "put", "timeout") == 1
+    assert await outcomes(service, "get") == {"timeout": 1}
+    assert await outcomes(service, "put") == {"timeout": 1}
     server.thaw()
+    # What was sent before is answered to nobody; nothing was sent twice.
+    assert calls(server, "get") <= 1
+    assert calls(server, "set") <= 1
+
+
+async def test_a_budget_that_ends_while_a_command_is_sent_is_a_timeout_all_the_same(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11 drops a cancellation that comes then, and redis-py goes on for a second."""
+    send = Connection._send_packed_command
+
+    async def send_on_a_busy_machine(self: Connection, command: Iterable[bytes]) -> None:
+        await send(self, command)
+        time.sleep(0.05)  # noqa: ASYNC251 - the event loop is what stands still
+
+    monkeypatch.setattr(Connection, "_send_packed_command", send_on_a_busy_machine)
+    metrics = Metrics(release="test")
+    cache = open_cache(server.url, metrics, write_budget_s=0.01)
+    server.freeze()
+    assert await cache.get("k", budget_s=0.01) is None
+    await cache.put("k", entry())
+    server.thaw()
+    await cache.close()
+    counted = {
+        (sample.labels["op"], sample.labels["result"]): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == OPERATIONS and sample.value
+    }
+    assert counted == {("get", "timeout"): 1, ("put", "timeout"): 1}
 
 
 async def test_a_full_server_fails_no_request(server: RedisServer, serve: Serve) -> None:
@@ -157,43 +203,148 @@ async def test_a_full_server_fails_no_request(server: RedisServer, serve: Serve)
 
 
 async def test_connections_are_bounded_and_a_burst_waits_for_them(server: RedisServer) -> None:
-    import asyncio
-
-    metrics = Metrics(release="test")
-    cache = RedisCache(
-        server.url, ttl_s=60, write_budget_s=10, max_connections=2, metrics=metrics.cache
-    )
-    value = Generation((Scored("steel stake", 0.5),))
-    await asyncio.gather(*(cache.put(f"k{i}", value) for i in range(50)))
+    cache = open_cache(server.url, concurrency=2)
+    await asyncio.gather(*(cache.put(f"k{i}", entry()) for i in range(50)))
     found = await asyncio.gather(*(cache.get(f"k{i}", budget_s=10) for i in range(50)))
-    assert found == [value] * 50
+    assert [one and one.generation for one in found] == [VALUE] * 50
     with server.client() as client:
         assert len(client.client_list()) <= 3
     await cache.close()
 
 
 async def test_a_look_up_that_is_given_up_leaves_the_pool_whole(server: RedisServer) -> None:
-    metrics = Metrics(release="test")
-    cache = RedisCache(
-        server.url, ttl_s=60, write_budget_s=10, max_connections=1, metrics=metrics.cache
-    )
-    value = Generation((Scored("steel stake", 0.5),))
-    await cache.put("k", value)
+    cache = open_cache(server.url, concurrency=1)
+    await cache.put("k", entry())
     server.freeze()
     for _ in range(3):
         assert await cache.get("k", budget_s=0.02) is None
     server.thaw()
     # An answer to an earlier question must never be taken for this one's.
     assert await cache.get("other", budget_s=10) is None
-    assert await cache.get("k", budget_s=10) == value
+    found = await cache.get("k", budget_s=10)
+    assert found is not None
+    assert found.generation == VALUE
     await cache.close()
 
 
 async def test_ping_tells_whether_there_is_a_server(server: RedisServer) -> None:
-    metrics = Metrics(release="test")
     for url, there in ((server.url, True), (f"redis://127.0.0.1:{free_port()}", False)):
-        cache = RedisCache(
-            url, ttl_s=60, write_budget_s=1, max_connections=1, metrics=metrics.cache
-        )
+        cache = open_cache(url)
         assert await cache.ping(timeout_s=5) is there
         await cache.close()
+
+
+async def test_an_entry_survives_a_restart_of_the_service(server: RedisServer) -> None:
+    async with serving() as start:
+        service = await start(redis_url=server.url, **GENEROUS)
+        assert (await ask(service))[0] == "engine"
+        assert await count(service, "put", "ok") == 1
+    async with serving() as start:
+        restarted = await start(redis_url=server.url, **GENEROUS)
+        assert (await ask(restarted))[0] == "redis"
+        assert restarted.engine.generated == []
+
+
+async def test_purging_a_version_leaves_all_else_alone(server: RedisServer) -> None:
+    cache = open_cache(server.url)
+    others = [b"requery:control:routing", cache_key("cd" * 32, "q").encode(), b"someone:else"]
+    with server.client() as client:
+        for key in others:
+            client.set(key, "x")
+    keys = [cache_key("ab" * 32, f"query {i}") for i in range(2500)]
+    await asyncio.gather(*(cache.put(key, entry()) for key in keys))
+    assert await cache.forget(keys[:3]) == 3
+    assert await cache.forget(keys[:3]) == 0
+    assert await cache.forget_prefix(version_prefix("ab" * 32)) == 2497
+    with server.client() as client:
+        assert sorted(client.scan_iter(count=10_000)) == sorted(others)
+    assert calls(server, "keys") == 0
+    await cache.close()
+
+
+async def test_a_purge_says_so_when_redis_does_not_answer(server: RedisServer) -> None:
+    cache = open_cache(server.url)
+    server.stop()
+    with pytest.raises(CacheUnavailable):
+        await cache.forget(["k"])
+    with pytest.raises(CacheUnavailable):
+        await cache.forget_prefix("requery:")
+    await cache.close()
+
+
+async def test_writes_stop_at_the_bound_on_bytes_and_sizes_are_visible(
+    server: RedisServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = Metrics(release="test")
+
+    def sample(name: str, **labels: str) -> float:
+        return metrics.registry.get_sample_value(name, labels) or 0.0
+
+    with server.client() as client:
+        client.set("other", "x" * 100)
+        used = client.info("memory")["used_memory"]
+    bound = used + 8 * 2**20
+    cache = open_cache(server.url, metrics, max_bytes=bound, reading_every_s=0.01)
+    await cache.start()
+    await until(lambda: sample("requery_cache_redis_bytes") > 0)
+    assert sample("requery_cache_redis_keys") == 1
+    await cache.put("small", entry())
+    assert sample(OPERATIONS, tier="redis", op="put", result="ok") == 1
+    with server.client() as client:
+        client.set("other", "x" * (9 * 2**20))
+    await until(lambda: sample("requery_cache_redis_bytes") > bound)
+    await cache.put("refused", entry())
+    assert sample(OPERATIONS, tier="redis", op="put", result="full") == 1
+    assert await cache.get("refused", budget_s=10) is None
+    assert await cache.get("small", budget_s=10) is not None
+    with server.client() as client:
+        client.delete("other")
+    await until(lambda: 0 < sample("requery_cache_redis_bytes") < bound * 0.9)
+    await cache.put("taken again", entry())
+    assert sample(OPERATIONS, tier="redis", op="put", result="ok") == 2
+    await cache.close()
+    assert "redis_unbounded" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "advice"),
+    [
+        ({}, "redis_unbounded"),
+        ({"maxmemory": "100mb", "maxmemory-policy": "noeviction"}, "redis_evicts_nothing"),
+        ({"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"}, None),
+    ],
+)
+async def test_a_server_that_will_fill_up_is_worth_a_warning(
+    server: RedisServer,
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, str],
+    advice: str | None,
+) -> None:
+    with server.client() as client:
+        for name, value in config.items():
+            client.config_set(name, value)
+    metrics = Metrics(release="test")
+    cache = open_cache(server.url, metrics, reading_every_s=0.01)
+    await cache.start()
+    await until(lambda: (metrics.registry.get_sample_value("requery_cache_redis_bytes") or 0.0) > 0)
+    await cache.close()
+    told = capsys.readouterr().out
+    for warning in ("redis_unbounded", "redis_evicts_nothing"):
+        assert told.count(warning) == (warning == advice)
+
+
+async def test_a_server_with_a_password_on_a_unix_socket_is_used(tmp_path: Path) -> None:
+    socket = tmp_path / "redis.sock"
+    server = RedisServer(tmp_path, "--unixsocket", str(socket), "--requirepass", "p@ss/word")
+    server.start(password="p@ss/word")
+    for url in (
+        f"unix://:p%40ss%2Fword@{socket}?db=3",
+        f"redis://:p%40ss%2Fword@127.0.0.1:{server.port}/3",
+    ):
+        cache = open_cache(url)
+        await cache.put("k", entry())
+        assert await cache.get("k", budget_s=10) is not None
+        await cache.close()
+    with server.client(password="p@ss/word", db=3) as client:
+        assert client.dbsize() == 1
+    server.stop()

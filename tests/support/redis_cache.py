@@ -1,0 +1,40 @@
+"""A shared tier on a real Redis, with budgets that a busy machine keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from service.cache.lifetimes import Entry, Lifetimes
+from service.cache.redis import RedisCache
+from service.candidates import Generation, Scored
+from service.metrics import Metrics
+from service.redis import connect
+
+LIFETIMES = Lifetimes(hard_s=600)
+VALUE = Generation((Scored("steel stake", 0.1 + 0.2), Scored("cut", None)))
+
+
+def entry(value: Generation = VALUE) -> Entry:
+    """An entry made now."""
+    return LIFETIMES.entry("k", value)
+
+
+def open_cache(
+    url: str, metrics: Metrics | None = None, *, concurrency: int = 8, **options: Any
+) -> RedisCache:
+    """A tier on ``url``; the test closes it."""
+    options = {"write_budget_s": 10.0, "lifetimes": LIFETIMES} | options
+    return RedisCache(
+        connect(url, max_connections=concurrency, timeout_s=5.0),
+        metrics=(metrics or Metrics(release="test")).cache,
+        concurrency=concurrency,
+        **options,
+    )
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until ``holds()``; the test's own timeout bounds it."""
+    while not holds():  # noqa: ASYNC110 - what is waited for has no event
+        await asyncio.sleep(0.01)

@@ -1,0 +1,93 @@
+"""A real Redis Cluster of a test's own."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+from tests.support.redis_server import RedisServer, free_port
+
+SLOTS = 16384
+_BUS = 10_000
+"""A node talks to the others on its port plus this."""
+
+
+class RedisCluster:
+    """Masters that share the slots evenly, without replicas.
+
+    Args:
+        folder: their working directories are made in it.
+        masters: how many.
+    """
+
+    def __init__(self, folder: Path, masters: int = 3) -> None:
+        self.nodes = []
+        for number in range(masters):
+            home = folder / f"node-{number}"
+            home.mkdir()
+            node = RedisServer(
+                home, "--cluster-enabled", "yes", "--cluster-node-timeout", "15000",
+                "--cluster-require-full-coverage", "no", port=_port(),
+            )  # fmt: skip
+            self.nodes.append(node)
+
+    @property
+    def url(self) -> str:
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
+    def start(self) -> None:
+        """Start the nodes and join them; returns when each knows all slots."""
+        bounds = [SLOTS * i // len(self.nodes) for i in range(len(self.nodes) + 1)]
+        for number, node in enumerate(self.nodes):
+            node.start()
+            with node.client() as client:
+                client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+                slots = range(bounds[number], bounds[number + 1])
+                client.execute_command("CLUSTER", "ADDSLOTS", *slots)
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
+        for _ in range(600):
+            if all(self._knows_all(node) for node in self.nodes):
+                return
+            time.sleep(0.1)
+        raise RuntimeError("the Redis Cluster did not come together")
+
+    def stop(self) -> None:
+        """Kill all nodes."""
+        for node in self.nodes:
+            node.stop()
+
+    def keys(self) -> list[int]:
+        """How many keys each node has."""
+        counts = []
+        for node in self.nodes:
+            with node.client() as client:
+                counts.append(int(client.dbsize()))
+        return counts
+
+    def give(self, slot: int, to: RedisServer) -> None:
+        """Let ``to`` have an empty slot; clients are not told."""
+        with to.client() as client:
+            name = client.execute_command("CLUSTER", "MYID")
+        for node in [to, *(node for node in self.nodes if node is not to)]:
+            with node.client() as client:
+                client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", name)
+
+    def _knows_all(self, node: RedisServer) -> bool:
+        with node.client() as client:
+            info = client.execute_command("CLUSTER", "INFO").split()
+        return {b"cluster_state:ok", b"cluster_slots_ok:%d" % SLOTS} <= set(info)
+
+
+def _port() -> int:
+    """A free port whose bus port is free too."""
+    while True:
+        port = free_port()
+        if port + _BUS > 65535:
+            continue
+        with socket.socket() as bus:
+            try:
+                bus.bind(("127.0.0.1", port + _BUS))
+            except OSError:
+                continue
+        return port
