@@ -137,15 +137,6 @@ class Routing(RoutingPlan):
         """The body to store."""
         return self.model_dump(mode="json")
 
-    def uses(self) -> frozenset[str]:
-        """Names of the versions that requests can be sent to: they have to stay loaded."""
-        names = {self.default, *(name for name, share in self.weights.items() if share > 0)}
-        if self.shadow is not None and self.shadow.share > 0:
-            names.add(self.shadow.version)
-        if self.kill is not None and self.kill.version is not None:
-            names.add(self.kill.version)
-        return frozenset(names)
-
     def plan(self, plan: RoutingPlan) -> Routing:
         """``plan`` with the kill switch as it is here."""
         return Routing.model_validate({**plan.model_dump(), "kill": self.dump()["kill"]})
@@ -167,6 +158,8 @@ class Assignment:
     """Answer without rewrites: the kill switch says so."""
     revision: int = 0
     """Of the routing document; 0 if it was never written."""
+    salt: str = ""
+    """The experiment that the unit was assigned in; empty if it was not assigned by its id."""
 
 
 class Live(Protocol):
@@ -261,7 +254,7 @@ class _Table:
         return best
 
     def _assignment(self, name: str) -> Assignment:
-        return Assignment(name, name, "unit", revision=self.revision)
+        return Assignment(name, name, "unit", revision=self.revision, salt=self.routing.salt)
 
 
 def _hasher(salt: str, version: str) -> hashlib.blake2b:
