@@ -51,7 +51,8 @@ class OperationsApi:
             return _json({"status": "ready", "model_version": version.name})
         if version.state is State.READY:
             raise NotReady(f"the engine of version {version.name} has died; restart the service")
-        raise NotReady(f"version {version.name} is {version.state.value}")
+        reason = f": {version.reason}" if version.reason else ""
+        raise NotReady(f"version {version.name} is {version.state.value}{reason}")
 
     async def scrape(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
         """All ``requery_*`` metrics in the Prometheus text format."""

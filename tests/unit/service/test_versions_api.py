@@ -249,6 +249,9 @@ async def test_readiness_follows_the_default_of_the_moment(edge: Edge) -> None:
     response = await edge.http.get("/readyz")
     assert response.status_code == 503
     assert "version b has died" in response.json()["detail"]
+    edge.fleet["b"].fail(EngineUnavailable("no device"))
+    response = await edge.http.get("/readyz")
+    assert response.json()["detail"] == "version b is failed: no device"
 
 
 async def test_the_routes_are_documented(edge: Edge) -> None:

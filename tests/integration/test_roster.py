@@ -1,0 +1,62 @@
+"""The roster on a real Redis: replicas follow it, and find it again after a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.control.metrics import ControlMetrics
+from service.control.redis_board import RedisBoard
+from service.errors import BoardUnavailable
+from service.redis import connect
+from service.version import State
+from tests.support.fleet import Fleet
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    one = RedisServer(tmp_path)
+    one.start()
+    yield one
+    one.stop()
+
+
+def replica(server: RedisServer) -> Fleet:
+    client = connect(server.url, max_connections=4, timeout_s=10.0)
+    board = RedisBoard(client, ControlMetrics(CollectorRegistry()), budget_s=10.0)
+    return Fleet(board=board)
+
+
+async def test_replicas_follow_and_a_restarted_one_finds_the_roster(server: RedisServer) -> None:
+    async with replica(server).following() as one:
+        async with replica(server).following() as other:
+            assert one.roster.durable
+            await one.roster.ensure("b", author="ada")
+            await other.roster.ensure("c", author="bob")
+            await until(lambda: one.engines.running == other.engines.running == ["a", "b", "c"])
+            await other.roster.remove("b", author="bob")
+            await until(lambda: one.engines.running == ["a", "c"])
+        async with replica(server).following() as again:
+            await until(lambda: again.engines.running == ["a", "c"])
+
+
+async def test_without_redis_nothing_is_loaded_that_other_replicas_would_not_hear_of(
+    server: RedisServer,
+) -> None:
+    async with replica(server).following() as one:
+        await one.roster.ensure("b", author="ada")
+        await until(lambda: one.engines.running == ["a", "b"])
+        server.stop()
+        with pytest.raises(BoardUnavailable):
+            await one.roster.ensure("c", author="ada")
+        await until(lambda: one["c"].state is State.AVAILABLE)
+        with pytest.raises(BoardUnavailable):
+            await one.roster.remove("b", author="ada")
+        assert one.engines.running == ["a", "b"]
