@@ -6,9 +6,11 @@ else to do without Redis.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from redis.asyncio import (
@@ -40,6 +42,7 @@ _ADVICE = (
     "each with 'user:password@' before the hosts if there is one, and rediss instead of redis "
     "for TLS; percent-encode signs like / @ : # ? % in names and passwords"
 )
+_REDRAW_S = 1.0
 _PORTS = {"single": 6379, "cluster": 6379, "sentinel": 26379}
 _TLS_OPTIONS = {
     "ssl_ca_certs",
@@ -81,6 +84,27 @@ class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
     """Connections to the current master; who finds none free waits for one."""
 
 
+class _Cluster(RedisCluster):
+    """Draws the map of the cluster anew no more often than once a second.
+
+    A node that does not answer makes redis-py do so before the next command. That takes some tens
+    of milliseconds, and as long as a node is away nearly every command would wait for it.
+    """
+
+    _drawn_at = -math.inf
+
+    async def initialize(self, *args: Any, **kwargs: Any) -> Self:
+        if not self._initialize:
+            return self
+        known = self.get_default_node() is not None
+        if known and time.monotonic() - self._drawn_at < _REDRAW_S:
+            self._initialize = False
+        else:
+            await super().initialize(*args, **kwargs)
+            self._drawn_at = time.monotonic()
+        return self
+
+
 def connect(url: str, *, max_connections: int, timeout_s: float) -> AnyRedis:
     """A client for ``url``; connections are opened when they are first needed.
 
@@ -110,7 +134,7 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> AnyRedis:
         "decode_responses": False,
     }
     if target.kind == "cluster":
-        return RedisCluster(
+        return _Cluster(
             startup_nodes=[ClusterNode(host, port) for host, port in target.hosts],
             max_connections=max_connections,
             require_full_coverage=False,
