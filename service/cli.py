@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 app = typer.Typer(
-    help="Rewrites shopping queries online: serve, look after models, train and evaluate.",
+    help="Rewrites shopping queries online: serve, precompute, look after models, train, evaluate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,7 +31,7 @@ _PASS_ON: dict[str, Any] = {
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Rewrites shopping queries online: serve, look after models, train and evaluate."""
+    """Rewrites shopping queries online: serve, precompute, look after models, train, evaluate."""
     if version:
         typer.echo(f"requery {metadata.version('requery')}")
         raise typer.Exit
@@ -41,6 +41,12 @@ def root(
 def serve(ctx: typer.Context) -> None:
     """Answer rewrite requests over HTTP."""
     _run("serve", "service.serve", "serve", ctx.args)
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def precompute(ctx: typer.Context) -> None:
+    """Fill the cache with the most frequent queries of a log."""
+    _run("precompute", "service.precompute.command", "precompute", ctx.args)
 
 
 @app.command(context_settings=_PASS_ON, add_help_option=False)

@@ -43,7 +43,7 @@ def test_looking_at_models_loads_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_lists_the_subcommands() -> None:
     done = requery("", "--help")
-    for name in ("serve", "models", "train", "evaluate"):
+    for name in ("serve", "precompute", "models", "train", "evaluate"):
         assert name in done.stdout
 
 

@@ -1,0 +1,236 @@
+"""``requery precompute``: fill the cache with the most frequent queries of a log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, NoReturn, cast
+
+import structlog
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model_store.errors import ModelStoreError
+from service.errors import RequeryError
+from service.precompute.errors import PrecomputeError
+from service.precompute.journal import Result
+from service.precompute.prepare import DEFAULT_RATE, Options, Prepared, with_engine, with_service
+from service.precompute.readers import FORMATS, Format, read_counts
+from service.precompute.signals import Signals, Stopped
+from service.settings import Settings
+
+_FAILED = 1
+_WRONG_OPTIONS = 2
+_MAX_REASONS = 3
+
+
+def precompute(
+    queries: Annotated[
+        Path,
+        typer.Argument(
+            help="Queries and how often each was searched: Parquet, CSV or TSV with a header, JSON "
+            "Lines, or a log of counts ('sort | uniq -c')."
+        ),
+    ],
+    *,
+    query_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the query (default: query, search_term, keyword, ...)."),
+    ] = None,
+    count_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the count (default: count, frequency, searches, ...; without one each "
+            "row is one search)."
+        ),
+    ] = None,
+    file_format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="parquet, csv, tsv, jsonl or counts (default: by the file's name)."
+        ),
+    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="At most so many queries.")] = None,
+    coverage: Annotated[
+        float, typer.Option(min=0.0001, max=1.0, help="Stop at this share of all searches.")
+    ] = 0.9,
+    version_name: Annotated[
+        str | None,
+        typer.Option(help="Model version. [REQUERY_DEFAULT_VERSION; with --url the service's]"),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask the service at this address, which shares its engine, instead of starting "
+            "an engine and writing to REQUERY_REDIS_URL."
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.01, help="With --url: queries a second (default: 5).")
+    ] = None,
+    keep_case: Annotated[
+        bool,
+        typer.Option(
+            "--keep-case", help="With --url: the version tells upper case from lower case."
+        ),
+    ] = False,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Without --url: queries under way at a time (default: enough to fill the engine).",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Queries that a kill can lose, at most.")
+    ] = 256,
+    journal: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where to note what is done (default: beside the input, QUERIES.journal)."
+        ),
+    ] = None,
+) -> None:
+    """Fill the cache with the most frequent queries. After a kill, run it again to go on."""
+    if url is None and (rate is not None or keep_case):
+        _die("--rate and --keep-case only go with --url", _WRONG_OPTIONS)
+    if url is not None and concurrency is not None:
+        _die("--concurrency does not go with --url; there --rate bounds the load", _WRONG_OPTIONS)
+    options = Options(
+        journal=journal or queries.with_name(queries.name + ".journal"),
+        version_name=version_name,
+        top=top,
+        coverage=coverage,
+        batch=batch_size,
+        concurrency=concurrency,
+        url=url,
+        rate=DEFAULT_RATE if rate is None else rate,
+        fold_case=not keep_case,
+    )
+    settings = _settings()
+    # Standard output is for the report.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    try:
+        counts = read_counts(
+            queries, kind=_format(file_format), query_column=query_column, count_column=count_column
+        )
+        code = asyncio.run(_precompute(counts, options, settings))
+    except (PrecomputeError, ModelStoreError, RequeryError) as error:
+        _die(str(error))
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        _die("ended at once; run this again to go on", 128 + signal.SIGINT)
+    if code:
+        raise SystemExit(code)
+
+
+async def _precompute(counts: dict[str, float], options: Options, settings: Settings) -> int:
+    """The exit status."""
+    signals = Signals()
+    prepare = with_engine if options.url is None else with_service
+    with signals.handled():
+        try:
+            async with prepare(counts, options, settings, signals.unless) as prepared:
+                await _go(prepared, signals, options)
+        except Stopped:
+            typer.echo("requery: stopped before the first query", err=True)
+            return 128 + (signals.first or 0)
+    tally = prepared.run.tally
+    if tally.stopped:
+        typer.echo("requery: stopped; run this again to go on", err=True)
+        return 128 + (signals.first or 0)
+    return _FAILED if tally.count(Result.FAILED) else 0
+
+
+async def _go(prepared: Prepared, signals: Signals, options: Options) -> None:
+    run = prepared.run
+
+    async def stop_when_told() -> None:
+        await signals.came.wait()
+        run.stop()
+
+    begun = time.monotonic()
+    watching = asyncio.create_task(stop_when_told())
+    try:
+        with _progress(prepared):
+            await run.go()
+    finally:
+        watching.cancel()
+        # What was done is told even if the run ends with an error.
+        _report(prepared, options, time.monotonic() - begun)
+
+
+@contextmanager
+def _progress(prepared: Prepared) -> Iterator[None]:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    task = bar.add_task(prepared.about.version, total=prepared.head)
+    prepared.run.on_progress(lambda done: bar.update(task, completed=done))
+    with bar:
+        yield
+
+
+def _report(prepared: Prepared, options: Options, seconds: float) -> None:
+    """What was done, in words, on standard output."""
+    tally, plan = prepared.run.tally, prepared.plan
+    generated = tally.count(Result.GENERATED)
+    rate = generated / seconds if seconds else 0.0
+    share = plan.share(range(prepared.head))
+    earlier = f", {len(tally.before):,} done by an earlier run" if tally.before else ""
+    lines = [
+        f"version    {prepared.about.version} ({prepared.about.digest[:12]})",
+        f"queries    {prepared.head:,} of {len(plan.queries):,}, {share:.1%} of all searches",
+        f"generated  {generated:,} ({rate:.1f} a second)",
+        f"skipped    {tally.count(Result.CACHED):,} in the cache already{earlier}",
+        f"failed     {tally.count(Result.FAILED):,}",
+    ]
+    lines += [
+        f"           {times:,}: {reason}"
+        for reason, times in Counter(tally.reasons.values()).most_common(_MAX_REASONS)
+    ]
+    if refused := tally.count(Result.REFUSED):
+        lines.append(f"refused    {refused:,} that can never be rewritten")
+    lines.append(f"coverage   {plan.share(tally.cached):.1%} of all searches are in the cache now")
+    if tally.count(Result.FAILED) or tally.stopped:
+        lines.append(f"journal    {options.journal} (run the same again to go on)")
+    typer.echo("\n".join(lines))
+
+
+def _format(given: str | None) -> Format | None:
+    if given is not None and given not in FORMATS.values():
+        known = ", ".join(dict.fromkeys(FORMATS.values()))
+        _die(f"--format is one of {known}", _WRONG_OPTIONS)
+    return cast("Format | None", given)
+
+
+def _settings() -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = "_".join(str(part) for part in first["loc"]).upper()
+        _die(f"REQUERY_{name}: {first['msg']}", _WRONG_OPTIONS)
+
+
+def _die(message: str, code: int = _FAILED) -> NoReturn:
+    """End with one line on standard error."""
+    line = " ".join(message.split())
+    sys.stderr.write(f"requery: {line}{os.linesep}")
+    raise SystemExit(code)

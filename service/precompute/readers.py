@@ -1,0 +1,244 @@
+"""How often each query was searched, out of the files that people have."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from service.precompute.errors import PrecomputeError
+
+Format = Literal["parquet", "csv", "tsv", "jsonl", "counts"]
+
+FORMATS: Mapping[str, Format] = {
+    ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "counts", ".log": "counts",
+    ".counts": "counts",
+}  # fmt: skip
+"""By the end of a file's name."""
+QUERY_COLUMNS = (
+    "query", "search_query", "search_term", "searchterm", "search_terms", "keyword", "keywords",
+    "term", "queries", "q", "text",
+)  # fmt: skip
+COUNT_COLUMNS = (
+    "count", "counts", "frequency", "freq", "searches", "search_count", "search_volume", "volume",
+    "num_searches", "cnt", "n", "hits", "impressions",
+)  # fmt: skip
+"""Names looked for, the likeliest first; case does not matter."""
+
+_COUNTED = re.compile(r"\s*(\S+)\s+(.*\S)\s*")
+_MAX_SHOWN = 10
+
+
+def read_counts(
+    path: Path,
+    *,
+    kind: Format | None = None,
+    query_column: str | None = None,
+    count_column: str | None = None,
+) -> dict[str, float]:
+    """How often each query stands in a file, as it is written there.
+
+    Args:
+        path: Parquet, CSV or TSV with a header, JSON Lines, or a log of counts (lines of a count
+            and a query, as ``sort queries | uniq -c`` writes them).
+        kind: of the file; default: by its name.
+        query_column: default: the first of :data:`QUERY_COLUMNS` that there is.
+        count_column: default: the first of :data:`COUNT_COLUMNS` that there is; without one each
+            row is one search.
+
+    Raises:
+        PrecomputeError: the file cannot be read, is empty, or lacks a column.
+    """
+    kind = kind or FORMATS.get(path.suffix.lower())
+    if kind is None:
+        known = ", ".join(sorted(FORMATS))
+        raise PrecomputeError(f"{path}: the name says no format ({known}); say which with --format")
+    columns = _Columns(path, query_column, count_column)
+    counts: defaultdict[str, float] = defaultdict(float)
+    try:
+        if not path.is_file():
+            raise PrecomputeError(f"{path}: there is no such file")
+        for query, count in _READERS[kind](path, columns):
+            counts[query] += count
+    except OSError as error:
+        raise PrecomputeError(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise PrecomputeError(
+            f"{path}: is not UTF-8 text; convert it, or check --format"
+        ) from error
+    if not any(counts.values()):
+        raise PrecomputeError(f"{path}: holds no query; check the file")
+    return dict(counts)
+
+
+class _Columns:
+    """Which columns to read."""
+
+    def __init__(self, path: Path, query: str | None, count: str | None) -> None:
+        self.path = path
+        self._query = query
+        self._count = count
+
+    def of(self, names: Sequence[str]) -> tuple[str, str | None]:
+        """The query's column among ``names``, and the count's if there is one."""
+        query = self._find(names, self._query, QUERY_COLUMNS)
+        if query is None:
+            raise self._missing(self._query or "for the query", names, "--query-column")
+        count = self._find(names, self._count, COUNT_COLUMNS)
+        if count is None and self._count is not None:
+            raise self._missing(self._count, names, "--count-column")
+        return query, count
+
+    def wrong(self, place: str, what: str) -> PrecomputeError:
+        return PrecomputeError(f"{self.path}: {place} {what}; correct it, or leave it out")
+
+    def _find(self, names: Sequence[str], given: str | None, likely: Sequence[str]) -> str | None:
+        if given is not None:
+            return given if given in names else None
+        folded = {re.sub(r"[\s-]+", "_", name.strip().lower()): name for name in names}
+        return next((folded[name] for name in likely if name in folded), None)
+
+    def _missing(self, wanted: str, names: Sequence[str], option: str) -> PrecomputeError:
+        shown = ", ".join(name[:40] for name in names[:_MAX_SHOWN]) or "none"
+        more = ", ..." if len(names) > _MAX_SHOWN else ""
+        return PrecomputeError(
+            f"{self.path}: has no column {wanted} (columns: {shown}{more}); name it with {option}"
+        )
+
+
+_Rows = Iterator[tuple[str, float]]
+
+
+def _csv(path: Path, columns: _Columns) -> _Rows:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from _table(csv.reader(file, strict=True), columns)
+
+
+def _tsv(path: Path, columns: _Columns) -> _Rows:
+    # Nothing is quoted there: a quote is an inch.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        yield from _table(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), columns)
+
+
+def _table(reader: Any, columns: _Columns) -> _Rows:
+    header: list[str] | None = None
+    query_at, count_at = 0, None
+    try:
+        for row in reader:
+            if not row:
+                continue
+            if header is None:
+                header = row
+                query_column, count_column = columns.of(header)
+                query_at = header.index(query_column)
+                count_at = None if count_column is None else header.index(count_column)
+                continue
+            if len(row) != len(header):
+                raise columns.wrong(
+                    f"line {reader.line_num}",
+                    f"has {len(row)} fields, and the header has {len(header)}",
+                )
+            place = f"line {reader.line_num}"
+            yield row[query_at], 1.0 if count_at is None else _count(row[count_at], place, columns)
+    except csv.Error as error:
+        raise columns.wrong(f"line {reader.line_num}", f"is malformed ({error})") from error
+
+
+def _jsonl(path: Path, columns: _Columns) -> _Rows:
+    found: tuple[str, str | None] | None = None
+    with path.open("rb") as file:
+        for place, line in _lines(file):
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise columns.wrong(place, "is not JSON") from error
+            if not isinstance(row, dict):
+                raise columns.wrong(place, "is not a JSON object")
+            found = found or columns.of([*row])
+            query, count = row.get(found[0]), 1.0
+            if not isinstance(query, str):
+                raise columns.wrong(place, f"has no text in {found[0]!r}")
+            if found[1] is not None:
+                count = _count(row.get(found[1]), place, columns)
+            yield query, count
+
+
+def _log(path: Path, columns: _Columns) -> _Rows:
+    with path.open("rb") as file:
+        for place, line in _lines(file):
+            match = _COUNTED.fullmatch(line.decode("utf-8-sig"))
+            if match is None:
+                raise columns.wrong(place, "is not a count and a query ('sort | uniq -c')")
+            yield match[2], _count(match[1], place, columns)
+
+
+def _lines(file: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
+    """Lines that are not blank, each with its place."""
+    for number, line in enumerate(file, start=1):
+        if line.strip():
+            yield f"line {number}", line
+
+
+def _parquet(path: Path, columns: _Columns) -> _Rows:
+    try:
+        import polars as pl
+    except ModuleNotFoundError:
+        raise PrecomputeError(
+            f"{path}: Parquet needs the extra 'train' (pip install 'requery[train]'); or convert "
+            "the file to CSV or JSON Lines"
+        ) from None
+    try:
+        schema = pl.read_parquet_schema(path)
+        query, count = columns.of([*schema])
+        _check_types(schema, query, count, columns)
+        rows = pl.scan_parquet(path).select(
+            pl.col(query).cast(pl.String).fill_null("").alias("query"),
+            (pl.lit(1.0) if count is None else pl.col(count).cast(pl.Float64)).alias("count"),
+        )
+        if count is not None:
+            column = pl.col("count")
+            bad = column.is_null() | ~column.is_finite() | (column < 0)
+            if rows.select(bad.any()).collect().item():
+                raise columns.wrong(f"column {count!r}", "has values that are no counts")
+        grouped = rows.group_by("query").agg(pl.col("count").sum()).collect()
+    except pl.exceptions.PolarsError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise PrecomputeError(
+            f"{path}: cannot be read as Parquet ({reason}); check the file, or --format"
+        ) from error
+    yield from grouped.iter_rows()
+
+
+def _check_types(
+    schema: Mapping[str, Any], query: str, count: str | None, columns: _Columns
+) -> None:
+    kind = str(schema[query])
+    if not kind.startswith(("String", "Categorical", "Enum")):
+        raise columns.wrong(f"column {query!r}", f"holds {kind}, not text")
+    if count is not None and not schema[count].is_numeric():
+        raise columns.wrong(f"column {count!r}", f"holds {schema[count]}, not numbers")
+
+
+def _count(value: object, place: str, columns: _Columns) -> float:
+    count = math.nan
+    if isinstance(value, int | float | str) and not isinstance(value, bool):
+        with suppress(ValueError, OverflowError):
+            count = float(value)
+    if not (math.isfinite(count) and count >= 0):
+        raise columns.wrong(place, f"has the count {str(value)[:40]!r}")
+    return count
+
+
+_READERS: Mapping[Format, Callable[[Path, _Columns], _Rows]] = {
+    "parquet": _parquet, "csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "counts": _log,
+}  # fmt: skip
