@@ -20,6 +20,7 @@ from typing import Any, TypeVar, cast
 
 import orjson
 import structlog
+from redis.asyncio import RedisCluster
 
 from service.control.board import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
 from service.control.metrics import ControlMetrics
@@ -275,6 +276,10 @@ class RedisBoard:
             await asyncio.sleep(self._poll_s)
 
     async def _hear_messages(self) -> None:
+        if isinstance(self._client, RedisCluster):
+            # It subscribes at the master of the channel's slot, and learns the slots only here.
+            async with asyncio.timeout(self._budget_s):
+                await self._client.initialize()
         messages = self._client.pubsub(ignore_subscribe_messages=True)
         try:
             async with asyncio.timeout(self._budget_s):
