@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from service.exposures import Exposures
 from service.rewriter import Answer, Ask
-from service.routing import Assignment, Router
+from service.routing import Assignment
 from service.shadow import Shadow
 
 
@@ -12,13 +12,11 @@ class Experiments:
     """Passes answers on; a :class:`service.rewriter.Witness`.
 
     Args:
-        router: knows the experiment.
         exposures: gets each answer to a unit that was assigned to an arm.
         shadow: gets each answer that a version gave.
     """
 
-    def __init__(self, router: Router, exposures: Exposures, shadow: Shadow) -> None:
-        self._router = router
+    def __init__(self, exposures: Exposures, shadow: Shadow) -> None:
         self._exposures = exposures
         self._shadow = shadow
 
@@ -28,7 +26,7 @@ class Experiments:
             self._exposures.record(
                 request_id=ask.request_id,
                 unit_id=ask.unit_id,
-                salt=self._router.salt,
+                salt=assignment.salt,
                 revision=assignment.revision,
                 arm=assignment.arm,
                 version=answer.version,

@@ -166,7 +166,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         cache=cache,
         flights=flights,
         metrics=metrics,
-        witnesses=[Experiments(router, exposures, shadow)],
+        witnesses=[Experiments(exposures, shadow)],
         max_refreshing=settings.refresh_max_in_flight,
     )
     return Parts(

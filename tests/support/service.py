@@ -19,7 +19,7 @@ from service.parts import Supplies
 from service.settings import Settings
 from service.versions import OnTokens, Version
 from tests.support.engine import ScriptedEngine
-from tests.support.versions import make_manifest
+from tests.support.versions import Engines, make_manifest
 
 
 @dataclass
@@ -80,13 +80,18 @@ async def serving() -> AsyncIterator[Serve]:
             engine: ScriptedEngine | None = None,
             *,
             more_versions: tuple[Version, ...] = (),
+            more_engines: Engines | None = None,
             ready: bool = True,
             on_load_failure: Callable[[Exception], None] | None = None,
             **options: Any,
         ) -> Service:
             scripted = engine or ScriptedEngine()
 
-            async def factory(_manifest: Manifest, on_tokens: OnTokens) -> Engine:
+            others = more_engines or Engines()
+
+            async def factory(manifest: Manifest, on_tokens: OnTokens) -> Engine:
+                if manifest.name != "test-1":
+                    return await others(manifest, on_tokens)
                 scripted.on_tokens = on_tokens
                 return scripted
 

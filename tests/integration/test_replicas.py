@@ -1,0 +1,280 @@
+"""Two replicas on one Redis: what one is told, both do, and a restart remembers it."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from service.versions import Version
+from tests.support.engine import ScriptedEngine
+from tests.support.redis_server import RedisServer
+from tests.support.service import Serve, Service, serving
+from tests.support.versions import Engines, make_manifest
+
+pytestmark = pytest.mark.integration
+
+GENEROUS = {"redis_read_budget_ms": 2000, "redis_write_budget_ms": 2000}
+"""Budgets that a busy machine keeps."""
+PLAN = {"default": "test-1", "weights": {}, "salt": "s"}
+UNITS = 10_000
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    async with serving() as start:
+        yield start
+
+
+async def replica(serve: Serve, server: RedisServer, **options: Any) -> Service:
+    """A replica that knows test-1, its default, and other-1."""
+    return await serve(
+        ScriptedEngine(default=(("test-1 stake", 0.98),)),
+        more_versions=(Version(make_manifest("other-1")),),
+        more_engines=Engines(),
+        redis_url=server.url,
+        **GENEROUS,
+        **options,
+    )
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(60):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+async def plan(service: Service, **changes: Any) -> int:
+    """Store a routing plan; its revision."""
+    response = await service.client.put("/routing", json=PLAN | changes, headers={"if-match": "*"})
+    assert response.status_code == 200, response.text
+    return int(response.json()["revision"])
+
+
+async def load_other(service: Service, *others: Service) -> None:
+    response = await service.client.post("/versions/other-1/load?wait=true")
+    assert response.status_code == 200, response.text
+    for one in others:
+
+        async def ready(one: Service = one) -> bool:
+            versions = (await one.client.get("/versions")).json()["versions"]
+            return {v["name"]: v["state"] for v in versions}["other-1"] == "ready"
+
+        await eventually(ready)
+
+
+async def follows(service: Service, revision: int) -> None:
+    async def seen() -> bool:
+        return (await service.client.get("/routing")).json()["revision"] == revision
+
+    await eventually(seen)
+
+
+async def test_routing_and_loading_reach_the_other_replica(
+    server: RedisServer, serve: Serve
+) -> None:
+    here, there = await replica(serve, server), await replica(serve, server)
+    await load_other(here, there)
+    await follows(there, await plan(here, default="other-1"))
+    assert (await there.rewrite("stake"))["model_version"] == "other-1"
+    await follows(here, await plan(there))
+    assert (await here.rewrite("stake"))["model_version"] == "test-1"
+
+
+async def arms(service: Service, units: int) -> list[str]:
+    """The version that answers each of the first units; asked in batches, out of the cache."""
+    found = []
+    for start in range(0, units, 256):
+        queries = [{"query": "stake", "unit_id": f"u{i}"} for i in range(start, start + 256)]
+        response = await service.client.post(
+            "/rewrite/batch", json={"queries": queries[: units - start], "deadline_ms": 30_000}
+        )
+        assert response.status_code == 200
+        found += [one["model_version"] for one in response.json()["results"]]
+    return found
+
+
+@pytest.mark.timeout(300)
+async def test_ten_thousand_units_are_split_alike_and_few_move(
+    server: RedisServer, serve: Serve
+) -> None:
+    here, there = await replica(serve, server), await replica(serve, server)
+    await load_other(here, there)
+    await follows(there, await plan(here, weights={"test-1": 0.5, "other-1": 0.5}))
+    even = await arms(here, UNITS)
+    assert await arms(there, UNITS) == even
+    # Four standard deviations of a fair coin: the split is of one salt, so it is always the same.
+    assert abs(Counter(even)["test-1"] - UNITS / 2) < 4 * math.sqrt(UNITS / 4)
+    await follows(there, await plan(here, weights={"test-1": 0.6, "other-1": 0.4}))
+    uneven = await arms(there, UNITS)
+    moved = [(a, b) for a, b in zip(even, uneven, strict=True) if a != b]
+    assert set(moved) == {("other-1", "test-1")}, "only from the arm whose share fell"
+    assert len(moved) < UNITS / 10 + 4 * math.sqrt(UNITS * 0.09)
+
+
+async def test_a_restart_remembers_routing_and_what_was_loaded(
+    server: RedisServer, serve: Serve
+) -> None:
+    async with serving() as first_life:
+        service = await replica(first_life, server)
+        await load_other(service)
+        revision = await plan(service, default="other-1", weights={"other-1": 1.0})
+        assert (await service.rewrite("stake"))["source"] == "engine"
+        await service.idle()
+
+        async def stored() -> bool:
+            return bool(await service.metric(
+                "requery_cache_operations_total", tier="redis", op="put", result="ok"
+            ))  # fmt: skip
+
+        await eventually(stored)
+    again = await replica(serve, server)
+    shown = (await again.client.get("/routing")).json()
+    assert (shown["revision"], shown["default"]) == (revision, "other-1")
+    answer = await again.rewrite("stake", unit_id="u1")
+    assert (answer["model_version"], answer["source"]) == ("other-1", "redis")
+
+
+async def test_a_purge_empties_the_memory_of_all_replicas(
+    server: RedisServer, serve: Serve
+) -> None:
+    here, there = await replica(serve, server), await replica(serve, server)
+    await here.rewrite("stake")
+    await here.idle()
+
+    async def shared() -> bool:
+        return (await there.rewrite("stake"))["source"] in ("redis", "memory")
+
+    await eventually(shared)
+    assert (await there.rewrite("stake"))["source"] == "memory"
+    asked = there.engine.generated.count("stake")
+    response = await here.client.post("/cache/purge", json={"query": "stake"})
+    assert response.json()["replicas"] == "all"
+    assert response.json()["redis"] == 1
+
+    async def forgotten() -> bool:
+        await there.rewrite("stake")
+        return there.engine.generated.count("stake") > asked
+
+    await eventually(forgotten)
+
+
+async def test_an_override_reaches_the_other_replica(server: RedisServer, serve: Serve) -> None:
+    here, there = await replica(serve, server), await replica(serve, server)
+    entry = {"kind": "block_query", "query": "stake", "author": "ada", "reason": "not ours"}
+    assert (await here.client.post("/overrides", json=entry)).status_code == 201
+
+    async def blocked() -> bool:
+        return (await there.rewrite("stake"))["source"] == "override"
+
+    await eventually(blocked)
+
+
+async def test_a_document_from_a_newer_release_leaves_the_last_good_state(
+    server: RedisServer, serve: Serve
+) -> None:
+    service = await replica(serve, server)
+    await load_other(service)
+    revision = await plan(service, default="other-1")
+    with redis.Redis(port=server.port) as client:
+        client.set(
+            "requery:control:routing",
+            '{"schema":99,"revision":50,"body":{"default":"test-1","regions":{}}}',
+        )
+
+    async def refused() -> bool:
+        return await service.metric(
+            "requery_control_documents_refused_total", document="routing", reason="newer_schema"
+        ) == 1  # fmt: skip
+
+    await eventually(refused)
+    assert (await service.rewrite("stake"))["model_version"] == "other-1"
+    shown = (await service.client.get("/routing")).json()
+    assert (shown["revision"], shown["default"]) == (revision, "other-1")
+    response = await service.client.put("/routing", json=PLAN, headers={"if-match": "*"})
+    assert response.status_code == 409
+
+
+@pytest.mark.timeout(300)
+async def test_changing_the_default_under_load_fails_no_request(
+    server: RedisServer, serve: Serve
+) -> None:
+    here, there = await replica(serve, server), await replica(serve, server)
+    await load_other(here, there)
+    done = False
+    answers: Counter[tuple[str, str]] = Counter()
+
+    async def shoppers(service: Service, offset: int) -> None:
+        n = 0
+        while not done:
+            n += 1
+            # Half of the queries are new, half of them come again.
+            query = f"stake {offset} {n}" if n % 2 else f"stake {n % 10}"
+            answer = await service.rewrite(query, deadline_ms=30_000)
+            assert answer["status"] == "ok"
+            version = answer["model_version"]
+            assert [one["text"] for one in answer["rewrites"]][0] == f"{version} stake"
+            answers[version, answer["source"]] += 1
+            await asyncio.sleep(0.001)
+
+    load = [
+        asyncio.create_task(shoppers(service, offset))
+        for offset, service in enumerate((here, there, here, there))
+    ]
+    for i in range(20):
+        await plan((here, there)[i % 2], default=("other-1", "test-1")[i % 2])
+        await asyncio.sleep(0.2)
+    done = True
+    await asyncio.gather(*load)
+    assert {version for version, _ in answers} == {"test-1", "other-1"}
+    assert {"engine", "memory"} <= {source for _, source in answers}
+    for service in (here, there):
+        assert await service.metric("requery_version_fallbacks_total") == 0
+
+
+async def test_without_redis_routing_lives_in_the_process_and_says_so(serve: Serve) -> None:
+    service = await serve()
+    assert (await service.client.get("/routing")).json()["persistence"] == "process"
+
+
+async def test_exposures_reach_the_stream(server: RedisServer, serve: Serve) -> None:
+    service = await replica(serve, server)
+    await plan(service, weights={"test-1": 1.0})
+    await service.rewrite("stake", unit_id="u1")
+    with redis.Redis(port=server.port) as client:
+
+        async def written() -> bool:
+            return bool(client.exists("requery:exposures"))
+
+        await eventually(written)
+        ((_, fields),) = client.xrange("requery:exposures")
+    assert b'"unit_id":"u1"' in fields[b"record"]
+    assert b'"arm":"test-1"' in fields[b"record"]
+
+
+async def test_redis_away_leaves_routing_in_force_and_refuses_changes(
+    server: RedisServer, serve: Serve
+) -> None:
+    service = await replica(serve, server)
+    await load_other(service)
+    await plan(service, default="other-1")
+    server.stop()
+    response = await service.client.put("/routing", json=PLAN, headers={"if-match": "*"})
+    assert response.status_code == 503
+    assert response.headers["retry-after"]
+    assert (await service.rewrite("stake"))["model_version"] == "other-1"
+    assert (await service.rewrite("stake"))["source"] == "memory"
