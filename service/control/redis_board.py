@@ -309,9 +309,19 @@ class RedisBoard:
             raise BoardUnavailable(unless) from error
         except FAULTS as error:
             self._reached(why=f"{type(error).__name__}: {error}")
+            if "READONLY" in str(error):
+                await self._leave()
             raise BoardUnavailable(unless) from error
         self._reached()
         return answer
+
+    async def _leave(self) -> None:
+        """Look for the master anew: the server at the other end is no longer it."""
+        # redis-py does so by itself, but not when a script runs into it.
+        pool = getattr(self._client, "connection_pool", None)
+        if pool is not None:
+            with suppress(*FAULTS):
+                await pool.disconnect()
 
     def _reached(self, *, why: str | None = None) -> None:
         up = why is None

@@ -6,13 +6,16 @@ import asyncio
 from typing import Any
 
 import orjson
+import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from service.control.board import Absent, Stored
 from service.control.metrics import ControlMetrics
 from service.control.redis_board import KEY_PREFIX, RedisBoard
+from service.errors import BoardUnavailable
 from tests.support.waiting import turns, until
 
 
@@ -26,6 +29,9 @@ class Client:
         self.looks = 0
         self.swallows = False
         self.mute = False
+        self.script_fault: Exception | None = None
+        self.connection_pool = self
+        self.disconnected = 0
         self.pubsub_fault: Exception = RedisConnectionError("no messages here")
 
     async def get(self, key: str) -> bytes | None:
@@ -40,6 +46,8 @@ class Client:
         return answer
 
     async def eval(self, script: str, keys: int, *args: Any) -> int:
+        if self.script_fault is not None:
+            raise self.script_fault
         _key, _state, old, new = args
         if (self.value or b"") != old:
             return 0
@@ -53,6 +61,9 @@ class Client:
 
     def pubsub(self, **_: object) -> Any:
         raise self.pubsub_fault
+
+    async def disconnect(self) -> None:
+        self.disconnected += 1
 
     async def _arrive(self) -> None:
         self.looks += 1
@@ -145,3 +156,14 @@ async def test_a_change_stands_although_nobody_could_be_told() -> None:
     board, _ = open_board(client)
     written = await board.write("doc", {"a": 1}, schema=1, expected=0)
     assert await board.read("doc") == written
+
+
+async def test_a_server_that_is_no_longer_the_master_is_left() -> None:
+    client = Client()
+    client.script_fault = ResponseError(
+        "ERR Error running script: @user_script: 8: -READONLY You can't write against a replica."
+    )
+    board, _ = open_board(client)
+    with pytest.raises(BoardUnavailable, match="may have been made"):
+        await board.write("doc", {"a": 1}, schema=1, expected=0)
+    assert client.disconnected == 1
