@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Self, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
@@ -174,16 +176,18 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> AnyRedis:
 
 async def disconnect(client: AnyRedis) -> None:
     """Close every connection of ``client``, those to sentinels too, whatever state it is in."""
-    await client.aclose()
+    steps: list[Callable[[], Awaitable[None]]] = [client.aclose]
     if isinstance(client, RedisCluster):
         # After a fault aclose() takes the client for closed and leaves its connections open.
-        for nodes in ("nodes_cache", "startup_nodes"):
-            await client.nodes_manager.aclose(nodes)
-        return
-    pool = client.connection_pool
-    await pool.disconnect()
-    if isinstance(pool, SentinelConnectionPool):
-        await pool.sentinel_manager.aclose()
+        steps += [partial(client.nodes_manager.aclose, n) for n in ("nodes_cache", "startup_nodes")]
+    else:
+        pool = client.connection_pool
+        steps.append(pool.disconnect)
+        if isinstance(pool, SentinelConnectionPool):
+            steps.append(pool.sentinel_manager.aclose)
+    for step in steps:
+        with suppress(*FAULTS):
+            await step()
 
 
 async def masters(client: AnyRedis) -> list[Send]:

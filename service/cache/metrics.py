@@ -20,7 +20,7 @@ OPERATIONS = {
 }
 """Results by tier and operation."""
 
-_MEMORY_SPAN = 1000
+_SPAN = 1000
 """Look-ups that a hit ratio looks back on."""
 
 
@@ -45,7 +45,7 @@ class CacheMetrics:
         }
         ratio = Gauge(
             "requery_cache_hit_ratio",
-            f"Share of hits in about the last {_MEMORY_SPAN} look-ups of a tier (NaN: none yet); "
+            f"Share of hits in about the last {_SPAN} look-ups of a tier (NaN: none yet); "
             "exact figures over any time come from requery_cache_operations_total",
             ["tier"],
             registry=registry,
@@ -97,5 +97,5 @@ class _Ratio:
         gauge.set_function(lambda: self._mean if self._seen else math.nan)
 
     def add(self, *, hit: bool) -> None:
-        self._seen = min(self._seen + 1, _MEMORY_SPAN)
+        self._seen = min(self._seen + 1, _SPAN)
         self._mean += (hit - self._mean) / self._seen

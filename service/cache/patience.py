@@ -34,7 +34,8 @@ class Patience:
         """The command's answer; it is started once, and never again.
 
         Raises:
-            TimeoutError: ``budget_s`` seconds are over. The command may not have been started.
+            TimeoutError: ``budget_s`` seconds are over, or this is being closed. The command may
+                not have been started.
             Exception: whatever the command raises.
         """
         loop = asyncio.get_running_loop()
@@ -45,12 +46,12 @@ class Patience:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         await asyncio.wait((task,), timeout=max(0.0, end - loop.time()))
-        if not task.done():
+        if not task.done() or task.cancelled():
             raise TimeoutError("no answer in time")
         return task.result()
 
     async def close(self) -> None:
-        """Stop the commands that nobody waits for any longer; returns when they have ended."""
+        """Stop all commands; returns when they have ended."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -96,6 +96,21 @@ async def test_closing_ends_what_nobody_waits_for() -> None:
     assert stopped == 2
 
 
+async def test_who_still_waits_when_it_is_closed_is_told_as_if_time_were_up() -> None:
+    patience = Patience(1)
+    begun = asyncio.Event()
+
+    async def never() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    caller = asyncio.create_task(patience.run(never, 60))
+    await begun.wait()
+    await patience.close()
+    with pytest.raises(TimeoutError):
+        await caller
+
+
 async def test_a_fault_that_comes_too_late_is_nobodys_business() -> None:
     patience = Patience(1)
     may_end = asyncio.Event()
