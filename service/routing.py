@@ -205,11 +205,6 @@ class Router:
         return table.assign(unit_id)
 
     @property
-    def salt(self) -> str:
-        """The salt in force, for exposure records."""
-        return self._now().routing.salt
-
-    @property
     def shadow(self) -> ShadowTraffic | None:
         """Shadow traffic that is wanted now; none while the kill switch is on."""
         routing = self._now().routing

@@ -159,8 +159,8 @@ async def test_a_plan_is_in_force_once_it_is_put(api: Api) -> None:
     assert response.headers["etag"] == '"1"'
     assert response.json()["weights"] == PLAN["weights"]
     assert response.json() == (await api.call("GET", "/routing")).json()
-    assert api.router.assign(pin=None, unit_id="u-1").why == "unit"
-    assert api.router.salt == "exp-1"
+    found = api.router.assign(pin=None, unit_id="u-1")
+    assert (found.why, found.salt) == ("unit", "exp-1")
 
 
 async def test_a_plan_needs_to_say_what_it_was_made_from(api: Api) -> None:

@@ -196,7 +196,7 @@ def test_a_change_of_the_document_is_followed_at_once() -> None:
     assert live.assign(pin=None, unit_id="u").version == "a"
     now.value, now.revision = routing({"b": 1.0}, salt="new"), 2
     found = live.assign(pin=None, unit_id="u")
-    assert (found.version, found.revision, live.salt) == ("b", 2, "new")
+    assert (found.version, found.revision, found.salt) == ("b", 2, "new")
 
 
 def test_shadow_traffic_stops_while_the_kill_switch_is_on() -> None:
