@@ -139,6 +139,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         metrics=RosterMetrics(metrics.registry),
         find=supplies.find,
     )
+    routing.on_change(lambda _plan: roster.nudge())
     overrides = _overrides(settings, documents.overrides, metrics.registry)
     cache, redis = _cache(settings, metrics)
     flights = Coalescer(bound_s=settings.generation_timeout_s)

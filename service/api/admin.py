@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import re
+from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 from starlette.requests import Request
@@ -39,6 +40,9 @@ class AdminGuard:
                 raise Forbidden(
                     "set REQUERY_ADMIN_KEY on the server to change it from another machine"
                 )
+            if _is_foreign(request):
+                # Else any web page could, through the browser of whoever runs the service.
+                raise Forbidden("this comes from a web page of another origin")
         else:
             scheme, _, given = request.headers.get("authorization", "").partition(" ")
             # Compared even if the scheme is wrong, so that the time taken tells nothing.
@@ -56,3 +60,9 @@ def _is_local(request: Request) -> bool:
         return ipaddress.ip_address(request.client.host).is_loopback
     except ValueError:
         return False
+
+
+def _is_foreign(request: Request) -> bool:
+    """Whether a browser sends this for a page that the service has not served."""
+    origin = request.headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != request.headers.get("host")

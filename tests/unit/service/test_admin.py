@@ -47,6 +47,24 @@ def test_without_a_key_no_other_machine_may(client: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("origin", "foreign"),
+    [
+        ("http://localhost:8000", False),
+        ("http://localhost:9000", True),
+        ("https://evil.example", True),
+        ("null", True),
+    ],
+)
+def test_without_a_key_no_page_of_another_origin_may(origin: str, foreign: bool) -> None:
+    asked = request("127.0.0.1", host="localhost:8000", origin=origin)
+    if foreign:
+        with pytest.raises(Forbidden, match="web page"):
+            AdminGuard(None).check(asked)
+    else:
+        assert AdminGuard(None).check(asked) == "admin"
+
+
+@pytest.mark.parametrize(
     ("author", "known_as"),
     [("ada@shop", "ada@shop"), ("  ada ", "ada"), ("a\x00b", "admin"), ("x" * 65, "admin")],
 )
