@@ -116,7 +116,8 @@ def test_whatever_changes_answers_changes_the_key() -> None:
         make_manifest(filter={"min_relevance": 0.7}),
     ]
     assert len({cache_key(m.digest, "steel stake") for m in manifests}) == len(manifests)
-    assert cache_key(make_manifest("renamed").digest, "a") == cache_key(manifests[0].digest, "a")
+    renamed = manifests[0].model_copy(update={"name": "renamed"})
+    assert cache_key(renamed.digest, "a") == cache_key(manifests[0].digest, "a")
 
 
 def test_the_least_recently_used_makes_room() -> None:
