@@ -108,7 +108,7 @@ class Purger:
             try:
                 await self._document.replace(
                     (*before, entry)[-KEPT:],
-                    expected=self._document.revision,
+                    expected=self._document.stored,
                     action=action,
                     author=author,
                 )

@@ -163,11 +163,19 @@ class Rewriter:
             self._metrics.fell_back(assignment.version)
             return self._versions.default
 
+    def _off(self, assignment: Assignment, version: Version) -> bool:
+        """Whether there are to be no rewrites at all.
+
+        So it is too where the kill switch names a version that is not ready here: the default may
+        be the very version that it is meant to stop.
+        """
+        return assignment.off or (assignment.why == "kill" and assignment.version != version.name)
+
     def _decided(
         self, ask: Ask, assignment: Assignment, version: Version, query: str
     ) -> Answer | None:
         """The answer where a person has decided on it already."""
-        if assignment.off:
+        if self._off(assignment, version):
             return Answer(query, version.name, _NOTHING, "none", "none")
         override = self._overrides.of(query)
         if override is None:

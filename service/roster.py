@@ -277,7 +277,7 @@ class Roster:
                 return
             try:
                 await self._document.replace(
-                    after, expected=self._document.revision, action=action, author=author
+                    after, expected=self._document.stored, action=action, author=author
                 )
             except StaleRevision:
                 if not left:

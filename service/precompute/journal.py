@@ -145,7 +145,7 @@ class Journal:
         try:
             found = orjson.loads(header)
             kind = found.pop(_NAME)
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise self._unusable("is not a journal") from error
         wanted = asdict(about)
         if kind != _FORMAT or found.keys() != wanted.keys():

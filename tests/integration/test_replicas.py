@@ -249,6 +249,29 @@ async def test_changing_the_default_under_load_fails_no_request(
         assert await service.metric("requery_version_fallbacks_total") == 0
 
 
+async def test_a_replica_that_lacks_the_kill_switch_s_version_gives_no_rewrites(
+    server: RedisServer, serve: Serve
+) -> None:
+    here = await replica(serve, server)
+    lacking = await serve(redis_url=server.url, **GENEROUS)
+    await load_other(here)
+    body = {"version": "other-1", "reason": "test-1 drops brands"}
+    assert (await here.client.put("/routing/kill", json=body)).status_code == 200
+    assert (await here.rewrite("stake"))["model_version"] == "other-1"
+
+    async def off() -> bool:
+        answer = await lacking.rewrite("stake")
+        return (answer["rewrites"], answer["status"], answer["source"]) == ([], "none", "none")
+
+    await eventually(off)
+    assert (await here.client.delete("/routing/kill")).status_code == 200
+
+    async def on() -> bool:
+        return bool((await lacking.rewrite("stake"))["rewrites"])
+
+    await eventually(on)
+
+
 async def test_without_redis_routing_lives_in_the_process_and_says_so(serve: Serve) -> None:
     service = await serve()
     assert (await service.client.get("/routing")).json()["persistence"] == "process"
