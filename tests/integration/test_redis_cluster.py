@@ -116,7 +116,6 @@ async def test_a_restarted_service_answers_from_the_cluster(cluster: RedisCluste
         service = await start(**options)
         await service.rewrite("steele stake", deadline_ms=20_000)
         await service.idle()
-        assert sum(cluster.keys()) == 1
     async with serving() as start:
         service = await start(**options)
         assert (await service.rewrite("steele stake", deadline_ms=20_000))["source"] == "redis"
