@@ -118,9 +118,9 @@ def precompute(
         fold_case=not keep_case,
     )
     settings = _settings()
-    # Standard output is for the report.
+    # Standard output is for the report, and what matters of Redis' troubles is in it.
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     try:

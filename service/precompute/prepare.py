@@ -32,7 +32,7 @@ from service.precompute.fillers import (
 )
 from service.precompute.journal import About, Journal, Result
 from service.precompute.plan import Plan
-from service.precompute.run import Filler, Pace, Run
+from service.precompute.run import Pace, Run
 from service.redis import connect
 from service.settings import Settings
 from service.version import Version
@@ -106,7 +106,7 @@ async def with_engine(
     version = await version_finder(store, settings)(
         options.version_name or settings.default_version
     )
-    plan = Plan.of(counts, lambda raw: _normal(version, raw))
+    plan, head = _plan(counts, lambda raw: _normal(version, raw), options)
     about = About(version.name, version.digest, SCHEMA, plan.digest, "engine")
     lifetimes = service_lifetimes(settings)
     concurrency = options.concurrency or max(
@@ -136,7 +136,8 @@ async def with_engine(
             bound_s=settings.generation_timeout_s,
             concurrency=concurrency,
         )
-        prepared = _prepared(plan, about, filler, journal, options, Pace(None))
+        run = Run(plan, head, filler=filler, journal=journal, batch=options.batch)
+        prepared = Prepared(run, plan, head, about)
         yield prepared
         journal.close(finished=_finished(prepared))
 
@@ -157,7 +158,7 @@ async def with_service(
         PrecomputeError: the service does not answer, or the journal is of no use.
     """
     assert options.url is not None  # noqa: S101 - for the type checker
-    plan = Plan.of(counts, lambda raw: _plain(raw, fold_case=options.fold_case))
+    plan, head = _plan(counts, lambda raw: _plain(raw, fold_case=options.fold_case), options)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(_client(options.url))
         name, digest = await unless(served_version(client, options.version_name))
@@ -167,7 +168,9 @@ async def with_service(
         # About one call a second, so that the engine is taken up evenly.
         size = max(1, min(MAX_BATCH, options.batch, math.ceil(options.rate)))
         filler = ServiceFiller(client, name, size=size)
-        prepared = _prepared(plan, about, filler, journal, options, Pace(options.rate))
+        pace = Pace(options.rate)
+        run = Run(plan, head, filler=filler, journal=journal, batch=options.batch, pace=pace)
+        prepared = Prepared(run, plan, head, about)
         yield prepared
         journal.close(finished=_finished(prepared))
 
@@ -182,14 +185,15 @@ def service_lifetimes(settings: Settings) -> Lifetimes:
     )
 
 
-def _prepared(
-    plan: Plan, about: About, filler: Filler, journal: Journal, options: Options, pace: Pace
-) -> Prepared:
+def _plan(
+    counts: Mapping[str, float], normal_form: Callable[[str], str | None], options: Options
+) -> tuple[Plan, int]:
+    """All queries, and how many of them are to be done."""
+    plan = Plan.of(counts, normal_form)
     head = plan.head(top=options.top, coverage=options.coverage)
     if not head:
         raise PrecomputeError("none of the queries can be rewritten; check the column")
-    run = Run(plan, head, filler=filler, journal=journal, batch=options.batch, pace=pace)
-    return Prepared(run, plan, head, about)
+    return plan, head
 
 
 def _finished(prepared: Prepared) -> bool:

@@ -1,0 +1,145 @@
+"""Query logs as people have them, and what is said about those that cannot be read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.precompute.errors import PrecomputeError
+from service.precompute.readers import read_counts
+
+WANTED = {"steele stake": 3.0, '2" pipe, black': 1.0}
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def parquet(path: Path, **columns: list[Any]) -> Path:
+    import polars as pl
+
+    pl.DataFrame(columns).write_parquet(path)
+    return path
+
+
+FILES = {
+    "q.csv": 'Search Term,Searches\nsteele stake,2\n"2"" pipe, black",1\nsteele stake,1\n',
+    "bom.csv": '\ufeffquery,count\r\nsteele stake,3\r\n\r\n"2"" pipe, black",1.0\r\n',
+    "q.tsv": 'count\tother\tquery\n3\tx\tsteele stake\n1\t\t2" pipe, black\n',
+    "q.jsonl": '{"query": "steele stake", "n": 3}\n\n{"n": "1", "query": "2\\" pipe, black"}\n',
+    "q.log": '      3 steele stake\n      1 2" pipe, black \n',
+}
+
+
+@pytest.mark.parametrize(("name", "content"), FILES.items(), ids=FILES.keys())
+def test_each_format_is_known_by_its_name(tmp_path: Path, name: str, content: str) -> None:
+    assert read_counts(write(tmp_path / name, content)) == WANTED
+
+
+def test_parquet_is_read(tmp_path: Path) -> None:
+    path = parquet(
+        tmp_path / "q.parquet",
+        query=["steele stake", '2" pipe, black', "steele stake", None],
+        frequency=[1, 1, 2, 5],
+        other=[1, 2, 3, 4],
+    )
+    assert read_counts(path) == WANTED | {"": 5.0}
+
+
+def test_without_a_count_each_row_is_one_search(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.csv", "user,query\n1,a\n2,a\n3,b\n")
+    assert read_counts(path) == {"a": 2, "b": 1}
+    assert read_counts(parquet(tmp_path / "q.pq", query=["a", "b", "a"])) == {"a": 2, "b": 1}
+
+
+def test_columns_and_format_can_be_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "export", "query,typed,count,sum\nx,a,9,2\n")
+    assert read_counts(path, kind="csv", query_column="typed", count_column="sum") == {"a": 2}
+
+
+BAD: dict[str, tuple[str, str | bytes, str]] = {
+    "an unknown name": ("q.xls", "", "--format"),
+    "empty": ("q.csv", "", "holds no query"),
+    "only a header": ("q.csv", "query,count\n", "holds no query"),
+    "nothing counted": ("q.csv", "query,count\na,0\n", "holds no query"),
+    "no query column": ("q.csv", "user,count\n1,2\n", "(columns: user, count); name it with --q"),
+    "no header": ("q.csv", "steele stake,3\n", "--query-column"),
+    "a short row": ("q.csv", "query,count\na,1\nb\n", "line 3 has 1 fields"),
+    "an open quote": ("q.csv", 'query,count\na,1\n"b,2\nc,3\n', "malformed"),
+    "a word as count": ("q.csv", "query,count\na,many\n", "line 2 has the count 'many'"),
+    "a negative count": ("q.csv", "query,count\na,-1\n", "line 2 has the count"),
+    "an infinite count": ("q.csv", "query,count\na,inf\n", "line 2 has the count"),
+    "another encoding": ("q.csv", "query\ncaf\u00e9\n".encode("latin-1"), "not UTF-8"),
+    "binary": ("q.log", b"\xff\xfe\x00", "not UTF-8"),
+    "not json": ("q.jsonl", '{"query": "a"}\n{"query":\n', "line 2 is not JSON"),
+    "a list of json": ("q.jsonl", "[1]\n", "line 1 is not a JSON object"),
+    "a query that is none": ("q.jsonl", '{"query": 5}\n', "line 1 has no text in 'query'"),
+    "a count that is none": (
+        "q.jsonl", '{"query": "a", "count": 1}\n{"query": "b", "count": true}\n',
+        "line 2 has the count 'True'",
+    ),
+    "a log without counts": ("q.log", "3 a\nb\n", "line 2 is not a count and a query"),
+    "not parquet": ("q.parquet", "query,count\n", "cannot be read as Parquet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "said"), BAD.values(), ids=BAD.keys())
+def test_what_is_wrong_is_said_in_one_line(
+    tmp_path: Path, name: str, content: str | bytes, said: str
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(PrecomputeError) as caught:
+        read_counts(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert said in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"query": [1, 2]}, "holds Int64, not text"),
+        ({"query": ["a"], "count": ["many"]}, "not numbers"),
+        ({"query": ["a", "b"], "count": [1.0, float("nan")]}, "no counts"),
+        ({"query": ["a", "b"], "count": [1, None]}, "no counts"),
+        ({"query": ["a"], "count": [-1]}, "no counts"),
+        ({"user": ["a"]}, "has no column for the query (columns: user)"),
+    ],
+)
+def test_columns_of_parquet_are_checked(
+    tmp_path: Path, columns: dict[str, list[Any]], said: str
+) -> None:
+    with pytest.raises(PrecomputeError) as caught:
+        read_counts(parquet(tmp_path / "q.parquet", **columns))
+    assert said in str(caught.value)
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for name in ("no.csv", "no.parquet", "no.jsonl"):
+        with pytest.raises(PrecomputeError, match="no such file"):
+            read_counts(tmp_path / name)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(PrecomputeError, match="no such file"):
+        read_counts(tmp_path / "folder.csv")
+
+
+def test_parquet_without_the_extra_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = parquet(tmp_path / "q.parquet", query=["a"])
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(PrecomputeError, match=r"requery\[train\].*CSV"):
+        read_counts(path)
+
+
+def test_a_column_that_only_some_rows_have(tmp_path: Path) -> None:
+    rows = [{"query": "a", "count": 2}, {"query": "b"}]
+    path = write(tmp_path / "q.jsonl", "\n".join(map(json.dumps, rows)))
+    with pytest.raises(PrecomputeError, match="line 2 has the count 'None'"):
+        read_counts(path)
