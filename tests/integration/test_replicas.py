@@ -73,14 +73,15 @@ async def load_other(service: Service, *others: Service) -> None:
 
         async def ready(one: Service = one) -> bool:
             versions = (await one.client.get("/versions")).json()["versions"]
-            return {v["name"]: v["state"] for v in versions}["other-1"] == "ready"
+            return any(v["name"] == "other-1" and v["state"] == "ready" for v in versions)
 
         await eventually(ready)
 
 
 async def follows(service: Service, revision: int) -> None:
     async def seen() -> bool:
-        return (await service.client.get("/routing")).json()["revision"] == revision
+        shown = (await service.client.get("/routing")).json()
+        return bool(shown["revision"] == revision)
 
     await eventually(seen)
 
@@ -180,7 +181,7 @@ async def test_an_override_reaches_the_other_replica(server: RedisServer, serve:
     assert (await here.client.post("/overrides", json=entry)).status_code == 201
 
     async def blocked() -> bool:
-        return (await there.rewrite("stake"))["source"] == "override"
+        return bool((await there.rewrite("stake"))["source"] == "override")
 
     await eventually(blocked)
 

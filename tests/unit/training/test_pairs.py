@@ -127,10 +127,11 @@ class TestSpelling:
         spelt = make_world(
             titles, {"steele stake": good, **others}, {"steele stake": "steel stake"}
         )
-        for world, most in ((plain, 4), (spelt, 2)):
-            mined = PairMiner(world, ["steele stake", *others], 0).mine("steele stake")
-            assert len(mined.write) == most
-        assert mined.write[0].text == "steel stake"
+        allowed = ["steele stake", *others]
+        assert len(PairMiner(plain, allowed, 0).mine("steele stake").write) == 4
+        found = PairMiner(spelt, allowed, 0).mine("steele stake").write
+        assert len(found) == 2
+        assert found[0].text == "steel stake"
 
     def test_what_others_mistyped_is_learnt_in_correct_spelling(self) -> None:
         world = make_world(
