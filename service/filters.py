@@ -121,10 +121,11 @@ class CandidateFilter:
 
         Args:
             rewrites: as the person wrote them.
-            max_rewrites: most rewrites in the answer; ``None`` means the version's own setting.
+            max_rewrites: most rewrites in the answer; ``None`` means all, since the version's own
+                setting is about its own candidates.
             blocked: whether a text holds a term that is blocked now.
         """
-        limit = self.spec.max_rewrites if max_rewrites is None else max_rewrites
+        limit = len(rewrites) if max_rewrites is None else max_rewrites
         accepted: list[Judged] = []
         rejected: list[Judged] = []
         for text in rewrites:

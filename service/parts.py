@@ -245,12 +245,7 @@ def _overrides(
 
 
 def _cache(settings: Settings, metrics: Metrics) -> tuple[TieredCache, RedisCache | None]:
-    lifetimes = Lifetimes(
-        hard_s=settings.cache_ttl_s,
-        soft_s=settings.cache_soft_ttl_s,
-        empty_s=settings.cache_empty_ttl_s,
-        jitter=settings.cache_ttl_jitter,
-    )
+    lifetimes = Lifetimes.of(settings)
     memory = MemoryCache(
         max_bytes=settings.cache_memory_bytes, lifetimes=lifetimes, metrics=metrics.cache
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.candidates import Generation
+from service.settings import Settings
 
 
 class Entry(NamedTuple):
@@ -46,6 +47,16 @@ class Lifetimes:
     empty_s: float = float("inf")
     jitter: float = 0.0
     clock: Callable[[], float] = time.time
+
+    @classmethod
+    def of(cls, settings: Settings) -> Lifetimes:
+        """The rules of a service with these settings."""
+        return cls(
+            hard_s=settings.cache_ttl_s,
+            soft_s=settings.cache_soft_ttl_s,
+            empty_s=settings.cache_empty_ttl_s,
+            jitter=settings.cache_ttl_jitter,
+        )
 
     def entry(
         self,

@@ -108,7 +108,7 @@ async def with_engine(
     )
     plan, head = _plan(counts, lambda raw: _normal(version, raw), options)
     about = About(version.name, version.digest, SCHEMA, plan.digest, "engine")
-    lifetimes = service_lifetimes(settings)
+    lifetimes = Lifetimes.of(settings)
     concurrency = options.concurrency or max(
         1, math.ceil(_SEQUENCES / len(version.manifest.decoding.temperatures))
     )
@@ -173,16 +173,6 @@ async def with_service(
         prepared = Prepared(run, plan, head, about)
         yield prepared
         journal.close(finished=_finished(prepared))
-
-
-def service_lifetimes(settings: Settings) -> Lifetimes:
-    """The rules of age that a service with these settings has."""
-    return Lifetimes(
-        hard_s=settings.cache_ttl_s,
-        soft_s=settings.cache_soft_ttl_s,
-        empty_s=settings.cache_empty_ttl_s,
-        jitter=settings.cache_ttl_jitter,
-    )
 
 
 def _plan(

@@ -23,7 +23,6 @@ from service.errors import EngineUnavailable, QueryTooLong
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import EngineFiller
 from service.precompute.journal import Result
-from service.precompute.prepare import service_lifetimes
 from service.redis import connect
 from service.settings import Settings
 from service.version import Version
@@ -200,7 +199,7 @@ def test_a_redis_that_goes_away_ends_the_run_and_what_was_done_stays_noted(
 async def precomputed(
     server: RedisServer, engine: ScriptedEngine, *queries: str, **settings: float
 ) -> list[Result]:
-    lifetimes = service_lifetimes(Settings(**settings))  # type: ignore[arg-type]
+    lifetimes = Lifetimes.of(Settings(**settings))  # type: ignore[arg-type]
     redis = RedisCache(
         connect(server.url, max_connections=4, timeout_s=10),
         lifetimes=lifetimes,
