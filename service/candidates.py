@@ -54,6 +54,8 @@ class Judged(NamedTuple):
     verdict: Verdict
     words: frozenset[str]
     """Folded words, for diversity."""
+    votes: int = 1
+    """Candidates of the generation that say the same, this one included."""
 
 
 @dataclass(slots=True)

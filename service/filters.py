@@ -7,6 +7,7 @@ one request asks for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,13 @@ from service.wording import words
 
 DIVERSITY = 0.3
 """Weight of being different from those already chosen, against relevance (the rest)."""
+
+AGREEMENT = 0.02
+"""What each further candidate that says the same adds to a candidate's relevance in the choice.
+
+Relevance alone favours the wordiest wording: the longer it repeats the query, the safer it is. What
+the model says again and again is more often right. Chosen on the development fold of sft-1, where
+it raised the gain in recall by 0.002 to 0.004."""
 
 _MAX_RUN = 2
 """A word may stand twice in a row ("night night"); a third time is a stuck decoder."""
@@ -52,9 +60,9 @@ class CandidateFilter:
             candidates: in any order.
         """
         ranked = sorted(candidates, key=_rank)
-        seen: set[tuple[str, ...]] = set()
+        votes: Counter[tuple[str, ...]] = Counter()
         query_words = words(query)
-        judged: list[Judged] = []
+        found: list[tuple[tuple[str, ...], Judged]] = []
         for scored in ranked:
             text = normalise(scored.text, fold_case=self._fold_case)
             parts = words(text)
@@ -62,11 +70,14 @@ class CandidateFilter:
             if verdict is Verdict.ACCEPTED:
                 if parts == query_words:
                     verdict = Verdict.ECHO
-                elif parts in seen:
+                elif parts in votes:
                     verdict = Verdict.DUPLICATE
-                seen.add(parts)
-            judged.append(Judged(text, scored.relevance, verdict, frozenset(parts)))
-        return tuple(judged)
+                votes[parts] += 1
+            found.append((parts, Judged(text, scored.relevance, verdict, frozenset(parts))))
+        return tuple(
+            one._replace(votes=votes[parts]) if one.verdict is Verdict.ACCEPTED else one
+            for parts, one in found
+        )
 
     def select(
         self,
@@ -174,18 +185,24 @@ def _relevance(one: Judged) -> float:
     return -1.0 if one.relevance is None else one.relevance
 
 
+def _score(one: Judged) -> float:
+    """What decides between candidates that are all good enough."""
+    return _relevance(one) + AGREEMENT * (one.votes - 1)
+
+
 def _diverse(fit: Sequence[Judged], limit: int) -> set[int]:
     """Indexes of ``limit`` candidates by maximal marginal relevance.
 
-    Greedy: the most relevant first, then each time the one with the highest
-    ``(1 - DIVERSITY) * relevance - DIVERSITY * (largest Jaccard similarity to one chosen)``.
+    Greedy: the best by score first, then each time the one with the highest
+    ``(1 - DIVERSITY) * score - DIVERSITY * (largest Jaccard similarity to one chosen)``.
     """
-    chosen = [0]
-    likeness = [_jaccard(one.words, fit[0].words) for one in fit]
+    first = max(range(len(fit)), key=lambda i: _score(fit[i]))
+    chosen = [first]
+    likeness = [_jaccard(one.words, fit[first].words) for one in fit]
     while len(chosen) < limit:
         best = max(
             (i for i in range(len(fit)) if i not in chosen),
-            key=lambda i: (1 - DIVERSITY) * _relevance(fit[i]) - DIVERSITY * likeness[i],
+            key=lambda i: (1 - DIVERSITY) * _score(fit[i]) - DIVERSITY * likeness[i],
         )
         chosen.append(best)
         for i, one in enumerate(fit):

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from service.api.admin import AdminGuard
 from service.api.body import read_json
 from service.api.context import context_of
+from service.api.operator_schemas import PurgeRequest, PurgeResponse
 from service.api.routing import DirectRoute
-from service.api.schemas import PurgeRequest, PurgeResponse, problems, request_body
+from service.api.schemas import problems, request_body
 from service.errors import FieldError, InvalidRequest
 from service.purges import Purger
 from service.versions import Versions

@@ -14,8 +14,9 @@ from service.api.admin import AdminGuard
 from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
 from service.api.context import context_of
+from service.api.operator_schemas import AuditResponse, RoutingResponse
 from service.api.routing import DirectRoute
-from service.api.schemas import AuditResponse, RoutingResponse, problems, request_body
+from service.api.schemas import problems, request_body
 from service.control.board import AUDIT_ENTRIES, Board
 from service.control.documents import Document
 from service.errors import FieldError, InvalidRequest, UnknownVersion, VersionNotLoaded

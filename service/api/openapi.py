@@ -7,9 +7,26 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from service.api.schemas import BODIES
+from service.api.operator_schemas import NewOverride, OverridesRequest, PurgeRequest
+from service.api.schemas import BatchQuery, BatchRequest, Problem, RelevanceRequest, RewriteRequest
+from service.routing import Kill, RoutingPlan
+
+_BODIES: tuple[type[BaseModel], ...] = (
+    RewriteRequest,
+    BatchRequest,
+    BatchQuery,
+    RelevanceRequest,
+    NewOverride,
+    OverridesRequest,
+    RoutingPlan,
+    Kill,
+    PurgeRequest,
+    Problem,
+)
+"""Bodies that routes read by themselves, and problems: FastAPI does not see them."""
 
 
 def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -18,7 +35,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
     def build() -> dict[str, Any]:
         if app.openapi_schema is None:
             _, definitions = models_json_schema(
-                [(model, "validation") for model in BODIES],
+                [(model, "validation") for model in _BODIES],
                 ref_template="#/components/schemas/{model}",
             )
             schema = get_openapi(

@@ -13,16 +13,15 @@ from service.api.admin import AdminGuard
 from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
 from service.api.context import context_of
-from service.api.routing import DirectRoute
-from service.api.schemas import (
+from service.api.operator_schemas import (
     AnyObject,
     NewOverride,
     OverrideInfo,
     OverridesRequest,
     OverridesResponse,
-    problems,
-    request_body,
 )
+from service.api.routing import DirectRoute
+from service.api.schemas import problems, request_body
 from service.errors import UnknownOverride
 from service.overrides.desk import OverrideDesk
 from service.overrides.entries import Entry, Source, read_entries, read_entry

@@ -13,13 +13,9 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    RootModel,
     StringConstraints,
     WithJsonSchema,
 )
-
-from service.overrides.entries import BlockQuery, BlockTerm, Kind, Pin, Source
-from service.routing import Kill, RoutingPlan, ShadowTraffic
 
 MAX_RAW_CHARS = 4096
 """Longest text taken before normalising, so that normalising stays cheap."""
@@ -45,12 +41,14 @@ MinRelevance = Annotated[
 ]
 
 
-class _Request(BaseModel):
+class Body(BaseModel):
+    """Base of request bodies."""
+
     # Strict: "3" is not 3. A caller's mistake should show at once, not on the odd value.
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class RewriteRequest(_Request):
+class RewriteRequest(Body):
     """Body of ``POST /rewrite``."""
 
     query: Annotated[
@@ -77,14 +75,14 @@ class RewriteRequest(_Request):
     ] = False
 
 
-class Pair(_Request):
+class Pair(Body):
     """A query and a rewrite to judge."""
 
     query: Text
     rewrite: Text
 
 
-class RelevanceRequest(_Request):
+class RelevanceRequest(Body):
     """Body of ``POST /relevance``."""
 
     pairs: Annotated[list[Pair], Field(min_length=1, max_length=MAX_PAIRS)]
@@ -92,7 +90,7 @@ class RelevanceRequest(_Request):
     deadline_ms: Milliseconds | None = None
 
 
-class BatchQuery(_Request):
+class BatchQuery(Body):
     """One query of a batch, with what it does not share with the others."""
 
     query: Text
@@ -100,7 +98,7 @@ class BatchQuery(_Request):
     model_version: VersionPin | None = None
 
 
-class BatchRequest(_Request):
+class BatchRequest(Body):
     """Body of ``POST /rewrite/batch``."""
 
     queries: Annotated[
@@ -133,27 +131,6 @@ class BatchRequest(_Request):
     ] = None
     model_version: VersionPin | None = None
     explain: bool = False
-
-
-class AnyObject(RootModel[dict[str, Any]]):
-    """A body that is looked at more closely later."""
-
-
-class NewOverride(RootModel[Annotated[BlockQuery | BlockTerm | Pin, Field(discriminator="kind")]]):
-    """Body of ``POST /overrides`` and ``PUT /overrides/{id}``."""
-
-
-class OverridesRequest(_Request):
-    """Body of ``PUT /overrides``."""
-
-    overrides: Annotated[
-        list[Any],
-        WithJsonSchema({"type": "array", "items": {"$ref": "#/components/schemas/NewOverride"}}),
-    ]
-    reason: Annotated[
-        Annotated[str, StringConstraints(max_length=500)] | None,
-        Field(description="Why, for the audit trail."),
-    ] = None
 
 
 class Rewrite(BaseModel):
@@ -206,145 +183,6 @@ class RelevanceResponse(BaseModel):
     request_id: str
 
 
-class OverrideInfo(BaseModel):
-    """One override in force."""
-
-    id: str
-    kind: Kind
-    query: str | None = Field(default=None, description="Of `block_query` and `pin`.")
-    term: str | None = Field(default=None, description="Of `block_term`.")
-    rewrites: list[str] | None = Field(default=None, description="Of `pin`.")
-    author: str
-    reason: str
-    created_at: str | None = Field(description="`null` if the file does not say.")
-    expires_at: str | None
-    source: Source = Field(description="`file` if it is in the file and cannot be changed here.")
-    hits: int = Field(description="Since this process started, in this process.")
-
-
-class OverridesResponse(BaseModel):
-    """Answer of ``GET /overrides``."""
-
-    overrides: list[OverrideInfo]
-    revision: int = Field(description="Of those with `source: api`, as stored; also the ETag.")
-    persistence: Literal["redis", "process"] = Field(
-        description="Of those with `source: api`: seen by all replicas and kept, or of this "
-        "process alone."
-    )
-    file_problem: str | None = Field(
-        description="Why the overrides file was not taken as it is now; its last good state is in "
-        "force."
-    )
-
-
-class LatencyInfo(BaseModel):
-    """Percentiles over the last answers of a version in this process."""
-
-    p50: float
-    p95: float
-
-
-class VersionInfo(BaseModel):
-    """One known version, as it is in this process."""
-
-    name: str
-    description: str
-    digest: str
-    state: Literal["available", "loading", "warming", "ready", "draining", "failed"]
-    reason: str | None = Field(description="Why it failed, if it did.")
-    default: bool = Field(description="Whether it serves requests that name no version.")
-    wanted: bool = Field(
-        description="Whether this replica should have it loaded: it is the default, the routing "
-        "document uses it, or somebody loaded it."
-    )
-    weight: float = Field(
-        description="Its share of the requests with a unit_id, in the routing document."
-    )
-    requests: int = Field(description="Answered since this process started.")
-    in_flight: int = Field(description="Requests and generations under way.")
-    latency_ms: LatencyInfo | None = Field(description="`null` if it has answered none yet.")
-    memory_bytes: int = Field(description="What its engine takes, or would take: an estimate.")
-
-
-class MemoryInfo(BaseModel):
-    """Memory of all engines of this process."""
-
-    limit_bytes: int | None = Field(description="`null` if it is not known.")
-    reserved_bytes: int = Field(description="Of the engines there are: an estimate.")
-
-
-class VersionsResponse(BaseModel):
-    """Answer of ``GET /versions``."""
-
-    default: str
-    durable: bool = Field(
-        description="Whether loading and unloading is followed by all replicas, and survives a "
-        "restart."
-    )
-    memory: MemoryInfo
-    versions: list[VersionInfo]
-
-
-class RoutingResponse(BaseModel):
-    """Answer of ``GET /routing`` and of what changes it."""
-
-    default: str
-    weights: dict[str, float]
-    salt: str
-    shadow: ShadowTraffic | None
-    kill: Kill | None = Field(description="The emergency switch; goes before all else.")
-    revision: int = Field(
-        description="Of what is in force here; 0 if it was never written. The ETag is the "
-        "revision that is stored, the same unless that could not be taken here."
-    )
-    persistence: Literal["redis", "process"] = Field(
-        description="`redis`: seen by all replicas and kept; `process`: of this process alone, "
-        "and lost when it ends."
-    )
-
-
-class AuditEntry(BaseModel):
-    """One change of a control document."""
-
-    time: str = Field(description="ISO 8601, UTC.")
-    document: str
-    action: str
-    author: str
-    reason: str | None
-    revision: int = Field(description="After the change.")
-    replaced: int = Field(description="The revision before; 0 if there was none.")
-    before: dict[str, Any] = Field(description="What it changed, as it was.")
-    after: dict[str, Any] = Field(description="What it changed, as it is since.")
-
-
-class AuditResponse(BaseModel):
-    """Answer of ``GET /audit``."""
-
-    entries: list[AuditEntry] = Field(description="Newest first.")
-    persistence: Literal["redis", "process"]
-
-
-class PurgeRequest(_Request):
-    """Body of ``POST /cache/purge``; at least one of the two."""
-
-    query: Annotated[
-        Text | None, Field(description="What to forget answers of; default: every query.")
-    ] = None
-    model_version: Annotated[
-        VersionPin | None, Field(description="Whose answers to forget; default: every version's.")
-    ] = None
-
-
-class PurgeResponse(BaseModel):
-    """Answer of ``POST /cache/purge``."""
-
-    memory: int = Field(description="Entries that went from the memory of this replica.")
-    redis: int = Field(description="Entries that went from Redis.")
-    replicas: Literal["all", "this one"] = Field(
-        description="Whose memory is purged; others follow within a second."
-    )
-
-
 class ProblemError(BaseModel):
     """What is wrong with one field."""
 
@@ -376,21 +214,6 @@ class BatchResponse(BaseModel):
         description="One for each query, in order; a problem has the member `type`."
     )
     request_id: str
-
-
-BODIES: tuple[type[BaseModel], ...] = (
-    RewriteRequest,
-    BatchRequest,
-    BatchQuery,
-    RelevanceRequest,
-    NewOverride,
-    OverridesRequest,
-    RoutingPlan,
-    Kill,
-    PurgeRequest,
-    Problem,
-)
-"""Bodies that routes read by themselves, and problems: FastAPI does not see them."""
 
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from starlette.responses import Response
 
 from service.api.admin import AdminGuard
 from service.api.context import context_of
+from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.routing import DirectRoute
-from service.api.schemas import VersionInfo, VersionsResponse, problems
+from service.api.schemas import problems
 from service.errors import FieldError, InvalidRequest, LoadFailed, VersionNotLoaded
 from service.loader import Loader
 from service.memory import MemoryBudget

@@ -17,7 +17,8 @@ from service.api.admin import AdminGuard
 from service.api.control import ControlApi
 from service.api.middleware import RequestContextMiddleware
 from service.api.openapi import document as openapi
-from service.api.schemas import AuditResponse, Problem, RoutingResponse
+from service.api.operator_schemas import AuditResponse, RoutingResponse
+from service.api.schemas import Problem
 from service.control.board import Absent, LocalBoard, Stored
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics

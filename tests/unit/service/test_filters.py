@@ -109,6 +109,23 @@ def test_a_candidate_with_a_blocked_term_makes_room_for_the_next_best() -> None:
     assert [j.text for j in filter_.select(judged, max_rewrites=2).accepted] == ["tube", "hose"]
 
 
+def test_what_the_model_says_again_and_again_is_chosen() -> None:
+    filter_ = make(min_relevance=0.5, max_rewrites=1)
+    wordy, brief = Scored("big steel garden stake", 0.95), Scored("steel stake", 0.92)
+    judged = filter_.judge("stele stake", [wordy, brief, brief])
+    assert {one.text: one.votes for one in judged if one.verdict is Verdict.ACCEPTED} == {
+        "big steel garden stake": 1, "steel stake": 2,
+    }  # fmt: skip
+    assert filter_.select(judged).accepted[0].text == "big steel garden stake", "0.95 > 0.92 + 0.02"
+    judged = filter_.judge("stele stake", [wordy, brief, Scored("Steel Stakes", 0.9), brief])
+    assert filter_.select(judged).accepted[0].text == "steel stake", "0.95 < 0.92 + 0.04"
+    both = filter_.select(judged, max_rewrites=2).accepted
+    assert [one.relevance for one in both] == [0.95, 0.92], "the answer is by relevance"
+    # It decides between those that are good enough, not on what is.
+    judged = filter_.judge("stele stake", [Scored("pole", 0.49)] * 6)
+    assert filter_.select(judged).accepted == ()
+
+
 def test_pinned_rewrites_are_taken_as_they_are_but_for_the_limit_and_blocked_terms() -> None:
     filter_ = make(min_relevance=0.9, max_rewrites=2)
     wanted = ["Steel Stake", "stake steel stake", "steele stakes", "pole"]

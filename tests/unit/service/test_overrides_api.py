@@ -16,8 +16,9 @@ from service.api import problems
 from service.api.admin import AdminGuard
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from service.api.openapi import document as openapi
+from service.api.operator_schemas import OverrideInfo, OverridesResponse
 from service.api.overrides import OverridesApi
-from service.api.schemas import OverrideInfo, OverridesResponse, Problem
+from service.api.schemas import Problem
 from service.metrics import Metrics
 from service.overrides.live import Override
 from service.settings import Settings

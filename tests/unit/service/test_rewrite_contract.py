@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from service.api.schemas import RelevanceResponse, RewriteResponse, VersionsResponse
+from service.api.operator_schemas import VersionsResponse
+from service.api.schemas import RelevanceResponse, RewriteResponse
 from service.errors import EngineUnavailable, QueryTooLong
 from service.versions import Version
 from tests.support.engine import ScriptedEngine

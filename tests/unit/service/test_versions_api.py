@@ -13,7 +13,7 @@ from service.api import problems
 from service.api.admin import AdminGuard
 from service.api.middleware import RequestContextMiddleware
 from service.api.operations import OperationsApi
-from service.api.schemas import VersionInfo, VersionsResponse
+from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.versions import VersionsApi
 from service.errors import EngineUnavailable
 from service.metrics import Metrics
