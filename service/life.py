@@ -68,6 +68,7 @@ def _first_load(
         served = served or version.state is State.READY
         failed = version.state is State.FAILED and version is parts.versions.default
         if failed and not served and on_load_failure is not None:
-            on_load_failure(LoadFailed(version.reason or "the log says why"))
+            failure = version.failure
+            on_load_failure(failure if isinstance(failure, Exception) else LoadFailed("given up"))
 
     return told

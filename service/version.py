@@ -71,6 +71,8 @@ class Version:
         self.state = State.AVAILABLE
         self.reason: str | None = None
         """Why it failed, fit to be shown to anybody."""
+        self.failure: BaseException | None = None
+        """The same in full, for the operator of this process."""
         self.traffic = Traffic()
         self._engine: Engine | None = None
 
@@ -220,6 +222,7 @@ class Version:
     def fail(self, error: BaseException) -> None:
         """Say that the version could not be loaded, and why."""
         self.state, self.reason = State.FAILED, public_reason(error)
+        self.failure = error
 
     async def _warm_up(self, engine: Engine, queries: Sequence[str]) -> None:
         """Answer ``queries``, so that the first shopper meets an engine that has seen real work.

@@ -266,7 +266,9 @@ async def test_a_version_that_cannot_load_is_told(serve: Serve) -> None:
     )
     assert str(await told.get()) == "no memory"
     assert service.engine.closed
-    assert (await service.client.get("/readyz")).json()["detail"] == "version test-1 is failed"
+    assert (await service.client.get("/readyz")).json()["detail"] == (
+        "version test-1 is failed: no memory"
+    )
     assert (await service.rewrite("steele stake"))["status"] == "fallback"
 
 
