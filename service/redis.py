@@ -234,7 +234,9 @@ def _scheme(url: str) -> tuple[str, bool, SplitResult]:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise _malformed("it has an unmatched bracket") from error
+        raise _malformed(
+            "its brackets do not match: an IPv6 address is written [address]:port"
+        ) from error
     if "#" in url:
         raise _malformed("it has a '#'")
     if parts.scheme == "unix":
