@@ -22,13 +22,14 @@ _log = structlog.get_logger(component="memory")
 
 CPU_SHARE = 0.8
 """Of the machine's or the container's memory; the rest is for this process, with its cache, and
-the operating system. Two engines of the packaged size fit 4 GiB, the service included."""
+the operating system."""
 CUDA_SHARE = 0.9
 """Of the GPU's memory; the rest is for the driver and for what engines take for a moment."""
 
-OVERHEAD_BYTES: Mapping[Device, int] = {"cpu": 900_000_000, "cuda": 2 * 2**30}
-"""What an engine core takes beside weights, keys and values. On a CPU this is measured: 1.68 GB
-were resident with weights of 269 MB and 512 MiB of keys and values. On a GPU it is an estimate
+OVERHEAD_BYTES: Mapping[Device, int] = {"cpu": 1_200_000_000, "cuda": 2 * 2**30}
+"""What an engine core takes beside weights, keys and values. On a CPU this is measured: 1.46 GB
+were resident with weights of 269 MB and 128 MiB of keys and values, which makes 1.05 GB; the rest
+is reserve, since memory is only resident once it has been touched. On a GPU it is an estimate
 (context, activations of 8,192 tokens, captured graphs), and nothing to rely on to the byte."""
 
 _NVIDIA_SMI = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -17,8 +19,10 @@ _log = structlog.get_logger(component="control")
 _audit = structlog.get_logger(component="audit")
 
 _MAX_REASON_CHARS = 500
-_TRIES = 5
+_TRIES = 8
 """How often a change starts again because another one came between."""
+_PAUSE_S = 0.01
+"""Scale of the pause before a try, in seconds; it doubles with each."""
 
 T = TypeVar("T")
 
@@ -100,7 +104,8 @@ class Document(Generic[T]):
         except UnreadableDocument:
             self._see(Absent.UNREADABLE)
         except BoardUnavailable as error:
-            _log.warning("control_document_not_read", document=self._name, reason=str(error))
+            # The board has said that it cannot be reached.
+            _log.debug("control_document_not_read", document=self._name, reason=str(error))
         else:
             self._see(Absent.GONE if found is None else found)
 
@@ -183,7 +188,10 @@ class Document(Generic[T]):
         Raises:
             StaleRevision, NewerSchema, BoardUnavailable: as in :meth:`replace`.
         """
-        for _ in range(_TRIES):
+        for tried in range(_TRIES):
+            if tried:
+                # Two that keep getting in each other's way must not do so in step.
+                await asyncio.sleep(random.uniform(0, _PAUSE_S * 2**tried))
             await self.refresh()
             if expected is not None and self._stored != expected:
                 raise StaleRevision(self._name, self._stored)

@@ -13,6 +13,7 @@ if their revision does not; who edits a document by hand should raise its revisi
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
@@ -101,6 +102,7 @@ class RedisBoard:
         self._readable: dict[str, int] = {}
         """Revision that was last read or written here, by document."""
         self._up = True
+        self._ever_up = False
         self._stale_connection = False
         self._nudged: set[str] = set()
         self._wake = asyncio.Event()
@@ -327,6 +329,7 @@ class RedisBoard:
         up = why is None
         if not up:
             self._stale_connection = True
+        self._ever_up = self._ever_up or up
         if up == self._up:
             return
         self._up = up
@@ -334,7 +337,9 @@ class RedisBoard:
         if up:
             _log.info("control_board_back", detail="changes are followed again")
         else:
-            _log.warning(
+            # At the start the cache, which greets the same Redis first, has warned already.
+            _log.log(
+                logging.WARNING if self._ever_up else logging.INFO,
                 "control_board_unavailable",
                 detail="the last good documents stay in force; check the server",
                 reason=why,

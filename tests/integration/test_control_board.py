@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -83,14 +82,6 @@ async def until(holds: Callable[[], bool]) -> None:
     """Wait until ``holds()``; the test's own timeout bounds it."""
     while not holds():  # noqa: ASYNC110 - what is waited for has no event
         await asyncio.sleep(0.01)
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,7 @@ from service.version import Version
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.model_versions import write_full_version
 from tests.support.redis_server import RedisServer
-from tests.support.service import Serve, serving
+from tests.support.service import Serve
 from tests.support.versions import make_manifest
 
 pytestmark = pytest.mark.integration
@@ -38,14 +37,6 @@ ROOT = Path(__file__).parents[2]
 BATCH = 20
 PATIENCE_S = 90
 """Bounds a process that should have got on; nothing is asserted about how long it took."""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
 
 
 class Log:
@@ -213,12 +204,6 @@ async def precomputed(
         return [outcome.result for outcome in await filler.fill(queries)]
     finally:
         await redis.close()
-
-
-@pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
-    async with serving() as start:
-        yield start
 
 
 SCRIPT: dict[str, Script] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -25,20 +25,6 @@ pytestmark = pytest.mark.integration
 GENEROUS = {"redis_read_budget_ms": 2000, "redis_write_budget_ms": 2000}
 """Budgets that a busy machine keeps; tests of outages use the real ones."""
 OPERATIONS = "requery_cache_operations_total"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
-    async with serving() as start:
-        yield start
 
 
 async def ask(service: Service, query: str = "steele stake") -> tuple[str, bytes]:

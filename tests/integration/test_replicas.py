@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -25,20 +24,6 @@ GENEROUS = {"redis_read_budget_ms": 2000, "redis_write_budget_ms": 2000}
 PLAN = {"default": "test-1", "weights": {}, "salt": "s"}
 UNITS = 10_000
 LETTERS = str.maketrans("0123456789", "abcdefghij")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
-    async with serving() as start:
-        yield start
 
 
 async def replica(serve: Serve, server: RedisServer, **options: Any) -> Service:
