@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -30,14 +30,7 @@ class Done:
     watch: Stopwatch
 
 
-@dataclass(frozen=True, slots=True)
-class Late:
-    """The deadline passed before the query's turn came: nothing has been done for it."""
-
-    ask: Ask
-
-
-Outcome = Done | Late | RequeryError
+Outcome = Done | RequeryError
 """What became of one query of a batch."""
 
 
@@ -60,7 +53,7 @@ class Batches:
         Args:
             asks: the queries, with the deadline that they share.
         """
-        outcomes: list[Outcome] = [Late(ask) for ask in asks]
+        outcomes: dict[int, Outcome] = {}
         waiting = iter(range(len(asks)))
 
         async def work() -> None:
@@ -71,21 +64,26 @@ class Batches:
         async with asyncio.TaskGroup() as group:
             for _ in range(workers):
                 group.create_task(work())
-        return outcomes
+        return [outcomes[i] for i in range(len(asks))]
 
     async def _one(self, ask: Ask) -> Outcome:
         if not await self._turn(ask):
-            return Late(ask)
+            # What a person or the cache has decided costs no turn.
+            return await self._answered(replace(ask, may_generate=False))
         try:
-            watch = Stopwatch()
+            return await self._answered(ask)
+        finally:
+            self._slots.release()
+
+    async def _answered(self, ask: Ask) -> Outcome:
+        watch = Stopwatch()
+        try:
             return Done(await self._rewrite(ask, watch), watch)
         except RequeryError as error:
             return error
         except Exception:  # noqa: BLE001 - the others still have an answer
             _log.exception("unhandled_error")
             return RequeryError("the server failed on this query; its log has the details")
-        finally:
-            self._slots.release()
 
     async def _turn(self, ask: Ask) -> bool:
         """Take a slot; whether one came free by the deadline."""

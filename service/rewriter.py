@@ -36,6 +36,8 @@ class Ask:
     model_version: str | None = None
     unit_id: str | None = None
     request_id: str = ""
+    may_generate: bool = True
+    """Whether the engine may be asked: not for a query of a batch whose deadline has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +190,7 @@ class Rewriter:
 
     async def _generated(self, ask: Ask, version: Version, query: str, watch: Stopwatch) -> Answer:
         """The answer out of the cache or the engine."""
-        found = await self._find(version, query, ask.deadline, watch)
+        found = await self._find(version, query, ask, watch)
         generation = found.generation
         if generation.judged is None:
             generation.judged = version.filter.judge(query, generation.candidates)
@@ -203,20 +205,20 @@ class Rewriter:
         source = "none" if status in ("timeout", "fallback") else found.source
         return Answer(query, version.name, selection, status, source)
 
-    async def _find(
-        self, version: Version, query: str, deadline: Deadline, watch: Stopwatch
-    ) -> _Found:
+    async def _find(self, version: Version, query: str, ask: Ask, watch: Stopwatch) -> _Found:
         """The candidates for ``query``: cached, else generated, by the deadline."""
         key = cache_key(version.digest, query)
-        hit = await self._cache.get(key, budget_s=deadline.remaining())
+        hit = await self._cache.get(key, budget_s=ask.deadline.remaining())
         watch.lap("cache")
         if hit is not None:
             if hit.stale:
                 self._refresh(key, version, query)
             return _Found(hit.generation, "memory" if hit.tier == "memory" else "redis")
+        if not ask.may_generate:
+            return _Found(Generation(()), "none", complete=False)
         # Nothing may wait between the look-up and joining, or two generations could start.
         flight, leads = self._join(key, version, query)
-        await flight.wait(deadline.remaining())
+        await flight.wait(ask.deadline.remaining())
         watch.lap("generate")
         if isinstance(flight.failure, QueryTooLong):
             raise QueryTooLong(*flight.failure.args)

@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from model_store.text import normalise
 from service.api import problems as problem_objects
 from service.api.body import DeadlinePolicy, read_json
 from service.api.context import context_of
@@ -28,7 +27,7 @@ from service.api.schemas import (
     problems,
     request_body,
 )
-from service.batch import Batches, Done, Late, Outcome
+from service.batch import Batches, Done, Outcome
 from service.deadline import Deadline, Stopwatch
 from service.errors import FieldError, InvalidRequest
 from service.rewriter import Answer, Ask, Rewriter, Source
@@ -222,15 +221,6 @@ def _batch_content(
     """One member of the answer to a batch."""
     if isinstance(outcome, Done):
         return _rewrite_content(outcome.answer, outcome.watch, request_id, explain=explain)
-    if isinstance(outcome, Late):
-        return {
-            "query": normalise(outcome.ask.query, fold_case=False),
-            "rewrites": [],
-            "status": "timeout",
-            "source": "none",
-            "model_version": outcome.ask.model_version,
-            "request_id": request_id,
-        }
     return {**problem_objects.content(outcome, request_id), "index": index}
 
 

@@ -167,14 +167,6 @@ class RewriteResponse(BaseModel):
     stages_ms: dict[str, float] | None = Field(default=None, description="Only with `explain`.")
 
 
-class BatchAnswer(RewriteResponse):
-    """The answer to one query of a batch."""
-
-    model_version: str | None = Field(  # type: ignore[assignment] # one more than for /rewrite
-        description="`null` if the deadline passed before the query's turn came (`timeout`)."
-    )
-
-
 class RelevanceResponse(BaseModel):
     """Answer of ``POST /relevance``."""
 
@@ -210,7 +202,7 @@ class BatchProblem(Problem):
 class BatchResponse(BaseModel):
     """Answer of ``POST /rewrite/batch``."""
 
-    answers: list[BatchAnswer | BatchProblem] = Field(
+    answers: list[RewriteResponse | BatchProblem] = Field(
         description="One for each query, in order; a problem has the member `type`."
     )
     request_id: str

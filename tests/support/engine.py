@@ -62,6 +62,10 @@ class ScriptedEngine:
     def healthy(self) -> bool:
         return self.alive and not self.closed
 
+    def hold(self) -> None:
+        """Hold generations again."""
+        self._may_go_on.clear()
+
     def release(self) -> None:
         """Let held generations go on."""
         self._may_go_on.set()
