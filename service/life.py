@@ -10,6 +10,9 @@ from service.errors import LoadFailed
 from service.parts import Parts
 from service.versions import State, Version
 
+_AGAIN_S = 2.0
+"""Between two cancellations of a task that has not heard the first."""
+
 
 @asynccontextmanager
 async def running(
@@ -43,9 +46,11 @@ async def running(
     try:
         yield
     finally:
-        for task in following:
-            task.cancel()
-        await asyncio.gather(*following, return_exceptions=True)
+        while any(not task.done() for task in following):
+            for task in following:
+                task.cancel()
+            # Again if need be: redis-py may swallow a cancellation.
+            await asyncio.wait(following, timeout=_AGAIN_S)
         await parts.shadow.close()
         await parts.flights.close()
         await parts.loader.close()

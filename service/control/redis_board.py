@@ -36,6 +36,8 @@ AUDIT_KEY = "requery:control:audit"
 
 _HEAD_BYTES = 128
 """Enough for the schema, the revision and the id."""
+_AGAIN_S = 0.2
+"""Between two cancellations of a task that has not heard the first."""
 _PATIENCE_S = 10.0
 """How long one wait for messages lasts; older clients have no way to wait for ever."""
 _UNAVAILABLE = "Redis does not answer; the last good documents stay in force, try again shortly"
@@ -182,6 +184,8 @@ class RedisBoard:
                     self._stale_connection = False
                     await _stopped(listening)
                     listening = asyncio.create_task(self._listen())
+                if _cancelled():
+                    break
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._poll_s):
                         await self._wake.wait()
@@ -275,7 +279,8 @@ class RedisBoard:
                 await self._hear_messages()
             except Exception as error:  # noqa: BLE001 - looking goes on without messages
                 _log.debug("control_messages_lost", reason=f"{type(error).__name__}: {error}")
-            await asyncio.sleep(self._poll_s)
+            if not _cancelled():
+                await asyncio.sleep(self._poll_s)
 
     async def _hear_messages(self) -> None:
         if isinstance(self._client, RedisCluster):
@@ -360,5 +365,7 @@ def _cancelled() -> bool:
 
 
 async def _stopped(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    """Cancel ``task`` until it has ended: redis-py may swallow a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=_AGAIN_S)
