@@ -10,7 +10,7 @@ import pytest
 
 from service.metrics import Metrics
 from tests.support.redis_cache import VALUE, entry, open_cache
-from tests.support.redis_cluster import SLOTS
+from tests.support.redis_cluster import SLOTS, cluster_port
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.redis_tls import Tls, tls
 
@@ -74,7 +74,7 @@ async def test_a_certificate_that_is_refused_is_a_counted_error_and_says_why(
 
 
 async def test_a_cluster_is_used(tmp_path: Path, secured: Tls, stack: ExitStack) -> None:
-    port = free_port()
+    port = cluster_port()
     options = secured.options("--tls-port", str(port), "--tls-cluster", "yes")
     node = run(stack, tmp_path, secured, *options, "--cluster-enabled", "yes")
     with node.client() as client:

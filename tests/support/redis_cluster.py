@@ -28,7 +28,7 @@ class RedisCluster:
             home.mkdir()
             node = RedisServer(
                 home, "--cluster-enabled", "yes", "--cluster-node-timeout", "15000",
-                "--cluster-require-full-coverage", "no", port=_port(),
+                "--cluster-require-full-coverage", "no", port=cluster_port(),
             )  # fmt: skip
             self.nodes.append(node)
 
@@ -79,8 +79,8 @@ class RedisCluster:
         return {b"cluster_state:ok", b"cluster_slots_ok:%d" % SLOTS} <= set(info)
 
 
-def _port() -> int:
-    """A free port whose bus port is free too."""
+def cluster_port() -> int:
+    """A free port whose bus port exists and is free too."""
     while True:
         port = free_port()
         if port + _BUS > 65535:
