@@ -25,7 +25,7 @@ AGREEMENT = 0.02
 
 Relevance alone favours the wordiest wording: the longer it repeats the query, the safer it is. What
 the model says again and again is more often right. Chosen on the development fold of sft-1, where
-it raised the gain in recall by 0.002 to 0.004."""
+it raised the gain in recall by 0.000 to 0.004 over five mixes of temperatures."""
 
 _MAX_RUN = 2
 """A word may stand twice in a row ("night night"); a third time is a stuck decoder."""
