@@ -107,6 +107,31 @@ class Settings(BaseSettings):
         Field(gt=0, description="Longest that a generation goes on once nobody waits for it."),
     ] = 30.0
 
+    admission_target_ms: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="A generation should take no longer than this; as many are let in at a "
+            "time as keep to it. Default: 0.7 of the default deadline.",
+        ),
+    ] = None
+    admission_max_candidates: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Bound on the candidates being generated at a time, below which the limit "
+            "is learned; default: twice what the engine decodes at a time.",
+        ),
+    ] = None
+    engine_stall_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="An engine that has work and finishes none of it for this long is hung "
+            "and is replaced.",
+        ),
+    ] = 10.0
+
     cache_memory_bytes: Annotated[
         int, Field(ge=0, description="Bound on the cache in this process; 0 turns it off.")
     ] = 128 * 1024 * 1024
@@ -196,6 +221,34 @@ class Settings(BaseSettings):
         ),
     ] = None
 
+    api_keys_file: Annotated[
+        Path | None,
+        Field(
+            description="YAML or JSON file of hashed API keys with their scopes, read again "
+            "whenever it changes; 'requery keys new' makes an entry. With it (or an admin key) "
+            "every call but health checks needs a key."
+        ),
+    ] = None
+    serve_without_keys: Annotated[
+        Literal["no", "to-anyone"],
+        Field(
+            description="Without keys the service listens on this machine alone; 'to-anyone' lets "
+            "it listen on other addresses and answer whoever can reach them."
+        ),
+    ] = "no"
+    rate_limit_per_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Requests a second taken from one key, or without keys from one address, "
+            "in this process; 0 is no limit.",
+        ),
+    ] = 0.0
+    rate_limit_burst: Annotated[
+        int | None,
+        Field(ge=1, description="Requests that may come at once; default: those of two seconds."),
+    ] = None
+
     overrides_file: Annotated[
         Path | None,
         Field(
@@ -213,6 +266,34 @@ class Settings(BaseSettings):
     ] = 8
 
     max_body_bytes: Annotated[int, Field(ge=256, description="Longest request body.")] = 256 * 1024
+    max_header_bytes: Annotated[
+        int, Field(ge=1024, description="Longest request line and headers together.")
+    ] = 32 * 1024
+    max_connections: Annotated[
+        int, Field(ge=1, description="Connections open at a time; more are refused with a 503.")
+    ] = 4096
+    body_timeout_s: Annotated[
+        float, Field(gt=0, description="Longest that reading one request may take.")
+    ] = 10.0
+    shutdown_delay_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="How long, once told to stop, /readyz answers 503 while requests are "
+            "still taken, so that a load balancer can look elsewhere first.",
+        ),
+    ] = 2.0
+    shutdown_grace_s: Annotated[
+        float,
+        Field(ge=0, description="Longest that requests in flight may then take to finish."),
+    ] = 10.0
+    store_wait_s: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Longest to wait at the start for a model source that is not there yet.",
+        ),
+    ] = 30.0
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="Least level logged.")
     ] = "info"

@@ -13,12 +13,13 @@ from tqdm import tqdm
 
 from model_store.prompt import PromptFormat
 from model_store.text import normalise
+from training.catalogue import CatalogueMiner
 from training.errors import DataError
 from training.folds import DEVELOPMENT, HELD_OUT, compact, fold_of, variants
 from training.packing import Row, Tree, pack, tree_of
 from training.pairs import PairMiner, QueryPairs, World
 from training.readers import best_buy, home_depot
-from training.recipe import Recipe
+from training.recipe import Recipe, SftStage
 from training.schema import Tables
 from training.spelling import Lookalikes, clean_texts, noisy_pairs, real_slips
 
@@ -119,30 +120,33 @@ def sft_rows(
     recipe: Recipe,
     prompts: PromptFormat,
     *,
-    tokens: int,
-    row_tokens: int,
-    write_only: bool,
+    stage: SftStage,
     seed: int,
 ) -> list[Row]:
-    """Packed rows of about ``tokens`` tokens: mined, sampled and noisy pairs, shuffled together.
+    """Packed rows for a stage: mined, sampled, noisy and catalogue pairs, shuffled together.
 
     Beside samples of the model, mined and noisy pairs come in equal and half number, so that the
-    model does not drift away from what people wrote.
+    model does not drift away from what people wrote (unless the stage says otherwise).
     """
     rng = random.Random(seed)
     noisy = _noisy(world, parts, recipe, seed)
+    if stage.noisy_pairs is not None:
+        noisy = noisy[: stage.noisy_pairs]
     people = list(mined.values())
     misspelt = [p for p in people if p.query in world.corrections]
     people += misspelt * (recipe.data.spelling_repeats - 1)
-    if sampled:
+    if sampled and stage.match_samples:
         people = rng.sample(people, min(len(people), len(sampled)))
         noisy = noisy[: len(sampled) // 2]
-    pool = [*people, *sampled.values(), *noisy]
-    if write_only:
+    catalogue = CatalogueMiner(world, parts.train, seed, parts.protected)
+    told = catalogue.mine(stage.catalogue_pairs) if stage.catalogue_pairs else ()
+    pool = [*people, *sampled.values(), *noisy, *told]
+    if stage.tasks == "write":
         pool = [QueryPairs(p.query, write=p.write) for p in pool]
     limit = recipe.decoding.max_tokens
     trees = [t for p in pool if (t := tree_of(p, prompts, limit)).branches]
-    return pack(_budget(trees, tokens, rng), row_tokens, prompts.labels.relevant)
+    packed = _budget(trees, stage.tokens, rng)
+    return pack(packed, stage.optimiser.row_tokens, prompts.labels.relevant)
 
 
 def _noisy(world: World, parts: Split, recipe: Recipe, seed: int) -> list[QueryPairs]:

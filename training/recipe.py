@@ -68,6 +68,12 @@ class SftStage(_Part):
     optimiser: Optimiser
     tasks: Literal["both", "write"] = "both"
     """``write`` is the single-task ablation."""
+    match_samples: bool = True
+    """Beside samples, take only as many mined queries, and half as many noisy ones."""
+    noisy_pairs: Annotated[int, Field(ge=0)] | None = None
+    """Synthetic misspellings in this stage; default: as many as the recipe makes."""
+    catalogue_pairs: Annotated[int, Field(ge=0)] = 0
+    """Queries with pairs to judge out of the catalogue alone (:mod:`training.catalogue`)."""
 
 
 class SampleStage(_Part):

@@ -56,6 +56,8 @@ _console = Console(stderr=True)
 class Run:
     """A run's folder: ``recipe.json``, ``figures.jsonl``, ``stage-N/`` and ``adapter/`` at the end.
 
+    A recipe that gained stages at its end goes on where the shorter one ended.
+
     Raises:
         RunError: the folder belongs to another recipe.
     """
@@ -65,7 +67,7 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         marker = folder / "recipe.json"
         digest = recipe_digest(recipe)
-        if marker.is_file() and _digest_in(marker) != digest:
+        if marker.is_file() and not _goes_on(marker, recipe):
             raise RunError(
                 f"{folder} holds a run of another recipe, or of this one before it was changed; "
                 "choose another --run folder or remove it"
@@ -83,16 +85,18 @@ class Run:
         write_json(self.folder / f"stage-{stage}.json", record)
 
 
-def _digest_in(marker: Path) -> str | None:
-    """Digest of the recipe that a run began with, by today's rule of what counts.
+def _goes_on(marker: Path, recipe: Recipe) -> bool:
+    """Whether ``recipe`` is the one that a run began with, or that one and more stages.
 
-    A newer release may count other fields than the one that wrote the file, so the content is
-    digested again.
+    The file's content is digested again rather than its digest compared: a newer release may
+    count other fields than the one that wrote it.
     """
     try:
-        return recipe_digest(Recipe.model_validate(json.loads(marker.read_text())["recipe"]))
+        begun = Recipe.model_validate(json.loads(marker.read_text())["recipe"])
     except (ValueError, KeyError, TypeError):
-        return None
+        return False
+    same = recipe.model_copy(update={"stages": recipe.stages[: len(begun.stages)]})
+    return recipe_digest(begun) == recipe_digest(same)
 
 
 def write_json(path: Path, document: Any) -> None:
@@ -195,15 +199,12 @@ def _rows(
     prompts: PromptFormat,
     seed: int,
 ) -> list[Row]:
-    width = stage.optimiser.row_tokens
     if isinstance(stage, DomainStage):
+        width = stage.optimiser.row_tokens
         return domain_rows(
             world, parts.train, prompts, tokens=stage.tokens, row_tokens=width, seed=seed
         )
-    return sft_rows(
-        mined, sampled, world, parts, recipe, prompts,
-        tokens=stage.tokens, row_tokens=width, write_only=stage.tasks == "write", seed=seed,
-    )  # fmt: skip
+    return sft_rows(mined, sampled, world, parts, recipe, prompts, stage=stage, seed=seed)
 
 
 def _optimiser(stage: DomainStage | SftStage) -> Optimiser:
