@@ -1,0 +1,316 @@
+"""The fault kit's proxy does to connections what it says, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.chaos.proxy import (
+    BlackHole,
+    Corrupt,
+    Delay,
+    Fault,
+    FaultProxy,
+    HalfOpen,
+    Pass,
+    Refuse,
+    Reset,
+    Throttle,
+)
+from tests.support.redis_server import free_port
+from tests.support.waiting import turns, until
+
+HOURS = 10_000.0
+"""What is held this long comes within no test."""
+
+
+class EchoServer:
+    """Sends back what it gets, and knows what that was."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.received = b""
+        self.ended = 0
+        """Clients that have closed their direction."""
+        self.resets = 0
+        self._writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
+        try:
+            while chunk := await reader.read(1000):
+                self.received += chunk
+                writer.write(chunk)
+                await writer.drain()
+            self.ended += 1
+        except ConnectionError:
+            self.resets += 1
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[EchoServer]:
+    echo = EchoServer()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(echo.serve(reader, writer)))
+
+    server = await asyncio.start_server(accepted, "127.0.0.1", 0)
+    echo.port = server.sockets[0].getsockname()[1]
+    yield echo
+    server.close()
+    await server.wait_closed()
+    await asyncio.gather(*tasks)
+
+
+@pytest.fixture
+async def proxy(echo: EchoServer) -> AsyncIterator[FaultProxy]:
+    async with FaultProxy(echo.port) as proxy:
+        yield proxy
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def answer(self, data: bytes) -> bytes:
+        """What comes back for ``data``, of its length."""
+        self.send(data)
+        return await self.reader.readexactly(len(data))
+
+    @property
+    def here(self) -> bytes:
+        """What has arrived, and was not read."""
+        return bytes(self.reader._buffer)  # type: ignore[attr-defined]
+
+
+@asynccontextmanager
+async def connected(proxy: FaultProxy) -> AsyncIterator[Client]:
+    client = Client(*await asyncio.open_connection("127.0.0.1", proxy.port))
+    try:
+        yield client
+    finally:
+        client.writer.transport.abort()
+        await turns()
+
+
+async def test_what_passes_is_whole_both_ways_and_counted(
+    proxy: FaultProxy, echo: EchoServer
+) -> None:
+    sent = bytes(range(256)) * 2000
+    async with connected(proxy) as client:
+        assert await client.answer(sent) == sent
+        assert proxy.open == 1
+        client.writer.write_eof()
+        assert await client.reader.read() == b""
+        await until(lambda: proxy.open == 0)
+    assert echo.received == sent
+    stats = proxy.stats
+    assert (stats.connections, stats.resets) == (1, 0)
+    assert (stats.requests, stats.answers, stats.delivered) == (len(sent),) * 3
+
+
+async def test_refusing_resets_what_is_open_and_keeps_the_port(proxy: FaultProxy) -> None:
+    async with connected(proxy) as client:
+        assert await client.answer(b"a") == b"a"
+        await proxy.switch(Refuse())
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()
+    port = proxy.port
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", port)
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    await proxy.switch(Pass())
+    assert proxy.port == port
+    async with connected(proxy) as client:
+        assert await client.answer(b"b") == b"b"
+
+
+async def test_resetting_is_seen_by_client_and_server(proxy: FaultProxy, echo: EchoServer) -> None:
+    async with connected(proxy) as client:
+        await client.answer(b"a")
+        await proxy.switch(Reset())
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()
+        await until(lambda: echo.resets == 1)
+    async with connected(proxy) as client:
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()
+    assert proxy.stats.resets == 2
+
+
+async def test_an_answer_can_be_reset_in_its_middle(proxy: FaultProxy) -> None:
+    await proxy.switch(Reset(after_bytes=5))
+    async with connected(proxy) as client:
+        client.send(b"0123456789")
+        assert await client.reader.readexactly(5) == b"01234"
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()
+    # What came through before does not count.
+    await proxy.switch(Pass())
+    async with connected(proxy) as client:
+        await client.answer(b"abcdefgh")
+        await proxy.switch(Reset(after_bytes=2))
+        client.send(b"xyz")
+        assert await client.reader.readexactly(2) == b"xy"
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()
+
+
+async def test_a_delayed_answer_waits_and_requests_do_not(
+    proxy: FaultProxy, echo: EchoServer
+) -> None:
+    await proxy.switch(Delay(HOURS))
+    async with connected(proxy) as client:
+        client.send(b"one")
+        await until(lambda: proxy.stats.answers == 3)
+        client.send(b"two")
+        await until(lambda: proxy.stats.answers == 6)
+        assert echo.received == b"onetwo"
+        assert (client.here, proxy.stats.delivered) == (b"", 0)
+        await proxy.switch(Pass())
+        assert await client.reader.readexactly(6) == b"onetwo"
+
+
+async def test_delays_keep_the_order(proxy: FaultProxy) -> None:
+    await proxy.switch(Delay(0.001, jitter_s=0.01))
+    async with connected(proxy) as client:
+        for i in range(20):
+            client.send(bytes([i]))
+            await until(lambda i=i: proxy.stats.answers == i + 1)  # type: ignore[misc]
+        assert await client.reader.readexactly(20) == bytes(range(20))
+
+
+async def test_a_throttled_answer_comes_in_pieces(proxy: FaultProxy) -> None:
+    sent = bytes(range(200))
+    await proxy.switch(Throttle(2000))
+    async with connected(proxy) as client:
+        client.send(sent)
+        first = await client.reader.read(1000)
+        assert first == sent[: len(first)]
+        assert len(first) < len(sent)
+        assert await client.reader.readexactly(200 - len(first)) == sent[len(first) :]
+        await proxy.switch(Throttle(1 / HOURS))
+        client.send(sent)
+        await until(lambda: proxy.stats.requests == 400)
+        assert client.here == b""
+        await proxy.switch(Pass())
+        assert await client.reader.readexactly(200) == sent
+
+
+async def test_a_black_hole_takes_everything_and_gives_nothing(
+    proxy: FaultProxy, echo: EchoServer
+) -> None:
+    async with connected(proxy) as before:
+        await before.answer(b"a")
+        await proxy.switch(BlackHole())
+        async with connected(proxy) as during:
+            before.send(b"bb")
+            during.send(b"ccc")
+            await until(lambda: proxy.stats.requests == 6)
+            await turns()
+            assert echo.received == b"a"
+            assert (before.here, during.here) == (b"", b"")
+            await proxy.switch(Pass())
+            # An answer to what comes next would be taken for one to what was swallowed.
+            for client in (before, during):
+                with pytest.raises(ConnectionResetError):
+                    await client.reader.read()
+    async with connected(proxy) as after:
+        assert await after.answer(b"d") == b"d"
+
+
+async def test_a_connection_that_sent_nothing_into_the_black_hole_survives_it(
+    proxy: FaultProxy,
+) -> None:
+    async with connected(proxy) as client:
+        await client.answer(b"a")
+        await proxy.switch(BlackHole())
+        await proxy.switch(Pass())
+        assert await client.answer(b"b") == b"b"
+
+
+async def test_half_open_the_client_can_send_and_hears_nothing(
+    proxy: FaultProxy, echo: EchoServer
+) -> None:
+    async with connected(proxy) as before:
+        await before.answer(b"a")
+        await proxy.switch(HalfOpen())
+        async with connected(proxy) as during:
+            for client in (before, during):
+                assert await client.reader.read() == b""
+                client.send(b"x")
+            await until(lambda: echo.received == b"axx")
+            assert proxy.open == 2
+            await proxy.switch(Pass())
+            await until(lambda: proxy.open == 0)
+
+
+async def test_half_open_the_server_hears_that_the_client_is_done(
+    proxy: FaultProxy, echo: EchoServer
+) -> None:
+    async with connected(proxy) as client:
+        await client.answer(b"a")
+        await proxy.switch(HalfOpen(closed="requests"))
+        await until(lambda: echo.ended == 1)
+        assert await client.reader.read() == b""
+
+
+async def test_flipped_bits_leave_the_length(proxy: FaultProxy) -> None:
+    sent = bytes(1000)
+    await proxy.switch(Corrupt(every=10))
+    async with connected(proxy) as client:
+        got = await client.answer(sent)
+    wrong = [byte for byte in got if byte]
+    assert 20 < len(wrong) < 300
+    assert all(byte.bit_count() == 1 for byte in wrong)
+
+
+async def test_a_server_that_is_not_there_resets_the_client() -> None:
+    async with FaultProxy(free_port()) as proxy, connected(proxy) as client:
+        with pytest.raises(ConnectionResetError):
+            await client.reader.read()
+
+
+async def test_a_client_that_breaks_off_breaks_off_the_server(
+    proxy: FaultProxy, echo: EchoServer
+) -> None:
+    async with connected(proxy) as client:
+        await client.answer(b"a")
+        client.writer.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0])
+        )
+        client.writer.transport.abort()
+        await until(lambda: echo.resets == 1)
+    await until(lambda: proxy.open == 0)
+
+
+@pytest.mark.parametrize(
+    "fault", [Pass(), Delay(HOURS), Throttle(1 / HOURS), BlackHole(), HalfOpen(), Reset(3)]
+)
+async def test_nothing_is_left_behind(echo: EchoServer, fault: Fault) -> None:
+    async with FaultProxy(echo.port) as proxy:
+        before = asyncio.all_tasks()
+        await proxy.switch(fault)
+        clients = [Client(*await asyncio.open_connection("127.0.0.1", proxy.port)) for _ in "abc"]
+        for client in clients:
+            client.send(b"xyz")
+        await until(lambda: proxy.stats.requests == 9)
+    assert proxy.open == 0
+    for client in clients:
+        client.writer.transport.abort()
+    await turns()
+    # The echo server has a task for each connection until it hears of its end.
+    await until(lambda: asyncio.all_tasks() <= before)
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", proxy.port)
