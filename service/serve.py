@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
@@ -61,9 +62,38 @@ def serve(
     }
     settings = _settings({name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level)
+    run(settings, from_store)
+
+
+def from_store(settings: Settings) -> Supplies:
+    """The versions of the model store, on vLLM.
+
+    Raises:
+        ModelStoreError: the store cannot be read, or the default version cannot be used.
+    """
+    device = detect_device() if settings.device == "auto" else settings.device
+    store = open_store(settings.sources(), settings.cache_dir)
+    return Supplies(
+        versions=known_versions(store, settings),
+        engines=engine_factory(store, settings),
+        memory=memory_budget(settings),
+        find=version_finder(store, settings),
+        gpu=device == "cuda",
+    )
+
+
+def run(settings: Settings, supply: Callable[[Settings], Supplies]) -> None:
+    """Serve until told to stop.
+
+    Args:
+        settings: all options.
+        supply: gives the versions, and what makes them run.
+
+    Raises:
+        SystemExit: it could not start; one line on standard error says why.
+    """
     try:
-        store = open_store(settings.sources(), settings.cache_dir)
-        versions = known_versions(store, settings)
+        supplies = supply(settings)
     except (ModelStoreError, OSError) as error:
         _die(f"{error} (see 'requery models list'; choose one with --version-name)")
     listener = _listen(settings.host, settings.port)
@@ -73,15 +103,7 @@ def serve(
         failures.append(error)
         server.should_exit = True
 
-    device = detect_device() if settings.device == "auto" else settings.device
     try:
-        supplies = Supplies(
-            versions=versions,
-            engines=engine_factory(store, settings),
-            memory=memory_budget(settings),
-            find=version_finder(store, settings),
-            gpu=device == "cuda",
-        )
         app = create_app(settings, supplies, on_load_failure=give_up)
     except (OverridesFileInvalid, ValueError) as error:
         _die(str(error), _WRONG_OPTIONS)
@@ -100,6 +122,7 @@ def serve(
         )
     )
     address = listener.getsockname()
+    device = "cuda" if supplies.gpu else "cpu"
     _log.info("listening", host=address[0], port=address[1], device=device)
     # uvicorn raises the signal again once it has shut down in order: that is a clean end.
     signal.signal(signal.SIGTERM, _leave)
