@@ -1,29 +1,68 @@
 """Single flight: one generation per key at a time, however many shoppers wait for it.
 
-A flight is a task of its own. Those who wait come and go with their deadlines; the flight goes on
-to fill the cache, within a bound of its own.
+A flight is a task of its own, and holds a place at the engine. Those who wait come and go with
+their deadlines. When the last one's deadline passes the flight goes on to fill the cache, within a
+bound of its own, and gives way if its place is wanted; when the last one hangs up it ends.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from typing import Protocol
 
 import structlog
 
 from service.engine.protocol import Candidate
-from service.errors import RequeryError
+from service.errors import CallerLeft, RequeryError
 
 _log = structlog.get_logger(component="coalesce")
 
 Start = Callable[[], AsyncIterator[Candidate]]
 Finish = Callable[[tuple[Candidate, ...]], Awaitable[None]]
+Gone = Callable[[], Awaitable[None]]
+"""Returns when the caller has hung up."""
+
+
+class Place(Protocol):
+    """What a flight holds while it is under way; :class:`service.admission.Permit`."""
+
+    def release(self, *, whole: bool) -> None:
+        """The flight has ended; ``whole`` if not before its time."""
+
+    def idle(self, evict: Callable[[], None]) -> None:
+        """Nobody waits for the flight any more; ``evict`` ends it."""
+
+    def wanted(self) -> None:
+        """Somebody waits for it again."""
+
+
+class _NoPlace:
+    """Where there is no limit."""
+
+    def release(self, *, whole: bool) -> None:
+        pass
+
+    def idle(self, evict: Callable[[], None]) -> None:
+        pass
+
+    def wanted(self) -> None:
+        pass
 
 
 class Flight:
-    """One generation under way: the candidates so far, and how it ended."""
+    """One generation under way: the candidates so far, and how it ended.
 
-    def __init__(self) -> None:
+    Args:
+        place: given back when it ends.
+        stop: ends it early.
+    """
+
+    def __init__(self, place: Place, stop: Callable[[], None]) -> None:
+        self._place = place
+        self._stop = stop
+        self._waiting = 0
         self._candidates: list[Candidate] = []
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.failure: Exception | None = None
@@ -44,11 +83,55 @@ class Flight:
         """Whether all candidates are there."""
         return self.done and self.failure is None
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return when the flight has ended or ``timeout_s`` seconds have passed."""
-        if not self.done:
-            # wait() leaves the future alone when the caller gives up: others wait for it too.
+    async def wait(self, timeout_s: float, gone: Gone | None = None) -> None:
+        """Return when the flight has ended or ``timeout_s`` seconds have passed.
+
+        Raises:
+            CallerLeft: the caller hung up first. If nobody else waits the flight ends.
+        """
+        if self.done:
+            return
+        self._waiting += 1
+        self._place.wanted()
+        left = False
+        try:
+            left = await self._wait(timeout_s, gone)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self.done:
+                if left:
+                    self._stop()
+                else:
+                    self._place.idle(self._stop)
+        if left:
+            raise CallerLeft("the caller hung up before there was an answer")
+
+    async def _wait(self, timeout_s: float, gone: Gone | None) -> bool:
+        """Whether the caller hung up; wait() leaves the flight alone, since others wait for it."""
+        if gone is None:
             await asyncio.wait((self._done,), timeout=timeout_s)
+            return False
+        leaving = asyncio.ensure_future(gone())
+        leaving.add_done_callback(_looked_at)
+        try:
+            await asyncio.wait(
+                (self._done, leaving), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            return leaving.done() and not self.done
+        finally:
+            leaving.cancel()
+
+    def nobody_waits(self) -> None:
+        """Say that it was begun for the cache alone."""
+        if not self._waiting and not self.done:
+            self._place.idle(self._stop)
+
+    def land(self) -> None:
+        """Release who waits, and the place; idempotent. Also if it never came to run."""
+        if self.done:
+            return
+        self._place.release(whole=self.failure is None)
+        self._done.set_result(None)
 
     async def run(self, start: Start, *, bound_s: float) -> None:
         """Collect the candidates; every end, cancellation included, releases those who wait."""
@@ -66,7 +149,7 @@ class Flight:
             self.failure = error
             _log.exception("generation_failed")
         finally:
-            self._done.set_result(None)
+            self.land()
 
     async def _collect(self, stream: AsyncIterator[Candidate]) -> None:
         try:
@@ -90,7 +173,9 @@ class Coalescer:
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(self, key: str, start: Start, finish: Finish) -> tuple[Flight, bool]:
+    def join(
+        self, key: str, start: Start, finish: Finish, admit: Callable[[], Place] = _NoPlace
+    ) -> tuple[Flight, bool]:
         """The flight for ``key``, and whether the caller leads it (it was not under way).
 
         Args:
@@ -99,15 +184,27 @@ class Coalescer:
             finish: awaited with all candidates if the flight completes. A later caller joins the
                 ended flight until ``finish`` returns, so it should store the result before it
                 first waits.
+            admit: gives a new flight its place; what it raises is raised here.
         """
         flight = self._flights.get(key)
         if flight is not None:
             return flight, False
-        flight = self._flights[key] = Flight()
-        task = asyncio.create_task(self._fly(key, flight, start, finish))
+
+        def stop() -> None:
+            # At once, so that nobody joins what is about to end.
+            if self._flights.get(key) is begun:
+                del self._flights[key]
+            task.cancel()
+
+        begun = self._flights[key] = Flight(admit(), stop)
+        task = asyncio.create_task(self._fly(key, begun, start, finish))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        return flight, True
+        task.add_done_callback(partial(_landed, begun))
+        return begun, True
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._flights
 
     def __len__(self) -> int:
         """Flights under way."""
@@ -133,4 +230,16 @@ class Coalescer:
         except Exception:  # noqa: BLE001 - there is nobody left to raise it to
             _log.exception("generation_not_kept")
         finally:
-            self._flights.pop(key, None)
+            if self._flights.get(key) is flight:
+                del self._flights[key]
+
+
+def _landed(flight: Flight, _task: asyncio.Task[None]) -> None:
+    if not flight.done:  # cancelled before its first step
+        flight.failure = TimeoutError("stopped")
+        flight.land()
+
+
+def _looked_at(task: asyncio.Future[None]) -> None:
+    if not task.cancelled():
+        task.exception()

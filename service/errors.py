@@ -146,6 +146,18 @@ class _Unavailable(RequeryError):
         return {"Retry-After": str(self.retry_after_s)}
 
 
+class Overloaded(_Unavailable):
+    """The engine has as much to do as it can finish in time."""
+
+    slug, title = "overloaded", "There is too much to do"
+
+
+class CallerLeft(RequeryError):
+    """The caller has hung up; the answer goes nowhere, and into the log."""
+
+    status, slug, title = 499, "caller-left", "The caller has hung up"
+
+
 class EngineUnavailable(_Unavailable):
     """The engine of a version cannot answer: it is loading, has died, or could not start."""
 

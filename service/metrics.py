@@ -31,7 +31,7 @@ LATENCY_BUCKETS_S = (
 
 STAGE_BUCKETS_S = (0.0001, 0.0003, *LATENCY_BUCKETS_S)
 
-STAGES = ("prepare", "cache", "generate", "filter")
+STAGES = ("prepare", "cache", "admit", "generate", "filter")
 
 
 class Metrics:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry
 
+from service.admission import Admission, AdmissionMetrics
 from service.cache.lifetimes import Lifetimes
 from service.cache.memory import MemoryCache
 from service.cache.redis import RedisCache
@@ -19,6 +20,7 @@ from service.control.metrics import ControlMetrics
 from service.control.redis_board import RedisBoard
 from service.experiments import Experiments
 from service.exposures import ExposureMetrics, Exposures, choose_sink
+from service.generations import Generations
 from service.loader import Loader, LoaderMetrics
 from service.logging import query_fields
 from service.memory import MemoryBudget
@@ -98,6 +100,7 @@ class Parts:
     redis: RedisCache | None
     purger: Purger
     flights: Coalescer
+    admission: Admission
     exposures: Exposures
     shadow: Shadow
     rewriter: Rewriter
@@ -143,6 +146,11 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
     overrides = _overrides(settings, documents.overrides, metrics.registry)
     cache, redis = _cache(settings, metrics)
     flights = Coalescer(bound_s=settings.generation_timeout_s)
+    admission = Admission(
+        AdmissionMetrics(metrics.registry),
+        highest=settings.most_candidates(gpu=supplies.gpu),
+        target_s=settings.target_ms(gpu=supplies.gpu) / 1000,
+    )
     exposures = _exposures(settings, metrics.registry)
 
     # The pipeline tells shadow traffic of each answer, which asks the pipeline for another one.
@@ -164,11 +172,15 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         router=router,
         versions=versions,
         overrides=overrides,
-        cache=cache,
-        flights=flights,
+        generations=Generations(
+            cache=cache,
+            flights=flights,
+            admission=admission,
+            metrics=metrics,
+            max_refreshing=settings.refresh_max_in_flight,
+        ),
         metrics=metrics,
         witnesses=[Experiments(exposures, shadow)],
-        max_refreshing=settings.refresh_max_in_flight,
     )
     return Parts(
         settings=settings,
@@ -186,6 +198,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         redis=redis,
         purger=Purger(documents.purges, cache),
         flights=flights,
+        admission=admission,
         exposures=exposures,
         shadow=shadow,
         rewriter=rewriter,

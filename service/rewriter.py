@@ -1,19 +1,17 @@
-"""One request, top to bottom: route, normalise, override, cache, coalesce, generate, filter."""
+"""One request, top to bottom: route, normalise, override, find candidates, filter."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from service.cache.keys import cache_key
-from service.cache.protocol import Cache
-from service.candidates import Generation
-from service.coalesce import Coalescer, Flight
+from service.admission import Kind
+from service.coalesce import Gone
 from service.deadline import Deadline, Stopwatch
-from service.engine.protocol import Candidate
-from service.errors import QueryTooLong, UnknownVersion, VersionNotLoaded
+from service.errors import UnknownVersion, VersionNotLoaded
 from service.filters import Selection
+from service.generations import Found, Generations, Patron
 from service.metrics import Metrics
 from service.overrides.live import Overrides
 from service.routing import Assignment, Router
@@ -38,6 +36,14 @@ class Ask:
     request_id: str = ""
     may_generate: bool = True
     """Whether the engine may be asked: not for a query of a batch whose deadline has passed."""
+    kind: Kind = Kind.SHOPPER
+    gone: Gone | None = None
+    """Returns when the caller has hung up; ``None`` if that cannot be told."""
+
+    @property
+    def patron(self) -> Patron:
+        """Whom a generation would be for."""
+        return Patron(self.deadline, self.kind, self.gone, self.may_generate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +65,6 @@ class Witness(Protocol):
         """Take note; never waits and never raises."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What the cache or the engine had by the deadline."""
-
-    generation: Generation
-    source: Source
-    complete: bool = True
-    engine_failed: bool = False
-
-
 class Rewriter:
     """The pipeline.
 
@@ -76,12 +72,9 @@ class Rewriter:
         router: which version serves a request.
         versions: the versions and their engines.
         overrides: what people have decided about queries and terms.
-        cache: asked before the engine, filled after it.
-        flights: generations under way.
-        metrics: where answers and generations are recorded.
+        generations: finds the candidates, in the cache or from an engine.
+        metrics: where answers are recorded.
         witnesses: told of each answer.
-        max_refreshing: a stale entry is made anew only while fewer generations than this are under
-            way, so that refreshing is the first thing to go when there is much to do.
     """
 
     def __init__(
@@ -90,21 +83,16 @@ class Rewriter:
         router: Router,
         versions: Versions,
         overrides: Overrides,
-        cache: Cache,
-        flights: Coalescer,
+        generations: Generations,
         metrics: Metrics,
         witnesses: Sequence[Witness] = (),
-        max_refreshing: int = 1,
     ) -> None:
         self._router = router
         self._versions = versions
         self._overrides = overrides
-        self._cache = cache
-        self._flights = flights
+        self._generations = generations
         self._metrics = metrics
         self._witnesses = tuple(witnesses)
-        self._max_refreshing = max_refreshing
-        metrics.watch_generations(lambda: len(flights))
 
     async def rewrite(self, ask: Ask, watch: Stopwatch) -> Answer:
         """Answer one request by its deadline, with whatever is ready then.
@@ -116,6 +104,8 @@ class Rewriter:
         Raises:
             UnknownVersion, VersionNotLoaded: the pinned version cannot serve.
             InvalidQuery, QueryTooLong: the query cannot be rewritten.
+            Overloaded: the engine is full, and neither a person nor the cache has an answer.
+            CallerLeft: the caller hung up first.
         """
         assignment = self._router.assign(pin=ask.model_version, unit_id=ask.unit_id)
         version = self._serving(assignment)
@@ -145,12 +135,12 @@ class Rewriter:
 
         Raises:
             UnknownVersion, VersionNotLoaded: the version cannot serve.
-            EngineUnavailable, InvalidQuery, QueryTooLong: there can be no answer.
+            EngineUnavailable, InvalidQuery, Overloaded, QueryTooLong: there can be no answer.
         """
         version = self._versions.serving(name)
         with version.serving():
             normal = version.normal_form(query)
-            generation = Generation.of([c async for c in version.engine.generate(normal)])
+            generation = await self._generations.preview(version, normal)
             judged = version.filter.judge(normal, generation.candidates)
             chosen = version.filter.select(judged, blocked=self._overrides.blocked)
         return tuple(one.text for one in chosen.accepted)
@@ -190,7 +180,7 @@ class Rewriter:
 
     async def _generated(self, ask: Ask, version: Version, query: str, watch: Stopwatch) -> Answer:
         """The answer out of the cache or the engine."""
-        found = await self._find(version, query, ask, watch)
+        found = await self._generations.find(version, query, ask.patron, watch)
         generation = found.generation
         if generation.judged is None:
             generation.judged = version.filter.judge(query, generation.candidates)
@@ -205,82 +195,8 @@ class Rewriter:
         source = "none" if status in ("timeout", "fallback") else found.source
         return Answer(query, version.name, selection, status, source)
 
-    async def _find(self, version: Version, query: str, ask: Ask, watch: Stopwatch) -> _Found:
-        """The candidates for ``query``: cached, else generated, by the deadline."""
-        key = cache_key(version.digest, query)
-        hit = await self._cache.get(key, budget_s=ask.deadline.remaining())
-        watch.lap("cache")
-        if hit is not None:
-            if hit.stale:
-                self._refresh(key, version, query)
-            return _Found(hit.generation, "memory" if hit.tier == "memory" else "redis")
-        if not ask.may_generate:
-            return _Found(Generation(()), "none", complete=False)
-        # Nothing may wait between the look-up and joining, or two generations could start.
-        flight, leads = self._join(key, version, query)
-        await flight.wait(ask.deadline.remaining())
-        watch.lap("generate")
-        if isinstance(flight.failure, QueryTooLong):
-            raise QueryTooLong(*flight.failure.args)
-        return _landed(flight, "engine" if leads else "coalesced")
 
-    def _refresh(self, key: str, version: Version, query: str) -> None:
-        """Make a stale entry anew in the background, if there is little else to do."""
-        if len(self._flights) >= self._max_refreshing or not version.up:
-            self._metrics.refreshed("shed")
-            return
-        _, leads = self._join(key, version, query)
-        if leads:
-            self._metrics.refreshed("started")
-
-    def _join(self, key: str, version: Version, query: str) -> tuple[Flight, bool]:
-        """The generation under way for ``key``, begun if there was none, and whether it was."""
-        return self._flights.join(key, _starter(version, query), self._keeper(key, version, query))
-
-    def _keeper(
-        self, key: str, version: Version, query: str
-    ) -> Callable[[tuple[Candidate, ...]], Awaitable[None]]:
-        async def keep(candidates: tuple[Candidate, ...]) -> None:
-            generation = Generation.of(candidates)
-            judged = generation.judged = version.filter.judge(query, generation.candidates)
-            defaults = version.filter.select(judged)
-            self._metrics.generated(
-                version=version.name,
-                candidates=candidates,
-                verdicts=defaults.accepted + defaults.rejected,
-            )
-            await self._cache.put(key, generation, empty=not defaults.accepted)
-
-        return keep
-
-
-def _starter(version: Version, query: str) -> Callable[[], AsyncIterator[Candidate]]:
-    async def generate() -> AsyncIterator[Candidate]:
-        # The generation may outlive the request that began it.
-        with version.serving():
-            stream = version.engine.generate(query)
-            try:
-                async for candidate in stream:
-                    yield candidate
-            finally:
-                close = getattr(stream, "aclose", None)
-                if close is not None:
-                    await close()
-
-    return generate
-
-
-def _landed(flight: Flight, source: Source) -> _Found:
-    return _Found(
-        Generation.of(flight.candidates),
-        source,
-        complete=flight.complete,
-        # A generation that took too long even for its own bound says nothing about the engine.
-        engine_failed=not isinstance(flight.failure, TimeoutError | None),
-    )
-
-
-def _status(found: _Found, *, accepted: int) -> Status:
+def _status(found: Found, *, accepted: int) -> Status:
     if found.complete:
         return "ok" if accepted else "none"
     if accepted:

@@ -333,3 +333,15 @@ class Settings(BaseSettings):
         if self.default_deadline_ms is not None:
             return self.default_deadline_ms
         return 150 if gpu else 2000
+
+    def target_ms(self, *, gpu: bool) -> float:
+        """How long a generation should take at most."""
+        if self.admission_target_ms is not None:
+            return self.admission_target_ms
+        return 0.7 * self.deadline_ms(gpu=gpu)
+
+    def most_candidates(self, *, gpu: bool) -> int:
+        """Bound on candidates under way with one engine."""
+        if self.admission_max_candidates is not None:
+            return self.admission_max_candidates
+        return 2 * (self.engine_max_sequences or (256 if gpu else 64))

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from service.admission import Admission, Kind
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, FieldError, InvalidQuery, InvalidRequest
+from service.generations import weight_of
 from service.versions import Version, Versions
+
+_PAIRS_PER_CANDIDATE = 4
+"""A tag is one step of the engine; a candidate is a handful."""
 
 
 class Tagger:
@@ -15,10 +20,12 @@ class Tagger:
 
     Args:
         versions: where requests are routed to.
+        admission: lets work to the engines.
     """
 
-    def __init__(self, versions: Versions) -> None:
+    def __init__(self, versions: Versions, admission: Admission) -> None:
         self._versions = versions
+        self._admission = admission
 
     async def tag(
         self, pairs: Iterable[tuple[str, str]], *, model_version: str | None, deadline: Deadline
@@ -29,14 +36,19 @@ class Tagger:
             UnknownVersion, VersionNotLoaded: the pinned version cannot serve.
             InvalidRequest, QueryTooLong: a text is blank or too long.
             EngineUnavailable: the engine is loading or down.
+            Overloaded: it has enough to do for shoppers.
             DeadlineExceeded: the engine did not finish in time.
         """
         version = self._versions.route(model_version)
         normal = normal_pairs(version, pairs)
+        gate = self._admission.gate(version.name, weight_of(version))
+        weight = -(-len(normal) // _PAIRS_PER_CANDIDATE)
         try:
-            with version.serving():
+            with version.serving(), gate.admit(weight, Kind.RELEVANCE) as permit:
                 async with asyncio.timeout(deadline.remaining()):
                     relevance = await version.engine.tag(normal)
+                # How long tagging takes says nothing about generating.
+                permit.release(whole=False)
         except TimeoutError:
             raise DeadlineExceeded(
                 "the pairs were not tagged in time; send fewer at once or allow more time"

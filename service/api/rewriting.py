@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -12,9 +13,11 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.admission import Kind
 from service.api import problems as problem_objects
 from service.api.body import DeadlinePolicy, read_json
 from service.api.context import context_of
+from service.api.hangup import hung_up, unless_hung_up
 from service.api.routing import DirectRoute
 from service.api.schemas import (
     BatchQuery,
@@ -87,7 +90,7 @@ class RewritingApi:
                 operation_id="rewrite" + ("_v1" if path.startswith("/v1") else ""),
                 responses={
                     200: {"model": RewriteResponse},
-                    **problems(400, 404, 409, 413, 415, 422),
+                    **problems(400, 404, 409, 413, 415, 422, 503),
                 },
                 openapi_extra=request_body(RewriteRequest),
             )
@@ -129,6 +132,7 @@ class RewritingApi:
             model_version=body.model_version,
             unit_id=body.unit_id,
             request_id=context.request_id,
+            gone=partial(hung_up, request),
         )
         answer = await self._rewriter.rewrite(ask, context.watch)
         context.fields.update(
@@ -156,7 +160,8 @@ class RewritingApi:
             except InvalidRequest as error:
                 outcomes[i] = error
         context.watch.lap("prepare")
-        outcomes |= zip(asks, await self._batches.answer([*asks.values()]), strict=True)
+        answered = await unless_hung_up(request, self._batches.answer([*asks.values()]))
+        outcomes |= zip(asks, answered, strict=True)
         context.watch.lap("batch")
         answers = [
             _batch_content(i, outcomes[i], context.request_id, explain=body.explain)
@@ -173,12 +178,12 @@ class RewritingApi:
         """P(relevant) of each pair of query and rewrite, in order."""
         context = context_of(request.scope)
         body = await read_json(request, RelevanceRequest)
-        version, relevance = await self._tagger.tag(
-            [(pair.query, pair.rewrite) for pair in body.pairs],
-            model_version=body.model_version,
-            deadline=self._tag_deadline.deadline(
-                request, body.deadline_ms, started=context.watch.started
-            ),
+        deadline = self._tag_deadline.deadline(
+            request, body.deadline_ms, started=context.watch.started
+        )
+        pairs = [(pair.query, pair.rewrite) for pair in body.pairs]
+        version, relevance = await unless_hung_up(
+            request, self._tagger.tag(pairs, model_version=body.model_version, deadline=deadline)
         )
         context.fields.update(version=version, pairs=len(relevance))
         return _json(
@@ -212,6 +217,7 @@ def _batch_ask(item: object, shared: BatchRequest, deadline: Deadline, request_i
         model_version=query.model_version or shared.model_version,
         unit_id=query.unit_id,
         request_id=request_id,
+        kind=Kind.BATCH,
     )
 
 

@@ -64,7 +64,7 @@ async def test_options_are_shared_and_explained(serve: Serve) -> None:
     for answer in answers:
         assert [one["text"] for one in answer["rewrites"]] == ["steel stake"]
         assert [one["reason"] for one in answer["rejected"]] == ["irrelevant", "irrelevant"]
-        assert set(answer["stages_ms"]) == {"prepare", "cache", "generate", "filter"}
+        assert set(answer["stages_ms"]) == {"prepare", "cache", "admit", "generate", "filter"}
 
 
 async def test_what_is_not_done_by_the_deadline_is_a_timeout(serve: Serve) -> None:

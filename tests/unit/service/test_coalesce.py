@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
-from service.coalesce import Coalescer
+import pytest
+
+from service.coalesce import Coalescer, Flight
 from service.engine.protocol import Candidate
+from service.errors import CallerLeft, Overloaded
 from tests.support.engine import ScriptedEngine
 
 FOREVER = 60.0
@@ -98,3 +102,110 @@ async def test_closing_stops_flights_and_frees_those_who_wait() -> None:
     assert not flight.complete
     assert engine.closed_streams == 1
     assert keep.kept == []
+
+
+class Spot:
+    """A place at the engine that remembers."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+        self.evict: Callable[[], None] = lambda: None
+
+    def release(self, *, whole: bool) -> None:
+        self.told.append(whole)
+
+    def idle(self, evict: Callable[[], None]) -> None:
+        self.evict = evict
+        self.told.append("idle")
+
+    def wanted(self) -> None:
+        self.told.append("wanted")
+
+
+async def never() -> None:
+    await asyncio.Event().wait()
+
+
+async def at_once() -> None:
+    pass
+
+
+class TestPlaces:
+    def start(self, engine: ScriptedEngine, flights: Coalescer, place: Spot) -> tuple[Flight, Kept]:
+        keep = Kept()
+        flight, _ = flights.join("a", lambda: engine.generate("a"), keep, lambda: place)
+        return flight, keep
+
+    async def test_a_flight_that_completes_gives_its_place_back_whole(self) -> None:
+        place, flights = Spot(), Coalescer(bound_s=FOREVER)
+        flight, _ = self.start(ScriptedEngine(), flights, place)
+        await flight.wait(FOREVER, never)
+        assert place.told == ["wanted", True]
+
+    async def test_a_refusal_begins_nothing(self) -> None:
+        engine, flights = ScriptedEngine(), Coalescer(bound_s=FOREVER)
+
+        def refuse() -> Spot:
+            raise Overloaded("full")
+
+        with pytest.raises(Overloaded):
+            flights.join("a", lambda: engine.generate("a"), Kept(), refuse)
+        assert len(flights) == 0
+        assert "a" not in flights
+
+    async def test_when_the_last_deadline_passes_it_goes_on_and_may_be_evicted(self) -> None:
+        engine, place, flights = ScriptedEngine(held=True), Spot(), Coalescer(bound_s=FOREVER)
+        flight, keep = self.start(engine, flights, place)
+        await engine.reached_hold.wait()
+        await flight.wait(0.001)
+        assert place.told == ["wanted", "idle"]
+        place.evict()
+        assert "a" not in flights  # nobody joins what is about to end
+        await flights.settle()
+        assert place.told == ["wanted", "idle", False]
+        assert keep.kept == []
+        assert engine.closed_streams == 1
+
+    async def test_who_comes_back_to_it_makes_it_wanted_again(self) -> None:
+        engine, place, flights = ScriptedEngine(held=True), Spot(), Coalescer(bound_s=FOREVER)
+        flight, _ = self.start(engine, flights, place)
+        await flight.wait(0.001)
+        waiting = asyncio.create_task(flight.wait(FOREVER))
+        await asyncio.sleep(0)
+        engine.release()
+        await waiting
+        assert place.told == ["wanted", "idle", "wanted", True]
+
+    async def test_the_only_caller_hangs_up_and_it_ends(self) -> None:
+        engine, place, flights = ScriptedEngine(held=True), Spot(), Coalescer(bound_s=FOREVER)
+        flight, keep = self.start(engine, flights, place)
+        await engine.reached_hold.wait()
+        with pytest.raises(CallerLeft):
+            await flight.wait(FOREVER, at_once)
+        await flights.settle()
+        assert place.told == ["wanted", False]
+        assert keep.kept == []
+
+    async def test_one_caller_hangs_up_and_the_others_have_their_answer(self) -> None:
+        engine, place, flights = ScriptedEngine(held=True), Spot(), Coalescer(bound_s=FOREVER)
+        flight, keep = self.start(engine, flights, place)
+        other = asyncio.create_task(flight.wait(FOREVER))
+        await engine.reached_hold.wait()
+        with pytest.raises(CallerLeft):
+            await flight.wait(FOREVER, at_once)
+        engine.release()
+        await other
+        assert flight.complete
+        await flights.settle()
+        assert len(keep.kept) == 1
+
+    async def test_one_that_ends_before_its_first_step_gives_its_place_back_too(self) -> None:
+        place, flights = Spot(), Coalescer(bound_s=FOREVER)
+        flight, _ = self.start(ScriptedEngine(), flights, place)
+        flight.nobody_waits()
+        place.evict()
+        await flights.settle()
+        await asyncio.sleep(0)
+        assert flight.done
+        assert not flight.complete
+        assert place.told == ["idle", False]
