@@ -8,16 +8,18 @@ from contextlib import asynccontextmanager
 from fastapi import APIRouter, FastAPI
 
 from service.api import problems
-from service.api.admin import AdminGuard
+from service.api.auth import Auth, AuthMetrics
 from service.api.body import DeadlinePolicy
 from service.api.cache import CacheApi
 from service.api.control import ControlApi
+from service.api.limits import RateLimitMiddleware, buckets
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from service.api.openapi import document
 from service.api.operations import OperationsApi
 from service.api.overrides import OverridesApi
 from service.api.rewriting import RewritingApi
 from service.api.versions import VersionsApi
+from service.keyring import KeyMetrics, KeyRing
 from service.life import running
 from service.logging import query_fields
 from service.parts import Parts, Supplies, assemble, release
@@ -45,13 +47,15 @@ def create_app(
     Raises:
         UnknownVersion: the default version is not among the known ones.
         OverridesFileInvalid: the overrides file is not there, or malformed.
+        KeysFileInvalid: the file of API keys is not there, or malformed.
         ValueError: the Redis URL is none, or exposures go to a Redis that is not configured.
     """
     parts = assemble(settings, supplies)
+    auth = _auth(parts)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with running(parts, on_load_failure):
+        async with auth.keys.followed(), running(parts, on_load_failure):
             yield
 
     app = FastAPI(
@@ -61,11 +65,16 @@ def create_app(
         lifespan=lifespan,
         redoc_url=None,
     )
-    for router in _routers(parts, gpu=supplies.gpu):
+    for router in _routers(parts, auth, gpu=supplies.gpu):
         app.include_router(router)
     problems.install(app)
     # The one added last is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
+    if settings.rate_limit_per_s:
+        limit = settings.rate_limit_per_s, settings.rate_limit_burst
+        app.add_middleware(
+            RateLimitMiddleware, auth=auth, keys=buckets(*limit), addresses=buckets(*limit)
+        )
     app.add_middleware(
         RequestContextMiddleware, metrics=parts.metrics, log_requests=settings.log_requests
     )
@@ -73,15 +82,24 @@ def create_app(
     return app
 
 
-def _routers(parts: Parts, *, gpu: bool) -> list[APIRouter]:
+def _auth(parts: Parts) -> Auth:
+    """Who may do what; the file of keys is read."""
+    settings, registry = parts.settings, parts.metrics.registry
+    key_metrics = KeyMetrics(registry)
+    keys = KeyRing(admin=settings.admin_key, file=settings.api_keys_file, metrics=key_metrics)
+    keys.load()
+    return Auth(keys, AuthMetrics(registry), on_use=key_metrics.used)
+
+
+def _routers(parts: Parts, auth: Auth, *, gpu: bool) -> list[APIRouter]:
     settings, versions = parts.settings, parts.versions
-    guard = AdminGuard(settings.admin_key)
+    guard, reader = auth.guard("admin"), auth.guard("any")
     slow = DeadlinePolicy(settings.max_deadline_ms, settings.max_deadline_ms)
     routing = parts.documents.routing
     return [
         RewritingApi(
             rewriter=parts.rewriter,
-            tagger=Tagger(versions),
+            tagger=Tagger(versions, parts.admission),
             rewrite_deadline=DeadlinePolicy(
                 settings.deadline_ms(gpu=gpu), settings.max_deadline_ms
             ),
@@ -89,6 +107,7 @@ def _routers(parts: Parts, *, gpu: bool) -> list[APIRouter]:
             query_fields=query_fields(
                 settings.log_queries, salt=settings.log_query_salt.get_secret_value()
             ),
+            guard=auth.guard("rewrite"),
             batch_concurrency=settings.batch_concurrency,
         ).router(),
         VersionsApi(
@@ -98,10 +117,15 @@ def _routers(parts: Parts, *, gpu: bool) -> list[APIRouter]:
             memory=parts.memory,
             weights=lambda: routing.value.weights,
             guard=guard,
+            reader=reader,
             wait_s=settings.load_timeout_s,
         ).router(),
-        ControlApi(routing=routing, versions=versions, board=parts.board, guard=guard).router(),
+        ControlApi(
+            routing=routing, versions=versions, board=parts.board, guard=guard, reader=reader
+        ).router(),
         OverridesApi(overrides=parts.overrides, desk=parts.desk, guard=guard).router(),
         CacheApi(purger=parts.purger, versions=versions, guard=guard).router(),
-        OperationsApi(versions=versions, metrics=parts.metrics).router(),
+        OperationsApi(
+            versions=versions, metrics=parts.metrics, guard=auth.guard("metrics")
+        ).router(),
     ]

@@ -7,6 +7,7 @@ to do. One handler (:mod:`service.api.problems`) turns them into ``application/p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -85,6 +86,26 @@ class Forbidden(RequeryError):
     """The caller may not do this."""
 
     status, slug, title = 403, "forbidden", "This is not allowed from here"
+
+
+class TooManyRequests(RequeryError):
+    """The caller makes more requests than it may.
+
+    Args:
+        detail: what there is too much of.
+        wait_s: seconds after which it may try again.
+    """
+
+    status, slug, title = 429, "too-many-requests", "Too many requests"
+
+    def __init__(self, detail: str, *, wait_s: float) -> None:
+        self._retry_after_s = max(1, math.ceil(wait_s))
+        super().__init__(f"{detail}; try again in {self._retry_after_s} s")
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """When to try again."""
+        return {"Retry-After": str(self._retry_after_s)}
 
 
 class PayloadTooLarge(RequeryError):

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.admin import AdminGuard
+from service.api.auth import Guard
 from service.api.body import read_json
 from service.api.context import context_of
 from service.api.operator_schemas import PurgeRequest, PurgeResponse
@@ -27,7 +27,7 @@ class CacheApi:
         guard: who may.
     """
 
-    def __init__(self, *, purger: Purger, versions: Versions, guard: AdminGuard) -> None:
+    def __init__(self, *, purger: Purger, versions: Versions, guard: Guard) -> None:
         self._purger = purger
         self._versions = versions
         self._guard = guard

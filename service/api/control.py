@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.admin import AdminGuard
+from service.api.auth import Guard
 from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
 from service.api.context import context_of
@@ -47,6 +47,7 @@ class ControlApi:
         versions: what can be routed to.
         board: where the audit trail is.
         guard: who may change the routing and read the audit trail.
+        reader: who may read the routing.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class ControlApi:
         routing: Document[Routing],
         versions: KnownVersions,
         board: Board,
-        guard: AdminGuard,
+        guard: Guard,
+        reader: Guard,
     ) -> None:
         self._routing = routing
         self._versions = versions
         self._board = board
         self._guard = guard
+        self._reader = reader
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
@@ -72,7 +75,7 @@ class ControlApi:
             methods=["GET"],
             summary="Where requests go",
             operation_id="get_routing",
-            responses={200: shown},
+            responses={200: shown, **problems(401)},
         )
         router.add_api_route(
             "/routing",
@@ -111,8 +114,9 @@ class ControlApi:
         )
         return router
 
-    async def show(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
+    async def show(self, request: Request) -> Response:
         """What is in force here. Changes are made from the ETag of this answer."""
+        self._reader.check(request)
         return self._shown()
 
     async def put(self, request: Request) -> Response:

@@ -11,7 +11,14 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from service.api.operator_schemas import NewOverride, OverridesRequest, PurgeRequest
-from service.api.schemas import BatchQuery, BatchRequest, Problem, RelevanceRequest, RewriteRequest
+from service.api.schemas import (
+    BatchQuery,
+    BatchRequest,
+    Problem,
+    RelevanceRequest,
+    RewriteRequest,
+    problems,
+)
 from service.routing import Kill, RoutingPlan
 
 _BODIES: tuple[type[BaseModel], ...] = (
@@ -27,6 +34,10 @@ _BODIES: tuple[type[BaseModel], ...] = (
     Problem,
 )
 """Bodies that routes read by themselves, and problems: FastAPI does not see them."""
+
+
+_SCHEME = "key"
+_OPEN = frozenset({"/livez", "/readyz"})
 
 
 def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
@@ -46,7 +57,20 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
             )
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions["$defs"])
+            _describe_keys(schema)
             app.openapi_schema = schema
         return app.openapi_schema
 
     return build
+
+
+def _describe_keys(schema: dict[str, Any]) -> None:
+    """Say how a key is sent, and that any call but those for health can be one too many."""
+    scheme = {"type": "http", "scheme": "bearer", "description": "Needed once keys are configured."}
+    schema["components"]["securitySchemes"] = {_SCHEME: scheme}
+    for path, operations in schema["paths"].items():
+        if path in _OPEN:
+            continue
+        for operation in operations.values():
+            operation["security"] = [{_SCHEME: []}, {}]
+            operation["responses"].update({str(k): v for k, v in problems(429).items()})

@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.auth import Guard
 from service.api.routing import DirectRoute
 from service.api.schemas import problems
 from service.errors import NotReady
@@ -20,11 +21,13 @@ class OperationsApi:
     Args:
         versions: what is known and loaded.
         metrics: what has been counted.
+        guard: who may scrape it.
     """
 
-    def __init__(self, *, versions: Versions, metrics: Metrics) -> None:
+    def __init__(self, *, versions: Versions, metrics: Metrics, guard: Guard) -> None:
         self._versions = versions
         self._metrics = metrics
+        self._guard = guard
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
@@ -37,7 +40,13 @@ class OperationsApi:
             summary="Would a request be answered by the engine",
             responses=problems(503),
         )
-        router.add_api_route("/metrics", self.scrape, methods=["GET"], summary="Prometheus metrics")
+        router.add_api_route(
+            "/metrics",
+            self.scrape,
+            methods=["GET"],
+            summary="Prometheus metrics",
+            responses=problems(401, 403),
+        )
         return router
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
@@ -54,8 +63,9 @@ class OperationsApi:
         reason = f": {version.reason}" if version.reason else ""
         raise NotReady(f"version {version.name} is {version.state.value}{reason}")
 
-    async def scrape(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
+    async def scrape(self, request: Request) -> Response:
         """All ``requery_*`` metrics in the Prometheus text format."""
+        self._guard.check(request)
         text, content_type = self._metrics.exposition()
         return Response(text, headers={"content-type": content_type})
 

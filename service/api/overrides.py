@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.admin import AdminGuard
+from service.api.auth import Guard
 from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
 from service.api.context import context_of
@@ -40,7 +40,7 @@ class OverridesApi:
         guard: who may.
     """
 
-    def __init__(self, *, overrides: Overrides, desk: OverrideDesk, guard: AdminGuard) -> None:
+    def __init__(self, *, overrides: Overrides, desk: OverrideDesk, guard: Guard) -> None:
         self._overrides = overrides
         self._desk = desk
         self._guard = guard

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from service.admission import Kind
 from service.api import problems as problem_objects
+from service.api.auth import Guard
 from service.api.body import DeadlinePolicy, read_json
 from service.api.context import context_of
 from service.api.hangup import hung_up, unless_hung_up
@@ -58,6 +59,7 @@ class RewritingApi:
         rewrite_deadline: for /rewrite.
         tag_deadline: for /relevance and batches, which nobody calls from a search page.
         query_fields: log fields for a query.
+        guard: who may ask.
         batch_concurrency: queries of all batches under way at a time.
     """
 
@@ -69,6 +71,7 @@ class RewritingApi:
         rewrite_deadline: DeadlinePolicy,
         tag_deadline: DeadlinePolicy,
         query_fields: Callable[[str], Mapping[str, str]],
+        guard: Guard,
         batch_concurrency: int = 8,
     ) -> None:
         self._rewriter = rewriter
@@ -77,6 +80,7 @@ class RewritingApi:
         self._rewrite_deadline = rewrite_deadline
         self._tag_deadline = tag_deadline
         self._query_fields = query_fields
+        self._guard = guard
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
@@ -90,7 +94,7 @@ class RewritingApi:
                 operation_id="rewrite" + ("_v1" if path.startswith("/v1") else ""),
                 responses={
                     200: {"model": RewriteResponse},
-                    **problems(400, 404, 409, 413, 415, 422, 503),
+                    **problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
                 },
                 openapi_extra=request_body(RewriteRequest),
             )
@@ -101,7 +105,10 @@ class RewritingApi:
                 methods=["POST"],
                 summary="Rewrite up to 256 shopping queries",
                 operation_id="rewrite_batch" + ("_v1" if path.startswith("/v1") else ""),
-                responses={200: {"model": BatchResponse}, **problems(400, 413, 415, 422)},
+                responses={
+                    200: {"model": BatchResponse},
+                    **problems(400, 401, 403, 413, 415, 422),
+                },
                 openapi_extra=request_body(BatchRequest),
             )
         router.add_api_route(
@@ -112,7 +119,7 @@ class RewritingApi:
             operation_id="relevance",
             responses={
                 200: {"model": RelevanceResponse},
-                **problems(400, 404, 409, 413, 415, 422, 503, 504),
+                **problems(400, 401, 403, 404, 409, 413, 415, 422, 503, 504),
             },
             openapi_extra=request_body(RelevanceRequest),
         )
@@ -120,6 +127,7 @@ class RewritingApi:
 
     async def rewrite(self, request: Request) -> Response:
         """Other ways to say the same need, each with its relevance; 200 even when late."""
+        self._guard.check(request)
         context = context_of(request.scope)
         body = await read_json(request, RewriteRequest)
         ask = Ask(
@@ -147,6 +155,7 @@ class RewritingApi:
 
     async def rewrite_batch(self, request: Request) -> Response:
         """An answer to each query, in order, by one deadline; 200 even when late."""
+        self._guard.check(request)
         context = context_of(request.scope)
         body = await read_json(request, BatchRequest)
         deadline = self._tag_deadline.deadline(
@@ -176,6 +185,7 @@ class RewritingApi:
 
     async def relevance(self, request: Request) -> Response:
         """P(relevant) of each pair of query and rewrite, in order."""
+        self._guard.check(request)
         context = context_of(request.scope)
         body = await read_json(request, RelevanceRequest)
         deadline = self._tag_deadline.deadline(

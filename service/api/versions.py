@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.admin import AdminGuard
+from service.api.auth import Guard
 from service.api.context import context_of
 from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.routing import DirectRoute
@@ -41,6 +41,7 @@ class VersionsApi:
         memory: what engines take.
         weights: shares of the versions.
         guard: who may load and unload.
+        reader: who may look.
         wait_s: longest that ``?wait=true`` holds an answer back.
     """
 
@@ -52,7 +53,8 @@ class VersionsApi:
         loader: Loader,
         memory: MemoryBudget,
         weights: Weights,
-        guard: AdminGuard,
+        guard: Guard,
+        reader: Guard,
         wait_s: float,
     ) -> None:
         self._versions = versions
@@ -61,6 +63,7 @@ class VersionsApi:
         self._memory = memory
         self._weights = weights
         self._guard = guard
+        self._reader = reader
         self._wait_s = wait_s
 
     def router(self) -> APIRouter:
@@ -72,7 +75,7 @@ class VersionsApi:
             methods=["GET"],
             summary="Model versions",
             operation_id="list_versions",
-            responses={200: {"model": VersionsResponse}},
+            responses={200: {"model": VersionsResponse}, **problems(401)},
         )
         info = {"model": VersionInfo}
         router.add_api_route(
@@ -104,8 +107,9 @@ class VersionsApi:
         )
         return router
 
-    async def list_versions(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
+    async def list_versions(self, request: Request) -> Response:
         """Every version of the store: its state in this process, its traffic and its latency."""
+        self._reader.check(request)
         loaded = [version.manifest for version in self._versions if version.occupied]
         content = {
             "default": self._versions.default.name,

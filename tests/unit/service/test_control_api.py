@@ -10,10 +10,8 @@ import pytest
 from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
-from pydantic import SecretStr
 
 from service.api import problems
-from service.api.admin import AdminGuard
 from service.api.control import ControlApi
 from service.api.middleware import RequestContextMiddleware
 from service.api.openapi import document as openapi
@@ -25,6 +23,7 @@ from service.control.metrics import ControlMetrics
 from service.errors import BoardUnavailable, UnknownVersion
 from service.metrics import Metrics
 from service.routing import Kill, Router, Routing
+from tests.support.auth import admin_guard, open_guard
 
 KEY = "0123456789abcdef"
 PLAN = {"default": "sft-1", "weights": {"sft-1": 0.5, "grpo-1": 0.5}, "salt": "exp-1"}
@@ -94,7 +93,8 @@ class Api:
                 routing=self.routing,
                 versions=self.versions,
                 board=self.board,
-                guard=AdminGuard(SecretStr(KEY)),
+                guard=admin_guard(KEY),
+                reader=open_guard(),
             ).router()
         )
         problems.install(self.app)
@@ -347,7 +347,7 @@ async def test_who_changed_what_is_told_newest_first(api: Api) -> None:
     assert [entry.action for entry in found.entries] == ["routing.kill", "routing.put"]
     kill, put = found.entries
     assert (put.before, put.after) == ({"salt": "exp-1"}, {"salt": "exp-2"})
-    assert (kill.author, kill.reason, kill.revision) == ("ada", "fire", 3)
+    assert (kill.author, kill.reason, kill.revision) == ("admin/ada", "fire", 3)
     assert kill.after == {"kill": Kill(version=None, reason="fire").model_dump()}
 
 

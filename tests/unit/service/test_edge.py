@@ -67,7 +67,9 @@ async def test_the_document_describes_bodies_and_problems(service: Service) -> N
         "query", "max_rewrites", "min_relevance", "deadline_ms", "model_version", "unit_id",
         "explain",
     }  # fmt: skip
-    assert set(post["responses"]) == {"200", "400", "404", "409", "413", "415", "422"}
+    assert set(post["responses"]) == {
+        "200", "400", "401", "403", "404", "409", "413", "415", "422", "429", "503",
+    }  # fmt: skip
     references = set(re.findall(r"#/components/schemas/(\w+)", str(document)))
     assert references <= set(schemas)
 

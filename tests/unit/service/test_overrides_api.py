@@ -10,10 +10,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from service.api import problems
-from service.api.admin import AdminGuard
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from service.api.openapi import document as openapi
 from service.api.operator_schemas import OverrideInfo, OverridesResponse
@@ -22,6 +20,7 @@ from service.api.schemas import Problem
 from service.metrics import Metrics
 from service.overrides.live import Override
 from service.settings import Settings
+from tests.support.auth import admin_guard
 from tests.support.overrides import BEFORE, LATER, World, block, pin, term
 
 KEY = "0123456789abcdef"
@@ -59,7 +58,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     file.write_text(json.dumps({"overrides": [entry]}))
     world = World(file=file)
     app = FastAPI()
-    guard = AdminGuard(SecretStr(KEY))
+    guard = admin_guard(KEY)
     app.include_router(OverridesApi(overrides=world.live, desk=world.desk, guard=guard).router())
     problems.install(app)
     app.add_middleware(BodyLimitMiddleware, max_bytes=Settings().max_body_bytes)
@@ -85,7 +84,7 @@ async def test_a_new_override_is_in_force_at_once_and_has_a_place(api: Api) -> N
     made = OverrideInfo.model_validate_json(response.content)
     assert response.headers["location"] == f"/overrides/{made.id}"
     assert response.headers["etag"] == '"1"'
-    assert (made.author, made.source, made.hits, made.expires_at) == ("ada", "api", 0, LATER)
+    assert (made.author, made.source, made.hits, made.expires_at) == ("admin/ada", "api", 0, LATER)
     assert api.world.live.of("stake") == Override("pinned", ("steel stake",))
     again = await api.call("GET", response.headers["location"])
     assert again.json() == response.json() | {"hits": 1}
@@ -111,7 +110,7 @@ async def test_the_author_is_the_one_named_else_the_caller(api: Api) -> None:
     await api.add(block("a"))
     await api.add(block("b", author="bob"))
     authors = [one.author for one in (await api.listed()).overrides]
-    assert authors == ["ada", "bob", "grace"]
+    assert authors == ["admin/ada", "bob", "grace"]
 
 
 async def test_put_adds_and_replaces_and_delete_removes(api: Api) -> None:
@@ -125,7 +124,7 @@ async def test_put_adds_and_replaces_and_delete_removes(api: Api) -> None:
     assert gone.headers["etag"] == '"3"'
     assert api.world.live.of("a") is None
     (note,) = await api.world.board.notes(1)
-    assert (note["author"], note["reason"]) == ("ada", "fine again")
+    assert (note["author"], note["reason"]) == ("admin/ada", "fine again")
     for method in ("GET", "DELETE"):
         problem(await api.call(method, "/overrides/mine"), 404)
 

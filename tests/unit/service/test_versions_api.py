@@ -7,10 +7,8 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
-from pydantic import SecretStr
 
 from service.api import problems
-from service.api.admin import AdminGuard
 from service.api.middleware import RequestContextMiddleware
 from service.api.operations import OperationsApi
 from service.api.operator_schemas import VersionInfo, VersionsResponse
@@ -18,6 +16,7 @@ from service.api.versions import VersionsApi
 from service.errors import EngineUnavailable
 from service.metrics import Metrics
 from service.version import State
+from tests.support.auth import admin_guard, open_guard
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import MIB, Fleet, memory
 from tests.support.waiting import until
@@ -67,11 +66,14 @@ async def edge_of(fleet: Fleet, *, wait_s: float = 60.0) -> AsyncIterator[Edge]:
             loader=fleet.loader,
             memory=fleet.memory,
             weights=lambda: weights,
-            guard=AdminGuard(SecretStr(KEY)),
+            guard=admin_guard(KEY),
+            reader=open_guard(),
             wait_s=wait_s,
         ).router()
     )
-    app.include_router(OperationsApi(versions=fleet.versions, metrics=metrics).router())
+    app.include_router(
+        OperationsApi(versions=fleet.versions, metrics=metrics, guard=open_guard()).router()
+    )
     problems.install(app)
     app.add_middleware(RequestContextMiddleware, metrics=metrics, log_requests=False)
     transport = httpx.ASGITransport(app=app)
@@ -140,7 +142,7 @@ async def test_loading_answers_at_once_and_the_state_follows(edge: Edge) -> None
     assert (await edge.post("/versions/b/load", 200))["state"] == "ready"
     assert edge.fleet.engines.count("b") == 1
     (entry,) = await edge.fleet.board.notes(10)
-    assert entry["author"] == "ada"
+    assert entry["author"] == "admin/ada"
 
 
 async def test_loading_can_be_waited_for(edge: Edge) -> None:

@@ -1,0 +1,352 @@
+"""Who calls, and what they may do: API keys, and without keys the machine that they call from."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, get_args
+from urllib.parse import urlsplit
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter
+from starlette.requests import Request
+from starlette.types import Scope
+
+from service.api.context import context_of
+from service.buckets import Buckets
+from service.errors import Forbidden, TooManyRequests, Unauthorized
+from service.keyring import KeyRing
+from service.keys import ADMIN, SCOPES, Key
+from service.settings import Settings
+
+_log = structlog.get_logger(component="auth")
+
+Need = Literal["rewrite", "admin", "metrics", "any"]
+"""What a route asks of a key: a scope, or only that it is valid."""
+Reason = Literal["missing", "unknown", "revoked", "expired", "scope", "remote", "origin"]
+Limit = Literal["key", "address", "failures"]
+
+FAILURES_PER_S = 10.0
+"""Keys that are not valid, from one address."""
+FAILURES_BURST = 20
+MAX_AUTHOR_CHARS = 64
+"""An author's name that is longer could not be stored with an override."""
+
+_CALLER = "requery.caller"
+_AUTHOR_HEADER = "x-requery-author"
+_AUTHOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,63}")
+_FORWARDED = {b"forwarded", b"x-forwarded-for", b"x-real-ip"}
+
+
+class AuthMetrics:
+    """Calls that were refused, by what they needed and why, or for their number.
+
+    Args:
+        registry: where they are registered.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._refusals = Counter(
+            "requery_auth_refusals",
+            "Calls refused, by the scope that they needed and by reason: missing, unknown, "
+            "revoked or expired (of the key), scope (the key has another), and without keys "
+            "remote (another machine) or origin (a web page)",
+            ["scope", "reason"],
+            registry=registry,
+        )
+        of_keys: tuple[Reason, ...] = ("missing", "unknown", "revoked", "expired")
+        possible: dict[str, tuple[Reason, ...]] = dict.fromkeys(SCOPES, (*of_keys, "scope"))
+        possible["any"] = of_keys
+        possible[ADMIN] += ("remote", "origin")
+        self._of = {
+            (need, reason): self._refusals.labels(need, reason)
+            for need, reasons in possible.items()
+            for reason in reasons
+        }
+
+        limited = Counter(
+            "requery_rate_limited",
+            "Calls refused since there were too many: of their key, without a valid key of their "
+            "address, or of invalid keys from their address (failures)",
+            ["by"],
+            registry=registry,
+        )
+        limits: tuple[Limit, ...] = get_args(Limit)
+        self._limited = {by: limited.labels(by) for by in limits}
+
+    def refused(self, need: Need, reason: Reason) -> None:
+        """Count one call that may not do what it asked for."""
+        self._of[need, reason].inc()
+
+    def limited(self, by: Limit) -> None:
+        """Count one call of too many."""
+        self._limited[by].inc()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What a request proves about who sent it.
+
+    Attributes:
+        key: that it carries, if that is valid.
+        reason: why there is none.
+        name: of the key, even of one that is not valid any longer.
+        wait_s: seconds for which the address may try no key, since it tried too many that are not
+            valid; 0 if it may.
+    """
+
+    key: Key | None = None
+    reason: Reason = "missing"
+    name: str | None = None
+    wait_s: float = 0.0
+
+
+_NOBODY = Caller()
+
+
+class Auth:
+    """Tells callers apart, and makes the guards of routes.
+
+    Args:
+        keys: the keys in force.
+        metrics: where refusals are counted.
+        failures: tokens for keys that are not valid, by address.
+        on_use: told of each key that let a request in.
+        clock: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        keys: KeyRing,
+        metrics: AuthMetrics,
+        *,
+        failures: Buckets | None = None,
+        on_use: Callable[[Key], None] = lambda _key: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.keys = keys
+        self.metrics = metrics
+        self.on_use = on_use
+        self._failures = failures or Buckets(per_s=FAILURES_PER_S, burst=FAILURES_BURST)
+        self._clock = clock
+
+    def guard(self, need: Need) -> Guard:
+        """The guard of routes that need ``need``."""
+        return Guard(self, need)
+
+    def caller(self, scope: Scope) -> Caller:
+        """Who sends a request; found out once, however often it is asked."""
+        if not self.keys.configured:
+            return _NOBODY
+        known = scope.get(_CALLER)
+        if isinstance(known, Caller):
+            return known
+        caller = scope[_CALLER] = self._identify(scope)
+        return caller
+
+    def _identify(self, scope: Scope) -> Caller:
+        given = _bearer(scope)
+        if not given:
+            return _NOBODY
+        key = self.keys.find(given)
+        reason: Reason | None = "unknown" if key is None else key.fault(self._clock())
+        name = None if key is None else key.name
+        if reason is not None:
+            return Caller(None, reason, name, self._failures.take(address_of(scope)))
+        assert key is not None  # noqa: S101 - for the type checker
+        # Whoever tries one key after another learns nothing from the right one, as long as it is
+        # worth guessing. Other keys go on working: the address may be that of a proxy, and
+        # somebody's wrong key must not stop everybody's rewrites.
+        wait_s = self._failures.wait(address_of(scope)) if "admin" in key.scopes else 0.0
+        return Caller(key, name=name, wait_s=wait_s)
+
+
+class Guard:
+    """Lets requests through that may do what a route does.
+
+    Once keys are configured a request needs a valid one with the right scope (with the admin key
+    alone: only for what needs ``admin``). Without keys, what needs ``admin`` is for callers on the
+    same machine, and the rest is for everybody.
+
+    Args:
+        auth: tells callers apart.
+        need: what is needed.
+    """
+
+    def __init__(self, auth: Auth, need: Need) -> None:
+        self._auth = auth
+        self._need = need
+
+    def check(self, request: Request) -> str:
+        """The author's name for the audit trail.
+
+        That is the key's name and, after a slash, ``X-Requery-Author``; without keys the latter
+        alone, else ``admin``.
+
+        Raises:
+            Unauthorized: there is no key, or it is unknown, revoked or has expired.
+            Forbidden: the key has other scopes; or there are no keys, and the caller is on another
+                machine, or a web page of another origin.
+            TooManyRequests: the address has tried too many keys that are not valid.
+        """
+        keys = self._auth.keys
+        if self._need == ADMIN:
+            if not keys.configured:
+                self._require_operator_here(request)
+                return _author(request) or ADMIN
+        elif not keys.guards_all:
+            return ""
+        caller = self._auth.caller(request.scope)
+        key = caller.key
+        fields = context_of(request.scope).fields
+        if caller.name is not None:
+            fields["key"] = caller.name
+        if key is None:
+            self._count(request, caller.reason)
+        if caller.wait_s:
+            fields["client"] = _host(request.scope)
+            self._auth.metrics.limited("failures")
+            raise TooManyRequests(
+                "too many keys that are not valid were tried from this address",
+                wait_s=caller.wait_s,
+            )
+        if key is None:
+            raise Unauthorized("send a valid key as 'Authorization: Bearer <key>'")
+        if self._need != "any" and self._need not in key.scopes:
+            self._count(request, "scope")
+            raise Forbidden(f"this key does not open this: that needs the scope {self._need!r}")
+        self._auth.on_use(key)
+        author = _author(request)
+        return f"{key.name}/{author}"[:MAX_AUTHOR_CHARS] if author else key.name
+
+    def _require_operator_here(self, request: Request) -> None:
+        if not _is_local(request.scope):
+            self._count(request, "remote")
+            raise Forbidden(
+                "set REQUERY_API_KEYS_FILE or REQUERY_ADMIN_KEY on the server to do this from "
+                "another machine, or through a proxy"
+            )
+        if _is_foreign(request):
+            # Else any web page could, through the browser of whoever runs the service.
+            self._count(request, "origin")
+            raise Forbidden(
+                "without keys this must not come from a web page of another origin, or by a "
+                "public name of this machine"
+            )
+
+    def _count(self, request: Request, reason: Reason) -> None:
+        self._auth.metrics.refused(self._need, reason)
+        context_of(request.scope).fields.update(refused=reason, client=_host(request.scope))
+
+
+def require_keys(settings: Settings) -> None:
+    """Refuse to listen where others can reach it, unless there are keys or it is wanted.
+
+    Raises:
+        ValueError: there are no keys, the address is not this machine's loopback, and the settings
+            do not say that anyone may call.
+    """
+    if settings.admin_key is not None or settings.api_keys_file is not None:
+        return
+    if not _reaches_out(settings.host):
+        return
+    if settings.serve_without_keys != "to-anyone":
+        raise ValueError(
+            f"{settings.host or 'every address'} can be reached from other machines, and there are "
+            "no keys: set REQUERY_API_KEYS_FILE ('requery keys new' makes a key) or "
+            "REQUERY_ADMIN_KEY, listen on 127.0.0.1, or say REQUERY_SERVE_WITHOUT_KEYS=to-anyone"
+        )
+    _log.warning(
+        "serving_without_keys",
+        host=settings.host,
+        detail="whoever can reach this address gets rewrites; only callers on this machine may "
+        "change anything",
+    )
+
+
+def address_of(scope: Scope) -> str:
+    """What a caller without a key is counted under: its address, of IPv6 its /64 network."""
+    host = _host(scope)
+    return host if host.count(".") == 3 and ":" not in host else _network(host)
+
+
+@lru_cache(maxsize=4096)
+def _network(host: str) -> str:
+    address = _ip(host)
+    if isinstance(address, ipaddress.IPv6Address):
+        # Whoever has one address of IPv6 has the whole network of it.
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return host if address is None else str(address)
+
+
+def _host(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client is not None else "unix"
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _bearer(scope: Scope) -> bytes:
+    """What follows ``Authorization: Bearer``; empty if nothing does."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, given = bytes(value).strip().partition(b" ")
+            return given.strip() if scheme.lower() == b"bearer" else b""
+    return b""
+
+
+def _author(request: Request) -> str | None:
+    author = request.headers.get(_AUTHOR_HEADER, "").strip()
+    return author if _AUTHOR.fullmatch(author) else None
+
+
+def _is_local(scope: Scope) -> bool:
+    """Whether the caller is on this machine, and does not merely pass on what another sent."""
+    if any(name in _FORWARDED for name, _ in scope["headers"]):
+        return False
+    if scope.get("client") is None:  # a unix socket
+        return True
+    address = _ip(_host(scope))
+    return address is not None and address.is_loopback
+
+
+def _is_foreign(request: Request) -> bool:
+    """Whether a browser may be sending this for a page that the service has not served."""
+    host = request.headers.get("host", "")
+    origin = request.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != host:
+        return True
+    # A page can have its own name point at this machine: then origin and host agree.
+    return _is_public_name(host)
+
+
+def _is_public_name(host: str) -> bool:
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return True
+    return "." in name and not name.endswith(".localhost") and _ip(name) is None
+
+
+def _reaches_out(host: str) -> bool:
+    """Whether other machines can reach what listens on ``host``."""
+    try:
+        found = socket.getaddrinfo(
+            host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except OSError:
+        return False  # nobody can listen there, and whoever tries says so
+    addresses = [_ip(str(address[0])) for *_, address in found]
+    return not all(address is not None and address.is_loopback for address in addresses)
