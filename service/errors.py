@@ -114,6 +114,29 @@ class PayloadTooLarge(RequeryError):
     status, slug, title = 413, "payload-too-large", "The body is too large"
 
 
+class MalformedRequest(RequeryError):
+    """What was sent is no HTTP request."""
+
+    status, slug, title = 400, "malformed-request", "The request is not valid HTTP"
+
+
+class RequestTimeout(RequeryError):
+    """The request did not arrive whole within the time that the server gives it."""
+
+    status, slug, title = 408, "request-timeout", "The request took too long to arrive"
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The rest of the request may still be on its way: nothing can follow it."""
+        return {"Connection": "close"}
+
+
+class HeadersTooLarge(RequeryError):
+    """The request line and the headers have more bytes than the server takes."""
+
+    status, slug, title = 431, "headers-too-large", "The request headers are too large"
+
+
 class UnsupportedMediaType(RequeryError):
     """The body is not declared as JSON."""
 
@@ -195,6 +218,18 @@ class CacheUnavailable(_Unavailable):
     """The shared cache did not answer, so that a purge is not complete."""
 
     slug, title = "cache-unavailable", "The shared cache cannot be reached"
+
+
+class TooManyConnections(_Unavailable):
+    """As many connections are open as the server takes."""
+
+    slug, title = "too-many-connections", "Too many connections are open"
+
+
+class Stopping(_Unavailable):
+    """The process has been told to stop, and could not wait for the answer."""
+
+    slug, title = "stopping", "The service is stopping"
 
 
 class BoardUnavailable(_Unavailable):
