@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from model_store.errors import UnknownVersion as NotInStore
 from model_store.files import mismatches
 from model_store.manifest import Manifest
 from model_store.materialise import materialise
+from model_store.remote import RemoteUnreadable
 from model_store.store import Store, default_cache_dir
 from model_store.store import Version as StoredVersion
 from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes, load_engine
@@ -30,6 +32,10 @@ _Result = TypeVar("_Result")
 
 _FIND_SECONDS = 60
 """Patience with a remote store."""
+_AGAIN_S = 0.5
+"""Between two looks for what is missing in the store."""
+_TELL_S = 5.0
+"""Between two log lines about it."""
 
 
 def known_versions(store: Store, settings: Settings) -> list[Version]:
@@ -53,6 +59,51 @@ def known_versions(store: Store, settings: Settings) -> list[Version]:
     return versions
 
 
+async def arriving(
+    read: Callable[[], _Result],
+    *,
+    wait_s: float,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> _Result:
+    """What ``read`` finds in the store, which may come late.
+
+    A volume may be mounted after us, an object store start beside us, a version come last.
+
+    Args:
+        read: reads it; called outside the event loop, again and again while something is missing.
+        wait_s: longest to wait for what is missing, in seconds.
+        clock: monotonic seconds.
+        sleep: waits so many seconds.
+
+    Raises:
+        ModelStoreError: it is still missing, or it is there and cannot be used.
+        LoadFailed: the store gave no answer.
+    """
+    began = clock()
+    told: float | None = None
+    while True:
+        try:
+            async with asyncio.timeout(_FIND_SECONDS):
+                return await outside_the_loop(read)
+        except TimeoutError:
+            raise LoadFailed(
+                f"the model store gave no answer within {_FIND_SECONDS} s; is it reachable?"
+            ) from None
+        except (NotInStore, RemoteUnreadable, OSError) as error:
+            now = clock()
+            if now - began >= wait_s:
+                raise
+            if told is None or now - told >= _TELL_S:
+                told = now
+                _log.warning(
+                    "waiting_for_the_model_store",
+                    reason=str(error),
+                    seconds_left=round(wait_s - (now - began), 1),
+                )
+        await sleep(_AGAIN_S)
+
+
 def engine_factory(store: Store, settings: Settings) -> EngineFactory:
     """Makes vLLM engines of stored versions; materialising happens outside the event loop."""
     engine_settings = _engine_settings(settings)
@@ -68,7 +119,7 @@ def engine_factory(store: Store, settings: Settings) -> EngineFactory:
             folder = materialise(stored, settings.cache_dir)
             return load_engine(manifest, folder, engine_settings, on_tokens=on_tokens)
 
-        return await _in_daemon_thread(prepare)
+        return await outside_the_loop(prepare)
 
     return make
 
@@ -79,7 +130,7 @@ def version_finder(store: Store, settings: Settings) -> Callable[[str], Awaitabl
     async def find(name: str) -> Version:
         try:
             async with asyncio.timeout(_FIND_SECONDS):
-                return await _in_daemon_thread(lambda: _version(store.get(name), settings))
+                return await outside_the_loop(lambda: _version(store.get(name), settings))
         except TimeoutError:
             raise LoadFailed(
                 f"the model store did not give version {name[:64]!a} within {_FIND_SECONDS} s; "
@@ -135,8 +186,8 @@ def _version(stored: StoredVersion, settings: Settings) -> Version:
     return Version(manifest, brands=[brand for brand in brands if brand.strip()])
 
 
-async def _in_daemon_thread(work: Callable[[], _Result]) -> _Result:
-    """The result of ``work``; unlike a pool's thread, one still at work does not hold up exit."""
+async def outside_the_loop(work: Callable[[], _Result]) -> _Result:
+    """The result of ``work``, done in a thread that does not hold up the end of the process."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Result] = loop.create_future()
 

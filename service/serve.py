@@ -1,43 +1,64 @@
 """``requery serve``: one process, one event loop, one line on standard error when it cannot start.
 
-Order: options, model store, port, then the application; the slow load of the model comes last, in
-the background, while ``/livez`` and ``/readyz`` already answer.
+Order: options, port, model store, then the application; the slow load of the model comes last, in
+the background. From the moment that the port is open ``/livez`` and ``/readyz`` answer.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from types import FrameType
 from typing import Annotated, Any, NoReturn
 
 import structlog
 import typer
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 
 from model_store.errors import ModelStoreError
 from model_store.store import open_store
 from service.app import create_app
-from service.catalogue import engine_factory, known_versions, memory_budget, version_finder
+from service.catalogue import (
+    arriving,
+    engine_factory,
+    known_versions,
+    memory_budget,
+    outside_the_loop,
+    version_finder,
+)
 from service.engine.loading import detect_device
-from service.errors import RequeryError
+from service.errors import LoadFailed, RequeryError
+from service.front import Front
+from service.http import Connection, HttpState, Limits
 from service.logging import configure_logging
 from service.overrides.file import OverridesFileInvalid
 from service.parts import Supplies
+from service.server import Server
 from service.settings import Settings
 
 _log = structlog.get_logger(component="serve")
 
 _BACKLOG = 2048
-_GRACE_S = 10
-"""How long requests in flight may take to finish once the process is told to stop."""
+_OTHER_DESCRIPTORS = 256
+"""For engines, Redis and connections over the limit."""
 _FAILED = 1
 _WRONG_OPTIONS = 2
+
+
+class _CannotServe(Exception):
+    """There is no application to serve; the message is for the operator."""
+
+    def __init__(self, message: str, code: int = _FAILED) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 def serve(
@@ -65,24 +86,29 @@ def serve(
     run(settings, from_store)
 
 
-def from_store(settings: Settings) -> Supplies:
+async def from_store(settings: Settings) -> Supplies:
     """The versions of the model store, on vLLM.
 
     Raises:
         ModelStoreError: the store cannot be read, or the default version cannot be used.
+        LoadFailed: the store gave no answer.
     """
-    device = detect_device() if settings.device == "auto" else settings.device
     store = open_store(settings.sources(), settings.cache_dir)
+    versions = await arriving(
+        lambda: known_versions(store, settings),
+        # What is in the package is there from the start.
+        wait_s=settings.store_wait_s if settings.sources() else 0.0,
+    )
     return Supplies(
-        versions=known_versions(store, settings),
+        versions=versions,
         engines=engine_factory(store, settings),
-        memory=memory_budget(settings),
+        memory=await outside_the_loop(lambda: memory_budget(settings)),
         find=version_finder(store, settings),
-        gpu=device == "cuda",
+        gpu=_device(settings) == "cuda",
     )
 
 
-def run(settings: Settings, supply: Callable[[Settings], Supplies]) -> None:
+def run(settings: Settings, supply: Callable[[Settings], Awaitable[Supplies]]) -> None:
     """Serve until told to stop.
 
     Args:
@@ -90,12 +116,10 @@ def run(settings: Settings, supply: Callable[[Settings], Supplies]) -> None:
         supply: gives the versions, and what makes them run.
 
     Raises:
-        SystemExit: it could not start; one line on standard error says why.
+        SystemExit: it could not start, or not stop in order; one line on standard error says why.
     """
-    try:
-        supplies = supply(settings)
-    except (ModelStoreError, OSError) as error:
-        _die(f"{error} (see 'requery models list'; choose one with --version-name)")
+    # Until the server is there: the first process of a container ignores signals otherwise.
+    signal.signal(signal.SIGTERM, _leave)
     listener = _listen(settings.host, settings.port)
     failures: list[Exception] = []
 
@@ -103,37 +127,68 @@ def run(settings: Settings, supply: Callable[[Settings], Supplies]) -> None:
         failures.append(error)
         server.should_exit = True
 
-    try:
-        app = create_app(settings, supplies, on_load_failure=give_up)
-    except (OverridesFileInvalid, ValueError) as error:
-        _die(str(error), _WRONG_OPTIONS)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=_GRACE_S,
-        )
-    )
+    async def make() -> FastAPI:
+        try:
+            supplies = await supply(settings)
+        except (ModelStoreError, LoadFailed, OSError) as error:
+            raise _CannotServe(
+                f"{error} (see 'requery models list'; choose one with --version-name)"
+            ) from error
+        try:
+            return create_app(settings, supplies, on_load_failure=give_up)
+        except (OverridesFileInvalid, ValueError) as error:
+            raise _CannotServe(str(error), _WRONG_OPTIONS) from error
+
+    front = Front(make, on_failure=give_up, cutting_off=lambda: server.cutting_off)
+    server = _server(settings, front)
     address = listener.getsockname()
-    device = "cuda" if supplies.gpu else "cpu"
-    _log.info("listening", host=address[0], port=address[1], device=device)
-    # uvicorn raises the signal again once it has shut down in order: that is a clean end.
-    signal.signal(signal.SIGTERM, _leave)
+    _log.info("listening", host=address[0], port=address[1], device=_device(settings))
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:
         return
     if failures:
-        _die(_reason(failures[0], settings.default_version))
+        _die(*_reason(failures[0], settings.default_version))
     if not server.started:
         _die("the application could not start; the log above says why")
+
+
+def _server(settings: Settings, front: Front) -> Server:
+    limits = Limits.of(settings)
+    room = _allow_descriptors(limits.connections + _OTHER_DESCRIPTORS) - _OTHER_DESCRIPTORS
+    if room < limits.connections:
+        _log.warning("few_descriptors", max_connections=max(1, room), wanted=limits.connections)
+        limits = replace(limits, connections=max(1, room))
+    state = HttpState(limits)
+    state.crowded = front.crowded
+    config = uvicorn.Config(
+        front,
+        loop="uvloop",
+        http=Connection,
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+    )
+    return Server(
+        config, state, delay_s=settings.shutdown_delay_s, grace_s=settings.shutdown_grace_s
+    )
+
+
+def _allow_descriptors(wanted: int) -> int:
+    """Let the process open as many files as ``wanted``, as far as it may; how many it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
+
+
+def _device(settings: Settings) -> str:
+    return detect_device() if settings.device == "auto" else settings.device
 
 
 def _settings(given: dict[str, Any]) -> Settings:
@@ -169,10 +224,13 @@ def _listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _reason(error: Exception, version: str) -> str:
+def _reason(error: Exception, version: str) -> tuple[str, int]:
+    """What to say of ``error``, and the exit status that goes with it."""
+    if isinstance(error, _CannotServe):
+        return str(error), error.code
     if isinstance(error, ModelStoreError | RequeryError):
-        return f"version {version} cannot be served: {error}"
-    return f"version {version} cannot be served: {type(error).__name__}: {error} (see the log)"
+        return f"version {version} cannot be served: {error}", _FAILED
+    return f"version {version} cannot be served: {type(error).__name__}: {error} (see the log)", 1
 
 
 def _die(message: str, code: int = _FAILED) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import orjson
 from fastapi import APIRouter
+from prometheus_client import generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,6 +12,7 @@ from service.api.auth import Guard
 from service.api.routing import DirectRoute
 from service.api.schemas import problems
 from service.errors import NotReady
+from service.http import connection_of
 from service.metrics import Metrics
 from service.versions import State, Versions
 
@@ -53,13 +55,19 @@ class OperationsApi:
         """200 as long as the event loop turns."""
         return _json({"status": "live"})
 
-    async def ready(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
+    async def ready(self, request: Request) -> Response:
         """200 once the default version is loaded and healthy, else 503 with the reason."""
+        connection = connection_of(request.scope)
+        if connection is not None and connection.state.stopping:
+            raise NotReady("the service is stopping; ask another replica")
         version = self._versions.default
         if version.up:
             return _json({"status": "ready", "model_version": version.name})
+        if version.replacing:
+            raise NotReady(f"the engine of version {version.name} is being replaced")
         if version.state is State.READY:
-            raise NotReady(f"the engine of version {version.name} has died; restart the service")
+            what = "does not answer" if version.suspected else "has died"
+            raise NotReady(f"the engine of version {version.name} {what}; it will be replaced")
         reason = f": {version.reason}" if version.reason else ""
         raise NotReady(f"version {version.name} is {version.state.value}{reason}")
 
@@ -67,6 +75,9 @@ class OperationsApi:
         """All ``requery_*`` metrics in the Prometheus text format."""
         self._guard.check(request)
         text, content_type = self._metrics.exposition()
+        connection = connection_of(request.scope)
+        if connection is not None:  # what the server counts, outside the application
+            text += generate_latest(connection.state.metrics.registry)
         return Response(text, headers={"content-type": content_type})
 
 

@@ -46,16 +46,7 @@ class PacedEngine(ScriptedEngine):
         self._delay_s = delay_s
         self._start_s = start_s
         self._slots = asyncio.Semaphore(slots)
-        self._outstanding = 0
-        self._progress = 0
-
-    @property
-    def outstanding(self) -> int:
-        return self._outstanding
-
-    @property
-    def progress(self) -> int:
-        return self._progress
+        self.outstanding = self.progress = 0
 
     async def start(self) -> None:
         await asyncio.sleep(self._start_s)
@@ -75,13 +66,13 @@ class PacedEngine(ScriptedEngine):
         return await super().tag(pairs)
 
     async def _decode(self) -> None:
-        self._outstanding += 1
+        self.outstanding += 1
         try:
             async with self._slots:
                 await asyncio.sleep(self._delay_s)
-            self._progress += 1
+            self.progress += 1
         finally:
-            self._outstanding -= 1
+            self.outstanding -= 1
 
     async def _one(self, candidate: Candidate) -> Candidate:
         await self._decode()
@@ -110,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         engine.on_tokens = on_tokens
         return engine
 
-    def supply(_settings: Settings) -> Supplies:
+    async def supply(_settings: Settings) -> Supplies:
         return Supplies(versions=[Version(make_manifest())], engines=make)
 
     run(settings, supply)
