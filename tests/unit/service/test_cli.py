@@ -34,8 +34,16 @@ atexit.register(lambda: print("loaded:", sorted(set(heavy) & set(sys.modules)), 
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["models", "--help"], ["models", "list"]])
-def test_looking_at_models_loads_nothing_heavy(arguments: list[str]) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["models", "--help"],
+        ["models", "list"],
+        ["keys", "new", "--name", "a", "--scope", "admin"],
+    ],
+)
+def test_looking_at_models_and_making_keys_loads_nothing_heavy(arguments: list[str]) -> None:
     done = requery(REPORT, *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip().endswith("loaded: []")
@@ -43,7 +51,7 @@ def test_looking_at_models_loads_nothing_heavy(arguments: list[str]) -> None:
 
 def test_help_lists_the_subcommands() -> None:
     done = requery("", "--help")
-    for name in ("serve", "precompute", "models", "train", "evaluate"):
+    for name in ("serve", "precompute", "models", "keys", "train", "evaluate"):
         assert name in done.stdout
 
 
