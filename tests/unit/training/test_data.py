@@ -1,18 +1,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from model_store.prompt import PromptFormat
 from tests.support.model_versions import PROMPT, byte_tokenizer
-from tests.unit.training.worlds import make_world, shop_tables
+from tests.unit.training.worlds import make_world, rooms_world, shop_tables
 from training.data import Split, domain_rows, mine_all, sft_rows, split
 from training.errors import DataError
 from training.folds import fold_of, variants
 from training.packing import Row
 from training.pairs import QueryPairs, Scored, World
-from training.recipe import Recipe, load_recipe
+from training.recipe import Optimiser, Recipe, SftStage, load_recipe
 
 SHIPPED = Path(__file__).parents[3] / "training" / "recipes" / "sft-1.yaml"
 
@@ -90,6 +91,15 @@ def tokens(rows: list[Row]) -> int:
     return sum(len(r.ids) for r in rows)
 
 
+def queries_in(rows: list[Row], prompts: PromptFormat) -> set[str]:
+    return {
+        prompts.decode(r.ids[i + 1 : r.ids.index(prompts.rewrite_id, i)]).strip()
+        for r in rows
+        for i, token in enumerate(r.ids)
+        if token == prompts.query_id
+    }
+
+
 class TestRows:
     @pytest.fixture
     def mined(self, world: World, parts: Split, recipe: Recipe) -> dict[str, QueryPairs]:
@@ -106,12 +116,12 @@ class TestRows:
         count: int = 3000,
         seed: int = 1,
         sampled: dict[str, QueryPairs] | None = None,
-        write_only: bool = False,
+        **options: Any,
     ) -> list[Row]:
-        return sft_rows(
-            mined, sampled or {}, world, parts, recipe, prompts,
-            tokens=count, row_tokens=256, write_only=write_only, seed=seed,
-        )  # fmt: skip
+        stage = SftStage(
+            kind="sft", tokens=count, optimiser=Optimiser(learning_rate=1e-3), **options
+        )
+        return sft_rows(mined, sampled or {}, world, parts, recipe, prompts, stage=stage, seed=seed)
 
     def test_mining_covers_the_training_queries(
         self, mined: dict[str, QueryPairs], world: World, parts: Split
@@ -140,7 +150,7 @@ class TestRows:
     ) -> None:  # fmt: skip
         tags = [t for r in self.sft(mined, world, parts, recipe, prompts) for t in r.tag]
         assert set(tags) == {0, 1}
-        single = self.sft(mined, world, parts, recipe, prompts, write_only=True)
+        single = self.sft(mined, world, parts, recipe, prompts, tasks="write")
         assert {t for r in single for t in r.tag} == {1}
 
     def test_samples_come_with_as_many_mined_and_half_as_many_noisy_pairs(
@@ -154,13 +164,31 @@ class TestRows:
         text = " ".join(prompts.decode(r.ids) for r in rows)
         assert text.count("sampled text") >= 8
         # At most 8 + 8 + 4 different queries.
-        firsts = {
-            tuple(r.ids[i : r.ids.index(prompts.rewrite_id, i)])
-            for r in rows
-            for i, token in enumerate(r.ids)
-            if token == prompts.query_id
-        }
-        assert 8 <= len(firsts) <= 20
+        assert 8 <= len(queries_in(rows, prompts)) <= 20
+
+    def test_a_stage_may_take_all_mined_pairs_beside_samples(
+        self, mined: dict[str, QueryPairs], world: World, parts: Split, recipe: Recipe,
+        prompts: PromptFormat,
+    ) -> None:  # fmt: skip
+        query = next(iter(mined))
+        sampled = {query: QueryPairs(query, [Scored("sampled text", "sample", 1.0, 0.0)])}
+        rows = self.sft(
+            mined, world, parts, recipe, prompts, sampled=sampled, count=100_000,
+            match_samples=False, noisy_pairs=0,
+        )  # fmt: skip
+        learnt = {q for q, p in mined.items() if p.write or p.accept or p.reject}
+        assert queries_in(rows, prompts) == learnt
+
+    def test_catalogue_pairs_are_judged_and_never_written(
+        self, recipe: Recipe, prompts: PromptFormat
+    ) -> None:
+        world = rooms_world()
+        parts = Split(tuple(world.canonical), (), (), frozenset())
+        rows = self.sft(
+            {}, world, parts, recipe, prompts, noisy_pairs=0, catalogue_pairs=5, count=500
+        )
+        assert {t for r in rows for t in r.tag} == {0, 1}
+        assert all(not r.target for r in rows)
 
     def test_domain_text_is_of_titles_and_training_queries(
         self, world: World, parts: Split, prompts: PromptFormat

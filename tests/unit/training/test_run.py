@@ -36,6 +36,21 @@ class TestFolder:
             Run(tmp_path, recipe.model_copy(update={"seed": 99}))
         assert (tmp_path / "recipe.json").read_bytes() == before
 
+    def test_a_recipe_that_gained_stages_goes_on(self, tmp_path: Path, recipe: Recipe) -> None:
+        shorter = recipe.model_copy(update={"stages": recipe.stages[:-2]})
+        Run(tmp_path, shorter).finish(0, {"kind": "domain", "steps": 3})
+        assert Run(tmp_path, recipe).done(0) == {"kind": "domain", "steps": 3}
+        with pytest.raises(RunError, match="holds a run of another recipe"):
+            Run(tmp_path, shorter)  # what the longer one has done is not thrown away
+
+    def test_a_stage_put_in_between_makes_it_another_recipe(
+        self, tmp_path: Path, recipe: Recipe
+    ) -> None:
+        Run(tmp_path, recipe)
+        stages = (recipe.stages[0], *recipe.stages)
+        with pytest.raises(RunError, match="holds a run of another recipe"):
+            Run(tmp_path, recipe.model_copy(update={"stages": stages}))
+
     def test_how_the_version_is_used_may_be_chosen_later(
         self, tmp_path: Path, recipe: Recipe
     ) -> None:

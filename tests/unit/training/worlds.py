@@ -70,3 +70,21 @@ def shop_tables() -> Tables:
             grades[typed] = {product: 3.0}
             corrections[typed] = f"{material} {thing}"
     return make_tables(titles, grades, corrections)
+
+
+def rooms_world() -> World:
+    """Six models of each of 40 things for each of six rooms; each thing has a second name.
+
+    Big enough for searches that find some of a thing's products and not others; no grades.
+    """
+    rooms = ("kitchen", "garden", "garage", "office", "attic", "cellar")
+    kinds = [f"{material}{thing}" for thing in THINGS for material in MATERIALS[:5]]
+    titles = {
+        f"{kind}-{room}-{n}": f"{room} {kind} {kind}ette model {n}"
+        for n in range(6)
+        for kind in kinds
+        for room in rooms
+    }
+    words = [word for kind in kinds for word in (kind, f"{kind}ette")]
+    queries = [*words, *(f"{room} {word}" for word in words for room in rooms)]
+    return make_world(titles, {q: {} for q in queries} | {"hamer": {}}, {"hamer": "hammer"})
