@@ -1,0 +1,179 @@
+"""The engine core is killed, and is stopped, while requests come."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loadtests.arrivals import Phase
+from loadtests.exchange import Outcome
+from loadtests.load import Mix, OpenLoop
+from loadtests.processes import Process
+from loadtests.queries import Queries
+from loadtests.report import Promise, Report, shown
+from loadtests.scenarios.traffic import Say, hits, load, misses, warm
+from loadtests.summary import summarise, worst_over_deadline
+from loadtests.target import Target, TargetFailed
+
+_POLL_S = 0.05
+_PROMISED_S = 0.05
+"""How long after its deadline a request may end."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """How long, and how much.
+
+    Attributes:
+        known: queries that are sent again and again, and are in the cache.
+        hit_rate, miss_rate: requests a second.
+        before_s: before the signal.
+        patience_s: longest that is waited for an engine to be ready again.
+        after_s: with the new engine.
+    """
+
+    known: int = 20
+    hit_rate: float = 20.0
+    miss_rate: float = 3.0
+    before_s: float = 10.0
+    patience_s: float = 240.0
+    after_s: float = 10.0
+
+    def quick(self) -> EnginePlan:
+        """Short, to see that it works; its figures say nothing."""
+        return replace(self, known=6, before_s=4.0, patience_s=150.0, after_s=4.0)
+
+
+async def run(plan: EnginePlan, queries: Queries, folder: Path, say: Say, seed: int) -> Report:
+    """SIGKILL, then SIGSTOP of the engine core that took its place."""
+    known = Queries(queries.known[: plan.known], seed=seed)
+    figures: dict[str, Any] = {}
+    promises: list[Promise] = []
+    async with Target(folder) as target:
+        await warm(target, known.known)
+        deadline_s = target.default_deadline_s
+        mix = Mix(
+            [
+                (plan.hit_rate, hits(known, deadline_s=deadline_s)),
+                (plan.miss_rate, misses(queries, deadline_s=deadline_s)),
+            ],
+            seed=seed,
+        )
+        for number, sent in enumerate((signal.SIGKILL, signal.SIGSTOP)):
+            say(f"engine core: {sent.name}")
+            found = await _one(plan, sent, mix, target, seed + number)
+            figures[sent.name] = found
+            promises += _promises(sent.name, found)
+            if found["ready_again_s"] is None:
+                say("the engine did not come back; nothing more can be tried on it")
+                break
+        figures["logged_errors"] = dict(target.events("error"))
+    return Report("engine", figures, tuple(promises))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """Seconds from the signal; ``None``: it did not happen."""
+
+    not_ready_s: float | None = None
+    ready_again_s: float | None = None
+
+
+async def _one(
+    plan: EnginePlan, sent: signal.Signals, mix: Mix, target: Target, seed: int
+) -> dict[str, Any]:
+    old = target.engine
+    if old is None:
+        raise TargetFailed("no engine core was found among the children of the service")
+    run_s = plan.before_s + plan.patience_s + plan.after_s
+    loop = load([Phase("all", mix.rate, run_s)], mix, target, seed=seed)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(loop.run())
+        await asyncio.sleep(plan.before_s)
+        at = loop.now()
+        old.send(sent)
+        seen = await _watch(target, old, loop, at, plan.patience_s)
+        if seen.ready_again_s is not None:
+            await asyncio.sleep(plan.after_s)
+        loop.stop()
+    outcomes = running.result()
+    after = [o for o in outcomes if o.due >= at]
+    end = max((o.done for o in after), default=at)
+    down_until = at + seen.ready_again_s if seen.ready_again_s is not None else end
+    hit = [o for o in outcomes if o.done >= at]
+    return {
+        "before": summarise([o for o in outcomes if o.due < at], at),
+        "down": summarise([o for o in after if o.due < down_until], max(down_until - at, 0.1)),
+        "after": summarise([o for o in after if o.due >= down_until], max(end - down_until, 0.1)),
+        "worst_over_deadline_ms": _ms(worst_over_deadline(hit)),
+        "worst_over_deadline_from_sending_ms": _ms(worst_over_deadline(hit, from_sending=True)),
+        "under_way_at_the_signal": summarise([o for o in outcomes if o.sent < at <= o.done], 1.0),
+        "other_5xx": sum(o.code >= 500 and o.code != 503 for o in outcomes),
+        "unanswered": sum(o.failure is not None for o in outcomes),
+        "not_ready_after_s": seen.not_ready_s,
+        "ready_again_s": seen.ready_again_s,
+        "first_generated_answer_s": _first_generated(after, at, down_until),
+        "old_core_left": old.alive,
+    }
+
+
+async def _watch(
+    target: Target, old: Process, loop: OpenLoop, at: float, patience_s: float
+) -> _Seen:
+    """Ask ``/readyz`` until a new engine core answers for the old one."""
+    seen = _Seen()
+    while loop.now() - at < patience_s:
+        ready = await target.ready()
+        if not ready and seen.not_ready_s is None:
+            seen.not_ready_s = round(loop.now() - at, 3)
+        replaced = target.engine not in (None, old)
+        if ready and (replaced or (seen.not_ready_s is not None and not old.alive)):
+            seen.ready_again_s = round(loop.now() - at, 3)
+            break
+        await asyncio.sleep(_POLL_S)
+    return seen
+
+
+def _first_generated(after: Sequence[Outcome], at: float, since: float) -> float | None:
+    done = [o.done - at for o in after if o.source == "engine" and o.good() and o.done >= since]
+    return round(min(done), 3) if done else None
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 1)
+
+
+def _promises(name: str, found: dict[str, Any]) -> list[Promise]:
+    worst = found["worst_over_deadline_from_sending_ms"]
+    due = found["worst_over_deadline_ms"]
+    codes = found["down"]["codes"]
+    bad = found["other_5xx"] + found["unanswered"]
+    ready = found["ready_again_s"]
+    return [
+        Promise(
+            f"engine core {name}: no request ends later than its deadline + 50 ms",
+            f"worst {shown(worst, 'ms')} over the deadline ({shown(due, 'ms')} from when it was "
+            "due)",
+            worst is not None and worst <= _PROMISED_S * 1000,
+        ),
+        Promise(
+            f"engine core {name}: no 5xx but 503, every request answered",
+            f"{bad} of others; while it was down {_listed(codes)}, "
+            f"{_listed(found['down']['statuses'])}",
+            bad == 0,
+        ),
+        Promise(
+            f"engine core {name}: ready again without a person",
+            f"after {shown(ready, 's')}; /readyz said so after "
+            f"{shown(found['not_ready_after_s'], 's', 2)}",
+            ready is not None and not found["old_core_left"],
+        ),
+    ]
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{n} x {name}" for name, n in counts.items()) or "nothing"

@@ -1,0 +1,128 @@
+"""The service is told to stop while requests come."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from loadtests.arrivals import Phase
+from loadtests.exchange import LOST, Failure
+from loadtests.load import Mix
+from loadtests.queries import Queries
+from loadtests.report import Promise, Report, shown
+from loadtests.scenarios.traffic import Say, hits, load, misses, warm
+from loadtests.summary import summarise
+from loadtests.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class SigtermPlan:
+    """How long, and how much.
+
+    Attributes:
+        rounds: each with a service of its own.
+        known: queries that are sent again and again, and are in the cache.
+        hit_rate, miss_rate: requests a second.
+        before_s: before the signal.
+        patience_s: longest that is waited for the process to end.
+    """
+
+    rounds: int = 3
+    known: int = 20
+    hit_rate: float = 40.0
+    miss_rate: float = 4.0
+    before_s: float = 10.0
+    patience_s: float = 60.0
+
+    def quick(self) -> SigtermPlan:
+        """Short, to see that it works; its figures say nothing."""
+        return replace(self, rounds=1, known=6, before_s=3.0)
+
+
+async def run(plan: SigtermPlan, queries: Queries, folder: Path, say: Say, seed: int) -> Report:
+    """Some rounds, since what is lost depends on what is under way just then."""
+    rounds: list[dict[str, Any]] = []
+    for number in range(plan.rounds):
+        say(f"SIGTERM: round {number + 1} of {plan.rounds}")
+        rounds.append(await _one(plan, queries, folder / f"round-{number + 1}", seed + number))
+    return Report("sigterm", {"rounds": rounds}, _promises(rounds))
+
+
+async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> dict[str, Any]:
+    known = Queries(queries.known[: plan.known], seed=seed)
+    async with Target(folder) as target:
+        await warm(target, known.known)
+        deadline_s = target.default_deadline_s
+        mix = Mix(
+            [
+                (plan.hit_rate, hits(known, deadline_s=deadline_s)),
+                (plan.miss_rate, misses(queries, deadline_s=deadline_s)),
+            ],
+            seed=seed,
+        )
+        run_s = plan.before_s + plan.patience_s
+        loop = load([Phase("all", mix.rate, run_s)], mix, target, seed=seed)
+        process, engine = target.process, target.engine
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(loop.run())
+            await asyncio.sleep(plan.before_s)
+            at = loop.now()
+            process.send(signal.SIGTERM)
+            code = await target.until_exit(plan.patience_s)
+            ended = loop.now()
+            # A little longer: what comes now must be refused, not swallowed.
+            await asyncio.sleep(0.5)
+            loop.stop()
+        outcomes = running.result()
+        errors = dict(target.events("error"))
+    since = [o for o in outcomes if o.done >= at]
+    refused = [o for o in since if o.failure is Failure.REFUSED]
+    lost = [o for o in outcomes if o.failure in LOST]
+    return {
+        "before": summarise([o for o in outcomes if o.done < at], at),
+        "after": summarise(since, max(ended - at, 0.1)),
+        "under_way_at_the_signal": sum(o.sent < at <= o.done for o in outcomes),
+        "accepted_after_the_signal": sum(o.sent >= at for o in since) - len(refused),
+        "refused": len(refused),
+        "first_refused_s": round(min(o.sent for o in refused) - at, 3) if refused else None,
+        "lost": len(lost),
+        "lost_at": [
+            {
+                "kind": o.kind,
+                "failure": o.failure,
+                "sent_s": round(o.sent - at, 3),
+                "done_s": round(o.done - at, 3),
+            }
+            for o in lost
+        ],
+        "other_5xx": sum(o.code >= 500 and o.code != 503 for o in outcomes),
+        "exit_code": code,
+        "exit_s": round(ended - at, 3),
+        "engine_core_left": engine is not None and engine.alive,
+        "logged_errors": errors,
+    }
+
+
+def _promises(rounds: list[dict[str, Any]]) -> tuple[Promise, ...]:
+    lost = sum(one["lost"] for one in rounds)
+    under_way = sum(one["under_way_at_the_signal"] for one in rounds)
+    later = sum(one["accepted_after_the_signal"] for one in rounds)
+    codes = [one["exit_code"] for one in rounds]
+    longest = max((one["exit_s"] for one in rounds), default=None)
+    bad = sum(one["other_5xx"] for one in rounds)
+    left = any(one["engine_core_left"] for one in rounds)
+    return (
+        Promise(
+            "SIGTERM under load: no accepted request is lost",
+            f"{lost} lost of {under_way} under way and {later} accepted later",
+            lost == 0 and bad == 0,
+        ),
+        Promise(
+            "SIGTERM: exit code 0, the engine core gone too",
+            f"{', '.join(map(str, codes))}; after {shown(longest, 's')} at most",
+            all(code == 0 for code in codes) and not left,
+        ),
+    )

@@ -1,0 +1,119 @@
+"""What scenarios make of outcomes, and that what they send is what the service takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from loadtests.exchange import Failure, Outcome, Request
+from loadtests.queries import Queries
+from loadtests.scenarios import overload, redis, soak
+from loadtests.scenarios.overload import OverloadPlan
+from loadtests.scenarios.soak import SoakPlan
+from loadtests.scenarios.traffic import rewrite
+from tests.support.service import Service, serving
+from tests.unit.loadtests.outcomes import outcome
+
+KNOWN = ("steel stake", "vinyl floor", "deck screws")
+PLAN = replace(OverloadPlan(), before_s=10.0, overload_s=10.0, after_s=10.0)
+
+
+def through_an_overload(*, bad_after_s: float) -> list[Outcome]:
+    """7 a second, then 30 of which 10 are answered, then 7 again, bad at first."""
+    before = [outcome(due=i / 7, phase="before") for i in range(70)]
+    over = [
+        outcome(due=10 + i / 30, phase="overload")
+        if i % 3 == 0
+        else outcome(due=10 + i / 30, phase="overload", code=503, latency=0.004)
+        for i in range(300)
+    ]
+    after = [
+        outcome(due=20 + i / 7, phase="after", status="timeout" if i / 7 < bad_after_s else "ok")
+        for i in range(70)
+    ]
+    return before + over + after
+
+
+def test_an_overload_that_is_met_well() -> None:
+    found = overload._overload_figures(through_an_overload(bad_after_s=0.0), 10.0, PLAN)
+    assert found["goodput_share_of_peak"] == 1.0
+    assert found["shed_share"] == pytest.approx(2 / 3, abs=0.001)
+    assert found["latency_of_503_ms"]["p99"] == pytest.approx(4)
+    assert found["neither_good_nor_503"] == 0
+    assert found["recovery_s"] == 0.0
+
+
+def test_an_overload_that_is_not() -> None:
+    outcomes = through_an_overload(bad_after_s=4.0)
+    outcomes.append(outcome(due=15.0, phase="overload", code=500))
+    outcomes.append(outcome(due=15.0, phase="overload", code=0, failure=Failure.UNANSWERED))
+    found = overload._overload_figures(outcomes, 20.0, PLAN)
+    assert found["goodput_share_of_peak"] == 0.5
+    assert found["neither_good_nor_503"] == 2
+    assert found["other_5xx"] == 1
+    assert 3.0 < found["recovery_s"] <= 4.25
+    found |= {"peak_goodput_per_s": 20.0}
+    assert [p.held for p in overload._promises("d", found)] == [False, None, True, False]
+
+
+def test_a_fault_is_compared_with_what_was_before_it() -> None:
+    outcomes = [outcome(phase="before", latency=0.002) for _ in range(100)]
+    outcomes += [outcome(phase="fault", latency=0.017) for _ in range(100)]
+    outcomes += [outcome(phase="after", latency=9.0)]
+    assert redis._compared(outcomes, lambda o: o.latency)["added_p99"] == pytest.approx(15)
+    assert redis._compared([], lambda o: o.latency)["added_p99"] is None
+
+
+def test_only_what_is_not_expected_of_a_kind_is_told() -> None:
+    outcomes = [
+        outcome(kind="hit"),
+        outcome(kind="hit", code=503),
+        outcome(kind="bad", code=422),
+        outcome(kind="hang-up", code=0, failure=Failure.LEFT),
+        outcome(kind="hit", code=500),
+        outcome(kind="bad", code=200),
+        outcome(kind="look", code=0, failure=Failure.RESET),
+    ]
+    assert soak._unexpected(outcomes) == {"hit: 500": 1, "bad: 200": 1, "look: reset": 1}
+
+
+def test_a_request_names_its_deadline_only_if_told_to() -> None:
+    named = rewrite("steel stake", "hit", deadline_s=0.25, named=True)
+    assert named.body is not None
+    assert b'"deadline_ms":250' in named.body
+    silent = rewrite("steel stake", "hit", deadline_s=0.25)
+    assert silent.body is not None
+    assert b"deadline" not in silent.body
+    assert silent.deadline_s == 0.25
+
+
+async def test_the_service_takes_what_the_soak_sends() -> None:
+    queries = Queries(KNOWN, seed=1)
+    kinds = soak._Kinds(queries, queries, 2.0, "test-1", seed=1)
+    async with serving() as serve:
+        service = await serve()
+        outcomes = [
+            await answered(service, request)
+            for _, make in kinds.parts(SoakPlan())
+            for request in (make() for _ in range(3))
+        ]
+        bad = [
+            await answered(service, Request("bad", path, body, headers=headers))
+            for path, body, headers in soak._BAD
+        ]
+        looks = [
+            await answered(service, Request("look", path, method="GET")) for path in soak._LOOKS
+        ]
+    assert soak._unexpected(outcomes + bad + looks) == {}
+    assert {o.kind for o in outcomes} == {
+        "hit", "unit", "miss", "batch", "relevance", "bad", "hang-up", "look", "route", "purge",
+    }  # fmt: skip
+
+
+async def answered(service: Service, request: Request) -> Outcome:
+    headers = {"content-type": "application/json", **request.headers}
+    response = await service.client.request(
+        request.method, request.path, content=request.body, headers=headers
+    )
+    return outcome(kind=request.kind, code=response.status_code)
