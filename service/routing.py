@@ -89,6 +89,8 @@ class RoutingPlan(_Part):
             description="Share of each version in the requests with a unit_id and no pin; they "
             "sum to 1. Empty: all go to the default.",
             examples=[{"sft-1": 0.5, "grpo-1": 0.5}],
+            # The pattern of the names alone would allow any others beside them.
+            json_schema_extra={"additionalProperties": False},
         ),
     ]
     salt: Annotated[

@@ -12,7 +12,7 @@ from service.api.body import read_json
 from service.api.context import context_of
 from service.api.operator_schemas import PurgeRequest, PurgeResponse
 from service.api.routing import DirectRoute
-from service.api.schemas import problems, request_body
+from service.api.schemas import AUTHOR, parameters, problems, request_body
 from service.errors import FieldError, InvalidRequest
 from service.purges import Purger
 from service.versions import Versions
@@ -45,7 +45,7 @@ class CacheApi:
                 200: {"model": PurgeResponse},
                 **problems(400, 401, 403, 404, 413, 415, 422, 503),
             },
-            openapi_extra=request_body(PurgeRequest),
+            openapi_extra=request_body(PurgeRequest) | parameters(AUTHOR),
         )
         return router
 

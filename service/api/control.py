@@ -16,7 +16,15 @@ from service.api.conditions import entity_tag, expected_revision
 from service.api.context import context_of
 from service.api.operator_schemas import AuditResponse, RoutingResponse
 from service.api.routing import DirectRoute
-from service.api.schemas import problems, request_body
+from service.api.schemas import (
+    AUTHOR,
+    ETAG,
+    IF_MATCH_REQUIRED,
+    parameter,
+    parameters,
+    problems,
+    request_body,
+)
 from service.control.board import AUDIT_ENTRIES, Board
 from service.control.documents import Document
 from service.errors import FieldError, InvalidRequest, UnknownVersion, VersionNotLoaded
@@ -68,7 +76,7 @@ class ControlApi:
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
         router = APIRouter(route_class=DirectRoute)
-        shown = {"model": RoutingResponse}
+        shown = {"model": RoutingResponse, "headers": ETAG}
         router.add_api_route(
             "/routing",
             self.show,
@@ -84,7 +92,7 @@ class ControlApi:
             summary="Send requests elsewhere, on all replicas",
             operation_id="put_routing",
             responses={200: shown, **problems(400, 401, 403, 409, 412, 413, 415, 422, 428, 503)},
-            openapi_extra=request_body(RoutingPlan),
+            openapi_extra=request_body(RoutingPlan) | parameters(IF_MATCH_REQUIRED, AUTHOR),
         )
         router.add_api_route(
             "/routing/kill",
@@ -93,7 +101,7 @@ class ControlApi:
             summary="Emergency: all requests to one version, or no rewrites at all",
             operation_id="put_kill",
             responses={200: shown, **problems(400, 401, 403, 409, 413, 415, 422, 503)},
-            openapi_extra=request_body(Kill),
+            openapi_extra=request_body(Kill) | parameters(AUTHOR),
         )
         router.add_api_route(
             "/routing/kill",
@@ -102,6 +110,7 @@ class ControlApi:
             summary="End the emergency: requests go where /routing says",
             operation_id="delete_kill",
             responses={200: shown, **problems(401, 403, 409, 503)},
+            openapi_extra=parameters(AUTHOR),
         )
         router.add_api_route(
             "/audit",
@@ -226,21 +235,17 @@ def _uses(plan: RoutingPlan, current: Routing) -> Iterator[_Use]:
         yield _Use("shadow.version", plan.shadow.version, rises=plan.shadow.share > had)
 
 
-_LIMIT = {
-    "parameters": [
-        {
-            "name": "limit",
-            "in": "query",
-            "description": "Most entries.",
-            "schema": {
-                "type": "integer",
-                "minimum": 1,
-                "maximum": AUDIT_ENTRIES,
-                "default": _DEFAULT_ENTRIES,
-            },
-        },
-    ]
-}
+_LIMIT = parameters(
+    parameter(
+        "query",
+        "limit",
+        "Most entries.",
+        type="integer",
+        minimum=1,
+        maximum=AUDIT_ENTRIES,
+        default=_DEFAULT_ENTRIES,
+    )
+)
 
 
 def _limit(request: Request) -> int:

@@ -12,12 +12,14 @@ from pydantic.json_schema import models_json_schema
 
 from service.api.operator_schemas import NewOverride, OverridesRequest, PurgeRequest
 from service.api.schemas import (
+    ETAG,
     BatchQuery,
     BatchRequest,
     Problem,
     RelevanceRequest,
     RewriteRequest,
     problems,
+    response_header,
 )
 from service.routing import Kill, RoutingPlan
 
@@ -58,6 +60,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions["$defs"])
             _describe_keys(schema)
+            _describe_headers(schema)
             app.openapi_schema = schema
         return app.openapi_schema
 
@@ -74,3 +77,25 @@ def _describe_keys(schema: dict[str, Any]) -> None:
         for operation in operations.values():
             operation["security"] = [{_SCHEME: []}, {}]
             operation["responses"].update({str(k): v for k, v in problems(429).items()})
+
+
+_EVERY_ANSWER = {
+    **response_header("X-Request-ID", "The caller's if it sent a sane one, else one made here."),
+    **response_header("Server-Timing", "Milliseconds by stage, and in total."),
+}
+_RETRY = response_header("Retry-After", "Seconds.", type="integer", minimum=1)
+_BY_CODE = {
+    "401": response_header("WWW-Authenticate", "How a key is sent."),
+    "412": ETAG,
+    "429": _RETRY,
+    "503": _RETRY,
+}
+
+
+def _describe_headers(schema: dict[str, Any]) -> None:
+    """Name the headers that come with every answer, and with every problem of a kind."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for code, response in operation["responses"].items():
+                described = response.setdefault("headers", {})
+                described.update(_EVERY_ANSWER | _BY_CODE.get(code, {}))

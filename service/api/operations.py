@@ -6,9 +6,10 @@ import orjson
 from fastapi import APIRouter
 from prometheus_client import generate_latest
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from service.api.auth import Guard
+from service.api.operator_schemas import Liveness, Readiness
 from service.api.routing import DirectRoute
 from service.api.schemas import problems
 from service.errors import NotReady
@@ -34,19 +35,26 @@ class OperationsApi:
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
         router = APIRouter(route_class=DirectRoute)
-        router.add_api_route("/livez", self.live, methods=["GET"], summary="Is the process alive")
+        router.add_api_route(
+            "/livez",
+            self.live,
+            methods=["GET"],
+            summary="Is the process alive",
+            responses={200: {"model": Liveness}},
+        )
         router.add_api_route(
             "/readyz",
             self.ready,
             methods=["GET"],
             summary="Would a request be answered by the engine",
-            responses=problems(503),
+            responses={200: {"model": Readiness}, **problems(503)},
         )
         router.add_api_route(
             "/metrics",
             self.scrape,
             methods=["GET"],
             summary="Prometheus metrics",
+            response_class=PlainTextResponse,
             responses=problems(401, 403),
         )
         return router

@@ -17,7 +17,21 @@ from pydantic import (
 
 from service.api.schemas import Body, Text, VersionPin
 from service.overrides.entries import BlockQuery, BlockTerm, Kind, Pin, Source
+from service.overrides.table import MAX_ENTRIES
 from service.routing import Kill, ShadowTraffic
+
+
+class Liveness(BaseModel):
+    """Answer of ``GET /livez``."""
+
+    status: Literal["live"]
+
+
+class Readiness(BaseModel):
+    """Answer of ``GET /readyz``, if it is ready."""
+
+    status: Literal["ready"]
+    model_version: str
 
 
 class AnyObject(RootModel[dict[str, Any]]):
@@ -33,7 +47,13 @@ class OverridesRequest(Body):
 
     overrides: Annotated[
         list[Any],
-        WithJsonSchema({"type": "array", "items": {"$ref": "#/components/schemas/NewOverride"}}),
+        WithJsonSchema(
+            {
+                "type": "array",
+                "maxItems": MAX_ENTRIES,
+                "items": {"$ref": "#/components/schemas/NewOverride"},
+            }
+        ),
     ]
     reason: Annotated[
         Annotated[str, StringConstraints(max_length=500)] | None,

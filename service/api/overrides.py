@@ -21,10 +21,20 @@ from service.api.operator_schemas import (
     OverridesResponse,
 )
 from service.api.routing import DirectRoute
-from service.api.schemas import problems, request_body
+from service.api.schemas import (
+    AUTHOR,
+    ETAG,
+    IF_MATCH,
+    IF_MATCH_REQUIRED,
+    parameter,
+    parameters,
+    problems,
+    request_body,
+    response_header,
+)
 from service.errors import UnknownOverride
 from service.overrides.desk import OverrideDesk
-from service.overrides.entries import Entry, Source, read_entries, read_entry
+from service.overrides.entries import ID, Entry, Source, read_entries, read_entry
 from service.overrides.live import Overrides
 from service.overrides.table import MAX_ENTRIES
 
@@ -48,7 +58,9 @@ class OverridesApi:
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
         router = APIRouter(route_class=DirectRoute)
-        one, listed = {"model": OverrideInfo}, {"model": OverridesResponse}
+        one = {"model": OverrideInfo, "headers": ETAG}
+        new = {"model": OverrideInfo, "headers": ETAG | _LOCATION}
+        listed = {"model": OverridesResponse, "headers": ETAG}
         router.add_api_route(
             "/overrides",
             self.show_all,
@@ -64,8 +76,8 @@ class OverridesApi:
             status_code=201,
             summary="Put an override into force",
             operation_id="add_override",
-            responses={201: one, **problems(400, 401, 403, 409, 413, 415, 422, 503)},
-            openapi_extra=request_body(NewOverride),
+            responses={201: new, **problems(400, 401, 403, 409, 413, 415, 422, 503)},
+            openapi_extra=request_body(NewOverride) | parameters(AUTHOR),
         )
         router.add_api_route(
             "/overrides",
@@ -74,7 +86,7 @@ class OverridesApi:
             summary="Replace all overrides but those of the file",
             operation_id="replace_overrides",
             responses={200: listed, **problems(400, 401, 403, 409, 412, 413, 415, 422, 428, 503)},
-            openapi_extra=request_body(OverridesRequest),
+            openapi_extra=request_body(OverridesRequest) | parameters(IF_MATCH_REQUIRED, AUTHOR),
         )
         router.add_api_route(
             "/overrides/{id}",
@@ -83,7 +95,7 @@ class OverridesApi:
             summary="One override",
             operation_id="get_override",
             responses={200: one, **problems(401, 403, 404)},
-            openapi_extra=_ID,
+            openapi_extra=parameters(_ID),
         )
         router.add_api_route(
             "/overrides/{id}",
@@ -93,10 +105,10 @@ class OverridesApi:
             operation_id="put_override",
             responses={
                 200: one,
-                201: one,
+                201: new,
                 **problems(400, 401, 403, 409, 412, 413, 415, 422, 503),
             },
-            openapi_extra=_ID | request_body(NewOverride),
+            openapi_extra=request_body(NewOverride) | parameters(_NEW_ID, IF_MATCH, AUTHOR),
         )
         router.add_api_route(
             "/overrides/{id}",
@@ -105,8 +117,11 @@ class OverridesApi:
             status_code=204,
             summary="Take an override out of force",
             operation_id="delete_override",
-            responses=problems(401, 403, 404, 409, 412, 422, 503),
-            openapi_extra=_ID,
+            responses={
+                204: {"headers": ETAG},
+                **problems(401, 403, 404, 409, 412, 422, 503),
+            },
+            openapi_extra=parameters(_ID, _REASON, IF_MATCH, AUTHOR),
         )
         return router
 
@@ -186,11 +201,12 @@ class OverridesApi:
         return _json(_shown(entry, source, hits), code, headers)
 
 
-_ID = {
-    "parameters": [
-        {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}},
-    ]
-}
+_ID = parameter("path", "id", "Of the override.")
+_NEW_ID = parameter("path", "id", "Of the override; any that suits.", pattern=f"^{ID}$")
+_REASON = parameter(
+    "query", "reason", f"For the audit trail; cut after {_MAX_REASON_CHARS} characters."
+)
+_LOCATION = response_header("Location", "Where the override is.")
 _NO_STORE = {"cache-control": "no-store"}
 
 

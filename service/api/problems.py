@@ -33,9 +33,11 @@ _ADVICE = {
 
 def content(error: RequeryError, request_id: str | None = None) -> dict[str, Any]:
     """``error`` as a problem object."""
-    body = _body(error.slug, error.title, error.status, str(error), request_id)
+    body = _body(error.slug, error.title, error.status, _shown(str(error)), request_id)
     if isinstance(error, InvalidRequest):
-        body["errors"] = [{"field": e.field, "detail": e.detail} for e in error.errors]
+        body["errors"] = [
+            {"field": _shown(e.field), "detail": _shown(e.detail)} for e in error.errors
+        ]
     return body
 
 
@@ -75,6 +77,11 @@ def printable(text: str, *, limit: int = 200) -> str:
     """``text`` as ASCII without control characters, cut to ``limit`` characters."""
     cut = text if len(text) <= limit else text[: limit - 3] + "..."
     return ascii(cut)[1:-1]
+
+
+def _shown(text: str) -> str:
+    """``text``, escaped if it holds what a terminal would not show as it is."""
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _field(location: tuple[int | str, ...]) -> str:

@@ -21,6 +21,7 @@ from service.api.context import context_of
 from service.api.hangup import hung_up, unless_hung_up
 from service.api.routing import DirectRoute
 from service.api.schemas import (
+    DEADLINE,
     BatchQuery,
     BatchRequest,
     BatchResponse,
@@ -28,8 +29,10 @@ from service.api.schemas import (
     RelevanceResponse,
     RewriteRequest,
     RewriteResponse,
+    parameters,
     problems,
     request_body,
+    response_header,
 )
 from service.batch import Batches, Done, Outcome
 from service.deadline import Deadline, Stopwatch
@@ -46,6 +49,7 @@ _CACHE_STATUS: dict[Source, str] = {
     "override": "requery; fwd=bypass",
 }
 """``Cache-Status`` (RFC 9211) by source."""
+_CACHE_HEADER = response_header("Cache-Status", "Where the answer is from, as RFC 9211 has it.")
 _DIGITS = 4
 """Decimals of a relevance on the wire."""
 
@@ -93,10 +97,10 @@ class RewritingApi:
                 summary="Rewrite a shopping query",
                 operation_id="rewrite" + ("_v1" if path.startswith("/v1") else ""),
                 responses={
-                    200: {"model": RewriteResponse},
+                    200: {"model": RewriteResponse, "headers": _CACHE_HEADER},
                     **problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
                 },
-                openapi_extra=request_body(RewriteRequest),
+                openapi_extra=request_body(RewriteRequest) | parameters(DEADLINE),
             )
         for path in ("/rewrite/batch", "/v1/rewrite/batch"):
             router.add_api_route(
@@ -109,7 +113,7 @@ class RewritingApi:
                     200: {"model": BatchResponse},
                     **problems(400, 401, 403, 413, 415, 422),
                 },
-                openapi_extra=request_body(BatchRequest),
+                openapi_extra=request_body(BatchRequest) | parameters(DEADLINE),
             )
         router.add_api_route(
             "/relevance",
@@ -121,7 +125,7 @@ class RewritingApi:
                 200: {"model": RelevanceResponse},
                 **problems(400, 401, 403, 404, 409, 413, 415, 422, 503, 504),
             },
-            openapi_extra=request_body(RelevanceRequest),
+            openapi_extra=request_body(RelevanceRequest) | parameters(DEADLINE),
         )
         return router
 

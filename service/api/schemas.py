@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -25,8 +26,14 @@ MAX_BATCH = 256
 """Most queries in one call of /rewrite/batch."""
 MAX_DEADLINE_MS = 600_000
 
+
+def _whole(value: object) -> object:
+    """``150.0`` is the integer 150, in JSON as in JSON Schema; some languages write it so."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Text = Annotated[str, StringConstraints(max_length=MAX_RAW_CHARS)]
-Milliseconds = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS)]
+Milliseconds = Annotated[int, Field(ge=1, le=MAX_DEADLINE_MS), BeforeValidator(_whole)]
 VersionPin = Annotated[str, StringConstraints(max_length=64)]
 UnitId = Annotated[
     str,
@@ -34,7 +41,9 @@ UnitId = Annotated[
     Field(description="Who is asking (user or session), for experiments."),
 ]
 MaxRewrites = Annotated[
-    int, Field(ge=1, le=32, description="Most rewrites wanted; default: the version's.")
+    int,
+    Field(ge=1, le=32, description="Most rewrites wanted; default: the version's."),
+    BeforeValidator(_whole),
 ]
 MinRelevance = Annotated[
     float, Field(ge=0, le=1, description="Least relevance; default: the version's.")
@@ -212,6 +221,57 @@ def request_body(model: type[BaseModel]) -> dict[str, Any]:
     """OpenAPI for a body that the route reads by itself."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def parameter(
+    place: Literal["path", "query", "header"],
+    name: str,
+    description: str,
+    *,
+    required: bool = False,
+    **schema: Any,
+) -> dict[str, Any]:
+    """OpenAPI for a parameter that the route reads by itself; text if the schema says no type."""
+    return {
+        "name": name,
+        "in": place,
+        "required": required or place == "path",
+        "description": description,
+        "schema": {"type": "string", **schema},
+    }
+
+
+def parameters(*described: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI for the parameters of a route, each made by :func:`parameter`."""
+    return {"parameters": list(described)}
+
+
+def response_header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    """OpenAPI for a header that an answer always has."""
+    described = {"description": description, "required": True}
+    return {name: {**described, "schema": {"type": "string", **schema}}}
+
+
+_TAG_PATTERN = '"[0-9]{1,18}"'
+IF_MATCH = parameter(
+    "header",
+    "If-Match",
+    "The ETag that the change was made from: if somebody has changed it since, the answer is 412.",
+    pattern=f"^({_TAG_PATTERN}|[*])$",
+)
+IF_MATCH_REQUIRED = {
+    **IF_MATCH,
+    "required": True,
+    "description": "The ETag that the change was made from, or `*` to replace whatever there is.",
+}
+ETAG = response_header("ETag", "The revision, for `If-Match`.", pattern=f"^{_TAG_PATTERN}$")
+AUTHOR = parameter("header", "X-Requery-Author", "Who changes it, for the audit trail.")
+DEADLINE = parameter(
+    "header",
+    "X-Request-Deadline-Ms",
+    "As `deadline_ms`; of the two the earlier counts. 0 or less: it has passed.",
+    type="integer",
+)
 
 
 def problems(*codes: int) -> dict[int | str, dict[str, Any]]:

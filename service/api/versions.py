@@ -14,7 +14,7 @@ from service.api.auth import Guard
 from service.api.context import context_of
 from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.routing import DirectRoute
-from service.api.schemas import problems
+from service.api.schemas import AUTHOR, parameter, parameters, problems
 from service.errors import FieldError, InvalidRequest, LoadFailed, VersionNotLoaded
 from service.loader import Loader
 from service.memory import MemoryBudget
@@ -190,18 +190,17 @@ class VersionsApi:
         }
 
 
-_PARAMETERS = {
-    "parameters": [
-        {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}},
-        {
-            "name": "wait",
-            "in": "query",
-            "required": False,
-            "description": "Answer only once it is done, or has failed.",
-            "schema": {"type": "boolean", "default": False},
-        },
-    ]
-}
+_PARAMETERS = parameters(
+    parameter("path", "name", "Of the version."),
+    parameter(
+        "query",
+        "wait",
+        "Answer only once it is done, or has failed.",
+        type="boolean",
+        default=False,
+    ),
+    AUTHOR,
+)
 
 
 def _flag(request: Request, name: str) -> bool:

@@ -212,5 +212,5 @@ async def test_the_document_describes_each_kind(api: Api) -> None:
     }  # fmt: skip
     assert set(document["paths"]["/overrides/{id}"]) == {"get", "put", "delete"}
     put = document["paths"]["/overrides/{id}"]["put"]
-    assert [one["name"] for one in put["parameters"]] == ["id"]
+    assert [one["name"] for one in put["parameters"]] == ["id", "If-Match", "X-Requery-Author"]
     assert "relevance" in schemas["Pin"]["description"]
