@@ -1,0 +1,193 @@
+"""Told to stop under load: whoever could ask gets an answer, and the process ends in order."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.support.raw_http import Caller, RawResponse, get, rewrite_request
+from tests.support.scripted_process import PATIENCE_S, ScriptedProcess
+
+pytestmark = pytest.mark.integration
+
+CALLERS = 12
+"""Of each kind."""
+LETTERS = str.maketrans("0123456789", "abcdefghij")
+
+
+@dataclass
+class Load:
+    """Callers of one kind, in threads, that ask until nobody answers any more."""
+
+    port: int
+    kept_alive: bool
+    counts: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
+    """Requests that were sent whole and got no answer, with what happened instead."""
+    wrong: list[RawResponse] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
+    """Answers on a connection whose last answer had been announced."""
+
+    def start(self) -> None:
+        self._threads = [threading.Thread(target=self._ask, args=(n,)) for n in range(CALLERS)]
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+    def _ask(self, who: int) -> None:
+        caller: Caller | None = None
+        n = 0
+        while True:
+            n += 1
+            try:
+                caller = caller or Caller(self.port, patience_s=PATIENCE_S)
+            except ConnectionRefusedError:
+                return
+            except ConnectionResetError:
+                # Refused after all: nothing had been sent.
+                return
+            # In letters: rewrites must keep the numbers of a query.
+            caller = self._one(caller, f"stake {who:02} {n:06}".translate(LETTERS))
+
+    def _one(self, caller: Caller, query: str) -> Caller | None:
+        """One request; the caller if it may be used again."""
+        if caller.closed_by_peer:
+            # As every pool does: a connection that was closed while idle is not used.
+            self.counts["closed while idle"] += 1
+            caller.close()
+            return None
+        try:
+            caller.send(rewrite_request(query))
+            answer = caller.read()
+        except (ConnectionError, TimeoutError) as error:
+            self.lost.append(f"{query}: {error!r}")
+            caller.close()
+            return None
+        self.counts[f"answered {answer.status}"] += 1
+        if answer.status != 200 or answer.json()["status"] != "ok":
+            self.wrong.append(answer)
+        if answer.last:
+            self.counts["last"] += 1
+        if answer.last or not self.kept_alive:
+            caller.close()
+            return None
+        return caller
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_request_is_lost_when_it_is_told_to_stop_under_load(number: signal.Signals) -> None:
+    with ScriptedProcess(
+        "--delay-ms", "20", "--slots", "1000",
+        shutdown_delay_s=1, shutdown_grace_s=60, default_deadline_ms=30_000,
+        admission_max_candidates=100_000, admission_target_ms=30_000, log_requests=False,
+    ) as process:  # fmt: skip
+        loads = [Load(process.port, kept_alive=True), Load(process.port, kept_alive=False)]
+        for load in loads:
+            load.start()
+        while any(load.counts["answered 200"] < 5 * CALLERS for load in loads):
+            time.sleep(0.01)
+            assert process.running
+        process.tell(number)
+        process.until("stopping")
+        for load in loads:
+            load.join()
+        assert process.wait() == 0
+    assert process.err == ""
+    assert [line["event"] for line in process.events if line["level"] != "info"] == []
+    for load in loads:
+        assert load.lost == []
+        assert load.wrong == []
+    # Those that keep their connections were told to look elsewhere.
+    assert loads[0].counts["last"] >= 1
+
+
+def test_while_it_stops_it_says_so_and_still_answers() -> None:
+    # Longer than the test: it is told to stop at once in the end.
+    with ScriptedProcess(shutdown_delay_s=1000) as process:
+        with Caller(process.port) as idle, Caller(process.port) as early:
+            assert idle.ask(get("/readyz")).status == 200
+            process.tell(signal.SIGTERM)
+            process.until("stopping")
+            with Caller(process.port) as new:
+                answer = new.ask(get("/readyz"))
+                assert (answer.status, answer.last) == (503, True)
+                assert "stopping" in answer.json()["detail"]
+                assert new.hung_up()
+            with Caller(process.port) as new:
+                assert new.ask(get("/livez")).status == 200
+            for caller in (idle, early):
+                answer = caller.ask(rewrite_request("a stake"))
+                assert (answer.json()["status"], answer.last) == ("ok", True)
+                assert caller.hung_up()
+        while process.running:
+            process.tell(signal.SIGTERM)
+            time.sleep(0.05)
+        # Not in order, and it says so.
+        assert process.wait() == 128 + signal.SIGTERM
+    assert "stopped at once" in process.err
+
+
+def test_callers_who_have_connected_and_not_asked_are_waited_for_a_little() -> None:
+    with ScriptedProcess(shutdown_delay_s=0, shutdown_grace_s=PATIENCE_S) as process:
+        with Caller(process.port) as silent, Caller(process.port) as asking:
+            process.tell(signal.SIGTERM)
+            process.until("stopping")
+            answer = asking.ask(rewrite_request("a stake"))
+            assert (answer.json()["status"], answer.last) == ("ok", True)
+            assert silent.hung_up()
+        assert process.wait() == 0
+
+
+def test_what_takes_longer_than_the_grace_period_is_told() -> None:
+    with ScriptedProcess(
+        "--delay-ms", "600000",
+        shutdown_delay_s=0, shutdown_grace_s=0.5,
+        default_deadline_ms=30_000, generation_timeout_s=600,
+    ) as process:  # fmt: skip
+        with Caller(process.port) as waiting, Caller(process.port) as half:
+            waiting.send(rewrite_request("a stake"))
+            half.send(rewrite_request("a stake")[:-5])
+            _until_in_flight(process, 2)
+            process.tell(signal.SIGTERM)
+            answer = waiting.read()
+            assert (answer.status, answer.last) == (503, True)
+            assert answer.json()["type"].endswith(":stopping")
+            assert answer.headers["retry-after"] == "1"
+            assert half.hung_up()
+        assert process.wait() == 0
+    assert process.err == ""
+    assert process.named("unhandled_error") == []
+    assert [line["event"] for line in process.events if line["level"] == "error"] == []
+
+
+def test_a_generation_in_the_background_is_stopped() -> None:
+    with ScriptedProcess(
+        "--delay-ms", "600000",
+        shutdown_delay_s=0, shutdown_grace_s=PATIENCE_S, generation_timeout_s=600,
+    ) as process:  # fmt: skip
+        with Caller(process.port) as caller:
+            answer = caller.ask(rewrite_request("a stake", deadline_ms=1))
+            assert answer.json()["status"] == "timeout"
+        process.tell(signal.SIGTERM)
+        assert process.wait() == 0
+    assert process.err == ""
+
+
+def _until_in_flight(process: ScriptedProcess, n: int) -> None:
+    """Wait until ``n`` requests are under way."""
+    with Caller(process.port) as caller:
+        while True:
+            text = caller.ask(get("/metrics")).body.decode()
+            # The one that asks is under way too.
+            if f"requery_requests_in_flight {n + 1}.0" in text:
+                return
+            time.sleep(0.01)
