@@ -132,7 +132,9 @@ class Auth:
         self.keys = keys
         self.metrics = metrics
         self.on_use = on_use
-        self._failures = failures or Buckets(per_s=FAILURES_PER_S, burst=FAILURES_BURST)
+        if failures is None:
+            failures = Buckets(per_s=FAILURES_PER_S, burst=FAILURES_BURST)
+        self._failures = failures
         self._clock = clock
 
     def guard(self, need: Need) -> Guard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -36,12 +35,13 @@ def open_guard() -> Guard:
     return auth_with().guard("any")
 
 
-def request(
-    client: str | None = "203.0.113.7", *, more: Sequence[tuple[bytes, bytes]] = (), **headers: str
-) -> Request:
+def request(client: str | None = "203.0.113.7", **headers: str | bytes) -> Request:
     """A request from ``client`` (``None``: a unix socket) as the edge sees it."""
-    raw = [(k.replace("_", "-").encode(), v.encode("latin-1")) for k, v in headers.items()]
+    raw = [
+        (k.replace("_", "-").encode(), v if isinstance(v, bytes) else v.encode("latin-1"))
+        for k, v in headers.items()
+    ]
     where = (client, 1234) if client else None
-    scope = {"type": "http", "headers": [*raw, *more], "client": where, "path": "/"}
+    scope = {"type": "http", "headers": raw, "client": where, "path": "/"}
     attach(scope, RequestContext("test"))
     return Request(scope)
