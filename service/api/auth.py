@@ -88,7 +88,7 @@ class AuthMetrics:
         self._limited[by].inc()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Caller:
     """What a request proves about who sent it.
 
@@ -190,6 +190,8 @@ class Guard:
         That is the key's name and, after a slash, ``X-Requery-Author``; without keys the latter
         alone, else ``admin``.
 
+        Only what needs ``admin`` has an audit trail: elsewhere it is the key's name, or empty.
+
         Raises:
             Unauthorized: there is no key, or it is unknown, revoked or has expired.
             Forbidden: the key has other scopes; or there are no keys, and the caller is on another
@@ -223,7 +225,7 @@ class Guard:
             self._count(request, "scope")
             raise Forbidden(f"this key does not open this: that needs the scope {self._need!r}")
         self._auth.on_use(key)
-        author = _author(request)
+        author = _author(request) if self._need == ADMIN else None
         return f"{key.name}/{author}"[:MAX_AUTHOR_CHARS] if author else key.name
 
     def _require_operator_here(self, request: Request) -> None:
