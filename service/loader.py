@@ -179,7 +179,8 @@ class Loader:
         """Start loading, and return while it is under way.
 
         Does nothing if that is under way already or the version is ready. A version whose engine
-        has died is loaded again.
+        has died or does not answer gets another one, and what is under way with that engine fails
+        at once; until then requests may be routed to it.
 
         Raises:
             UnknownVersion: there is none of that name.
@@ -198,7 +199,7 @@ class Loader:
         others = (v.manifest for v in self._versions if v.occupied and v is not version)
         self._memory.admit(version.manifest, others)
         # From now on its memory is reserved, though its turn may come later.
-        version.state, version.reason = State.LOADING, None
+        version.begin_load()
         self._begin("load", version, self._load(version))
         return version
 
@@ -293,6 +294,8 @@ class Loader:
         task.add_done_callback(partial(self._ended, kind, version))
 
     async def _load(self, version: Version) -> None:
+        # Nobody should wait for an engine that is lost as long as another one is being started.
+        await version.let_go()
         async with self._turn:
             await version.load(
                 self._engines,

@@ -29,6 +29,9 @@ OnTokens = Callable[[int, int], None]
 EngineFactory = Callable[[Manifest, OnTokens], Awaitable[Engine]]
 """Makes the engine of a version, weights materialised and all; it is started by the caller."""
 
+FAILURES_IN_A_ROW = 5
+"""Generations that fail one after the other before the engine is no longer believed."""
+
 _MAX_REASON_CHARS = 500
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\",;]+/)+")
 """The folders of an absolute path."""
@@ -74,17 +77,48 @@ class Version:
         self.failure: BaseException | None = None
         """The same in full, for the operator of this process."""
         self.traffic = Traffic()
+        self.doubted = False
+        """Whether the supervisor has its doubts about the engine, other than :attr:`failing`."""
         self._engine: Engine | None = None
+        self._served = False
+        self._failures = 0
 
     @property
     def up(self) -> bool:
-        """Whether it is ready and its engine can answer."""
-        return self.state is State.READY and self._engine is not None and self._engine.healthy
+        """Whether it is ready and its engine can answer, as far as can be told."""
+        return self._engine is not None and self.state is State.READY and not self._down
+
+    @property
+    def suspected(self) -> bool:
+        """Whether its engine calls itself healthy and is not believed.
+
+        Requests do not wait for such an engine. It clears itself or is replaced; see
+        :mod:`service.supervisor`.
+        """
+        return self.doubted or self.failing
+
+    @property
+    def failing(self) -> bool:
+        """Whether so many generations have failed in a row that the engine is suspected."""
+        return self._failures >= FAILURES_IN_A_ROW
+
+    @property
+    def watched(self) -> Engine | None:
+        """The engine in whatever condition, for its supervisor; requests take :attr:`engine`."""
+        return self._engine
 
     @property
     def loading(self) -> bool:
         """Whether it is on its way to being ready."""
         return self.state in (State.LOADING, State.WARMING)
+
+    @property
+    def replacing(self) -> bool:
+        """Whether it was ready and its engine is being replaced.
+
+        Requests may still be routed to it, for its cached answers.
+        """
+        return self._served and self.loading
 
     @property
     def occupied(self) -> bool:
@@ -96,14 +130,12 @@ class Version:
         """The engine; also while the version drains.
 
         Raises:
-            EngineUnavailable: it is loading, was unloaded, or has died.
+            EngineUnavailable: it is loading, was unloaded, has died, or is suspected.
         """
         engine = self._engine
-        if engine is None or not engine.healthy:
+        if engine is None or self._down:
             raise EngineUnavailable(
-                f"the engine of version {self.name} is "
-                + ("loading" if self.loading else "down")
-                + "; try again shortly"
+                f"the engine of version {self.name} is {self._why_down}; try again shortly"
             )
         return engine
 
@@ -121,6 +153,17 @@ class Version:
     def observed(self, seconds: float) -> None:
         """A request was answered by this version after ``seconds``."""
         self.traffic.observed(seconds)
+
+    def generated(self, ok: bool) -> None:
+        """A generation has ended by itself: well, or since the engine failed it.
+
+        Neither is one that was given up, nor one whose query the engine refused.
+        """
+        self._failures = 0 if ok else self._failures + 1
+
+    def trust(self) -> None:
+        """Believe the engine again."""
+        self.doubted, self._failures = False, 0
 
     def normal_form(self, text: str, *, field: str = "query") -> str:
         """``text`` in the form that the version was trained on, 1 to 256 characters.
@@ -142,6 +185,11 @@ class Version:
                 field=field,
             )
         return normal
+
+    def begin_load(self) -> None:
+        """Say that it is going to be loaded, though its turn may come later."""
+        self._served = self.state is State.READY
+        self.state, self.reason = State.LOADING, None
 
     async def load(
         self,
@@ -165,12 +213,13 @@ class Version:
             LoadFailed: it took too long, or none of the queries gave a rewrite.
             Exception: whatever else kept it from starting. The state is then ``failed``.
         """
-        self.state, self.reason = State.LOADING, None
+        if not self.loading:
+            self.begin_load()
         engine: Engine | None = None
         bound = asyncio.timeout(timeout_s)
         try:
             async with bound:
-                await self._let_go()
+                await self.let_go()
                 engine = await factory(self.manifest, self._counting(on_tokens))
                 await engine.start()
                 self.state = State.WARMING
@@ -190,6 +239,8 @@ class Version:
             raise late from error
         self._engine = engine
         self.state = State.READY
+        # What may still have come in of the engine before.
+        self.trust()
         _log.info("version_ready", version=self.name, digest=self.digest)
 
     async def unload(self, *, drain_timeout_s: float) -> int:
@@ -215,9 +266,16 @@ class Version:
     async def close(self) -> None:
         """Stop the engine, if there is one, at once; whatever the state was, it is available."""
         try:
-            await self._let_go()
+            await self.let_go()
         finally:
             self.state, self.reason = State.AVAILABLE, None
+
+    async def let_go(self) -> None:
+        """Stop the engine, if there is one; what is under way with it fails at once."""
+        engine, self._engine = self._engine, None
+        self.trust()
+        if engine is not None:
+            await engine.close()
 
     def fail(self, error: BaseException) -> None:
         """Say that the version could not be loaded, and why."""
@@ -251,10 +309,19 @@ class Version:
             else:
                 self.fail(error)
 
-    async def _let_go(self) -> None:
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            await engine.close()
+    @property
+    def _down(self) -> bool:
+        return self.suspected or self._engine is None or not self._engine.healthy
+
+    @property
+    def _why_down(self) -> str:
+        if self.replacing:
+            return "being replaced"
+        if self.loading:
+            return "loading"
+        if self.suspected and self._engine is not None and self._engine.healthy:
+            return "not answering"
+        return "down"
 
     def _counting(self, on_tokens: OnTokens) -> OnTokens:
         def count(prompt: int, generated: int) -> None:

@@ -103,14 +103,15 @@ class Versions:
     def serving(self, name: str) -> Version:
         """The version of that name, if it may be routed to.
 
-        The default always may: while it loads, its cached answers can be served.
+        The default always may, and so may one whose engine is being replaced: meanwhile their
+        cached answers can be served.
 
         Raises:
             UnknownVersion: there is none.
             VersionNotLoaded: it is not ready.
         """
         version = self.get(name)
-        if version.state is State.READY or version is self._default:
+        if version.state is State.READY or version.replacing or version is self._default:
             return version
         raise VersionNotLoaded(f"version {version.name} {_WHY_NOT[version.state]}")
 
@@ -128,11 +129,12 @@ class Versions:
 
         Raises:
             UnknownVersion: there is none of that name.
-            VersionNotLoaded: it is not ready, or its engine has died.
+            VersionNotLoaded: it is not ready, or its engine has died or does not answer.
         """
         version = self.get(name)
         if not version.up:
-            why = "has an engine that died; load it again" if version.state is State.READY else None
+            ready = version.state is State.READY
+            why = "has an engine that died or hangs; wait until it is replaced" if ready else None
             raise VersionNotLoaded(f"version {version.name} {why or _WHY_NOT[version.state]}")
         self._wanted = name
         self._adopt(version)

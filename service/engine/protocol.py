@@ -34,6 +34,17 @@ class Engine(Protocol):
     def healthy(self) -> bool:
         """False once the engine cannot answer any more."""
 
+    @property
+    def outstanding(self) -> int:
+        """Engine requests that have been made and neither answered nor given up."""
+
+    @property
+    def progress(self) -> int:
+        """Grows while the engine works: with each step of a batch, or each request finished.
+
+        One that stands still with requests outstanding, for long, hangs.
+        """
+
     async def start(self) -> None:
         """Load and warm up; returns when the first real query would be fast.
 
@@ -61,4 +72,7 @@ class Engine(Protocol):
         """
 
     async def close(self) -> None:
-        """Stop the engine and free its memory; idempotent."""
+        """Stop the engine, hanging or not, and free its memory; idempotent.
+
+        Calls that are under way end at once with ``EngineUnavailable``.
+        """

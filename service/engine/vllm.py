@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from model_store.manifest import DecodingSpec
@@ -32,9 +33,8 @@ OnTokens = Callable[[int, int], None]
 _WARM_UP_QUERY = "3/4 in. galvanized steel stake"
 _WARM_UP_ROUNDS = 2
 """The first round meets code paths and allocations; the second is what a shopper will see."""
-_STOP_SECONDS = 2.0
-"""How long an engine core may take to leave by itself before it is killed. It spends seconds on
-collecting garbage then; it has nothing to save, and its files are removed by us."""
+_KILL_SECONDS = 10.0
+"""How long to wait for a killed engine core to be gone, with its memory: the kernel may be busy."""
 
 # Environment variables belong to the whole process: one engine is constructed at a time.
 _constructing = threading.Lock()
@@ -78,7 +78,9 @@ class VllmEngine:
         self._llm: Any = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._ready = False
-        self._outstanding = 0
+        self._progress = 0
+        self._calls: set[asyncio.Task[Any]] = set()
+        """Those that wait for an answer, each for one engine request."""
         self._ids = itertools.count()
         self._rewrite_params: list[Any] = []
         self._tag_params: Any = None
@@ -91,7 +93,17 @@ class VllmEngine:
     @property
     def outstanding(self) -> int:
         """Engine requests that have been made and not answered."""
-        return self._outstanding
+        return len(self._calls)
+
+    @property
+    def progress(self) -> int:
+        """Grows with every step whose tokens the engine core reports."""
+        return self._progress
+
+    @property
+    def core_pid(self) -> int | None:
+        """Process id of the engine core, if there is one."""
+        return None if self._llm is None else _core(self._llm).pid
 
     async def start(self) -> None:
         """Load and warm up; a second call does nothing. Cancelling stops the load.
@@ -109,6 +121,7 @@ class VllmEngine:
             self._scratch = tempfile.TemporaryDirectory(prefix="requery-")
             scratch = {"VLLM_RPC_BASE_PATH": self._scratch.name, "TMPDIR": self._scratch.name}
             self._llm = await _construct(self._arguments, self._environment | scratch)
+            self._listen()
             await self._llm.collective_rpc(ParentWatch.end_with_parent.__name__)
             self._rewrite_params = [
                 self._sampling(temperature, self._decoding.max_tokens)
@@ -158,10 +171,26 @@ class VllmEngine:
         return [relevance(labels, _last_logprobs(output)) for output in outputs]
 
     async def close(self) -> None:
-        """Stop the engine core and free its memory; idempotent."""
+        """End what is outstanding, stop the engine core and free its memory; idempotent.
+
+        The core is killed rather than asked: asked, it spends seconds on collecting garbage, and
+        never answers if it hangs. It has nothing to save, and its files are removed here.
+        """
         llm, self._llm, self._ready = self._llm, None, False
         scratch, self._scratch = self._scratch, None
-        await asyncio.shield(_shut_down(llm, scratch))
+        await asyncio.shield(_shut_down(llm, scratch, tuple(self._calls)))
+
+    def _listen(self) -> None:
+        """Count what the engine core reports: it does so after every step with tokens."""
+        core = self._llm.engine_core
+        get_output = core.get_output_async
+
+        async def heard() -> Any:
+            outputs = await get_output()
+            self._progress += 1
+            return outputs
+
+        core.get_output_async = heard
 
     async def _warm_up(self) -> None:
         on_tokens, self._on_tokens = self._on_tokens, None
@@ -208,10 +237,10 @@ class VllmEngine:
         from vllm.inputs.engine import tokens_input
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
-        llm = self._llm
-        if llm is None:
+        llm, call = self._llm, asyncio.current_task()
+        if llm is None or call is None:
             raise EngineUnavailable("the engine is not running; try again shortly")
-        self._outstanding += 1
+        self._calls.add(call)
         try:
             # A copy of the prompt, since vLLM keeps the list; a request id of our own, since
             # aborting goes by it.
@@ -220,8 +249,13 @@ class VllmEngine:
                 final = [output async for output in outputs][-1]
         except (EngineDeadError, EngineGenerateError) as error:
             raise EngineUnavailable("the engine has stopped; try again shortly") from error
+        except asyncio.CancelledError:
+            if self._llm is llm and call.cancelling():
+                raise
+            # Not by the caller: by close(), or by the end of a socket of vLLM's.
+            raise EngineUnavailable("the engine was stopped; try again shortly") from None
         finally:
-            self._outstanding -= 1
+            self._calls.discard(call)
         completion = final.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             raise EngineUnavailable("the engine dropped the request; try again shortly")
@@ -242,16 +276,34 @@ async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _shut_down(llm: Any, scratch: tempfile.TemporaryDirectory[str] | None) -> None:
+async def _shut_down(
+    llm: Any,
+    scratch: tempfile.TemporaryDirectory[str] | None,
+    calls: Sequence[asyncio.Task[Any]],
+) -> None:
+    # vLLM would leave them waiting for ever.
+    await _stop(calls)
     if llm is not None:
         if llm.output_handler is not None:
             # It would report the core's end, which is meant, as a failure.
             await _stop([llm.output_handler])
         # Waits for the core process to end, which must not hold up the event loop.
-        await asyncio.to_thread(llm.shutdown, timeout=_STOP_SECONDS)
+        await asyncio.to_thread(_end, llm)
         _free_sockets(llm)
     if scratch is not None:
         scratch.cleanup()
+
+
+def _end(llm: Any) -> None:
+    """Kill the engine core, which a stopped one (SIGSTOP) heeds too, and reap it."""
+    core = _core(llm)
+    llm.shutdown(timeout=0)
+    core.join(_KILL_SECONDS)
+
+
+def _core(llm: Any) -> BaseProcess:
+    core: BaseProcess = llm.engine_core.resources.engine_manager.processes[0]
+    return core
 
 
 def _free_sockets(llm: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
+from service.engine.errors import EngineUnavailable
 from service.engine.protocol import Candidate
 
 Script = Sequence[tuple[str, float | None]]
@@ -50,6 +51,8 @@ class ScriptedEngine:
         self.closed_streams = 0
         self.alive = True
         self.closed = False
+        self.outstanding = 0
+        self.progress = 0
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.reached_hold = asyncio.Event()
@@ -70,6 +73,11 @@ class ScriptedEngine:
         """Let held generations go on."""
         self._may_go_on.set()
 
+    def die(self) -> None:
+        """End as a killed engine core does: what is under way fails."""
+        self.alive = False
+        self._may_go_on.set()
+
     async def start(self) -> None:
         await self.may_start.wait()
         if self.start_fault is not None:
@@ -77,30 +85,44 @@ class ScriptedEngine:
 
     async def generate(self, query: str) -> AsyncIterator[Candidate]:
         self.generated.append(query)
+        self.outstanding += 1
         try:
             for i, candidate in enumerate(self._candidates(query)):
                 if self.fault is not None and i == self.fault_at:
                     raise self.fault
                 if i == self.held_from:
                     self.reached_hold.set()
-                    await self._may_go_on.wait()
+                    await self._go_on()
                 # Real candidates come in turns of the event loop of their own.
                 await asyncio.sleep(0)
+                self.progress += 1
                 if self.on_tokens is not None:
                     self.on_tokens(3, len(candidate.token_ids) + 1)
                 yield candidate
         finally:
+            self.outstanding -= 1
             self.closed_streams += 1
 
     async def tag(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         self.tagged += pairs
         if self.fault is not None:
             raise self.fault
-        await self._may_go_on.wait()
+        self.outstanding += 1
+        try:
+            await self._go_on()
+        finally:
+            self.outstanding -= 1
+        self.progress += 1
         return [self._tag(query, rewrite) for query, rewrite in pairs]
 
     async def close(self) -> None:
         self.closed = True
+        self._may_go_on.set()
+
+    async def _go_on(self) -> None:
+        await self._may_go_on.wait()
+        if not self.healthy:
+            raise EngineUnavailable("the engine has stopped; try again shortly")
 
     def _candidates(self, query: str) -> Iterable[Candidate]:
         return candidates(self.script.get(query, self.default))

@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry
 
 from model_store.manifest import Manifest
+from service.backoff import Backoff
 from service.control.board import Board, LocalBoard
 from service.control.metrics import ControlMetrics
 from service.loader import Loader, LoaderMetrics
 from service.memory import MemoryBudget
-from service.roster import Backoff, Roster, RosterMetrics, roster_document
+from service.roster import Roster, RosterMetrics, roster_document
 from service.version import Version
 from service.versions import Versions
 from tests.support.versions import Engines, make_manifest
@@ -40,7 +41,7 @@ class Fleet:
         names: of the versions known from the start.
         store: versions that can be found later.
         drain_timeout_s: see :class:`service.loader.Loader`.
-        first_retry_s: see :class:`service.roster.Backoff`.
+        first_retry_s: see :class:`service.backoff.Backoff`.
     """
 
     def __init__(

@@ -251,6 +251,40 @@ async def test_a_version_whose_engine_died_is_loaded_again_in_its_own_memory() -
     assert fleet.engines.running == ["a"]
 
 
+async def test_a_version_that_is_suspected_is_loaded_again(fleet: Fleet) -> None:
+    await fleet.loader.load("a")
+    before = fleet.engines["a"]
+    fleet["a"].doubted = True
+    await fleet.loader.load("a")
+    assert before.closed
+    assert fleet["a"].up
+
+
+async def test_an_engine_to_be_replaced_goes_before_its_turn_has_come(fleet: Fleet) -> None:
+    await fleet.loader.load("b")
+    before = fleet.engines["b"]
+    slow = fleet.engines.give("c", slow_engine())
+    fleet.loader.begin_load("c")
+    fleet["b"].doubted = True
+    fleet.loader.begin_load("b")
+    await until(lambda: before.closed)
+    assert (fleet["b"].replacing, fleet.engines.count("b")) == (True, 1)
+    slow.may_start.set()
+    await fleet.loader.finished("b")
+    assert fleet["b"].up
+
+
+async def test_unloading_ends_a_replacement(fleet: Fleet) -> None:
+    await fleet.loader.load("b")
+    slow = fleet.engines.give("b", slow_engine())
+    fleet["b"].doubted = True
+    fleet.loader.begin_load("b")
+    await until(lambda: fleet.engines.count("b") == 2)
+    await fleet.loader.unload("b")
+    assert (fleet["b"].state, fleet["b"].replacing, slow.closed) == (State.AVAILABLE, False, True)
+    assert fleet.engines.running == []
+
+
 async def test_the_wanted_default_takes_over_when_it_has_been_loaded(fleet: Fleet) -> None:
     await fleet.loader.load("a")
     fleet.versions.want_default("b")

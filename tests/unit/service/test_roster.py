@@ -14,7 +14,6 @@ from service.errors import (
     UnknownVersion,
     VersionInUse,
 )
-from service.roster import Backoff
 from service.version import State
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import Fleet, memory
@@ -302,22 +301,3 @@ async def test_a_roster_that_is_none_is_not_taken(body: dict[str, object]) -> No
         await turns()
         assert fleet.document.value == {"a"}
         assert fleet["a"].up
-
-
-def test_waits_double_up_to_a_bound_and_start_over_after_success() -> None:
-    now = 0.0
-    backoff = Backoff(5.0, 30.0, lambda: now)
-    assert backoff.due("x")
-    waits = []
-    for _ in range(5):
-        backoff.failed("x")
-        start = now
-        while not backoff.due("x"):
-            now += 1.0
-        waits.append(now - start)
-    assert waits == [5, 10, 20, 30, 30]
-    assert backoff.due("y")
-    backoff.forget("x")
-    backoff.failed("x")
-    now += 5.0
-    assert backoff.due("x")

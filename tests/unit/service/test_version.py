@@ -7,7 +7,7 @@ import pytest
 
 from model_store.errors import BaseNotFound
 from service.errors import EngineUnavailable, LoadFailed
-from service.version import State, Version, public_reason
+from service.version import FAILURES_IN_A_ROW, State, Version, public_reason
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest
 from tests.support.waiting import turns, until
@@ -155,6 +155,65 @@ async def test_a_dead_engine_is_replaced_by_loading_again(version: Version) -> N
     assert dead.closed
     assert engines["a"] is not dead
     assert version.up
+
+
+async def test_an_engine_that_is_doubted_gets_no_requests(version: Version) -> None:
+    engines = Engines()
+    await version.load(engines, silent)
+    version.doubted = True
+    assert (version.up, version.suspected, version.watched) == (False, True, engines["a"])
+    with pytest.raises(EngineUnavailable, match="not answering"):
+        _ = version.engine
+    version.trust()
+    assert version.engine is engines["a"]
+
+
+async def test_failures_in_a_row_make_it_suspected(version: Version) -> None:
+    await version.load(Engines(), silent)
+    for _ in range(2):
+        for _ in range(FAILURES_IN_A_ROW - 1):
+            version.generated(ok=False)
+        assert version.up
+        version.generated(ok=True)
+    for _ in range(FAILURES_IN_A_ROW):
+        version.generated(ok=False)
+    assert (version.up, version.failing, version.suspected) == (False, True, True)
+    # Another engine starts without its predecessor's past.
+    await version.load(Engines(), silent)
+    assert version.up
+
+
+async def test_while_its_engine_is_replaced_it_says_so(version: Version) -> None:
+    engine = ScriptedEngine()
+    engine.may_start.clear()
+    loading = asyncio.ensure_future(version.load(Engines(a=engine), silent))
+    await turns()
+    assert not version.replacing  # nobody has met it yet
+    engine.may_start.set()
+    await loading
+    next_one = ScriptedEngine()
+    next_one.may_start.clear()
+    loading = asyncio.ensure_future(version.load(Engines(a=next_one), silent))
+    await turns()
+    assert (version.replacing, version.up, version.watched) == (True, False, None)
+    with pytest.raises(EngineUnavailable, match="being replaced"):
+        _ = version.engine
+    next_one.may_start.set()
+    await loading
+    assert (version.replacing, version.up) == (False, True)
+
+
+async def test_letting_go_of_an_engine_ends_what_is_under_way_with_it(version: Version) -> None:
+    engine = ScriptedEngine(held=True)
+    await version.load(Engines(a=engine), silent)
+    stream = version.engine.generate("steele stake")
+    await anext(stream)
+    waiting = asyncio.ensure_future(anext(stream))
+    await engine.reached_hold.wait()
+    await version.let_go()
+    with pytest.raises(EngineUnavailable):
+        await waiting
+    assert engine.closed
 
 
 @pytest.mark.parametrize(

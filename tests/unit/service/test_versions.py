@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.text import MAX_QUERY_CHARS, normalise
-from service.errors import InvalidQuery, UnknownVersion, VersionNotLoaded
+from service.errors import EngineUnavailable, InvalidQuery, UnknownVersion, VersionNotLoaded
 from service.versions import State, Version, Versions
 from tests.support.versions import Engines, make_manifest
 
@@ -71,6 +71,21 @@ def test_other_versions_are_routed_to_only_when_they_are_ready(
         versions.route("b")
     version.state = State.READY
     assert versions.route("b") is version
+
+
+async def test_one_whose_engine_is_being_replaced_may_be_routed_to(versions: Versions) -> None:
+    version = versions.get("b")
+    await loaded(version)
+    version.begin_load()
+    assert versions.serving("b") is version
+    assert versions.ready_names() == set()
+    await loaded(version)
+    assert versions.ready_names() == {"b"}
+    # If there is no other engine for it, it is none that requests can be sent to.
+    version.begin_load()
+    version.fail(EngineUnavailable("no device"))
+    with pytest.raises(VersionNotLoaded):
+        versions.serving("b")
 
 
 def test_an_unknown_name_is_told_as_plain_text(versions: Versions) -> None:
