@@ -271,6 +271,8 @@ DEADLINE = parameter(
     "X-Request-Deadline-Ms",
     "As `deadline_ms`; of the two the earlier counts. 0 or less: it has passed.",
     type="integer",
+    minimum=-999_999_999_999,
+    maximum=999_999_999_999,
 )
 
 
