@@ -12,13 +12,14 @@ OPERATIONS = {
     ("memory", "get"): ("hit", "stale", "miss"),
     ("memory", "put"): ("ok", "too_large"),
     ("memory", "evict"): ("ok",),
-    ("redis", "get"): ("hit", "stale", "miss", "corrupt", *_FAULTS),
-    ("redis", "put"): ("ok", "too_large", "full", *_FAULTS),
+    ("redis", "get"): ("hit", "stale", "miss", "corrupt", "skipped", *_FAULTS),
+    ("redis", "put"): ("ok", "too_large", "full", "oom", "skipped", *_FAULTS),
     ("redis", "ping"): _FAULTS,
     ("redis", "info"): _FAULTS,
     ("redis", "purge"): _FAULTS,
 }
-"""Results by tier and operation."""
+"""Results by tier and operation: ``full`` is a write over our own bound on bytes, ``oom`` one that
+Redis refused since it is full, and ``skipped`` what was not tried since a breaker was open."""
 
 _SPAN = 1000
 """Look-ups that a hit ratio looks back on."""
@@ -74,7 +75,7 @@ class CacheMetrics:
     def count(self, tier: str, op: str, result: str) -> None:
         """Count one operation; the combinations are those of :data:`OPERATIONS`."""
         self._operations[tier, op, result].inc()
-        if op == "get":
+        if op == "get" and result != "skipped":
             self._ratios[tier].add(hit=result in ("hit", "stale"))
 
     def watch_memory(self, size: Callable[[], int], entries: Callable[[], int]) -> None:

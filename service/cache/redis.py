@@ -1,23 +1,34 @@
-"""The tier that replicas share: Redis, with budgets of milliseconds and no retries."""
+"""The tier that replicas share: Redis, with budgets of milliseconds and no retries.
+
+While Redis fails, a circuit breaker keeps look-ups and writes from it, which then cost nothing; a
+task in the background finds out when it is back, never a shopper's request. A second breaker is
+about writes alone: a Redis that is full or read-only refuses them, and answers look-ups as ever.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from typing import Any, TypeVar
 
 import structlog
+from redis.asyncio import RedisCluster
+from redis.exceptions import ClusterDownError, OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.breaker import Breaker, BreakerMetrics
 from service.cache import codec
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
 from service.cache.patience import Patience
 from service.errors import CacheUnavailable
-from service.redis import AnyRedis, disconnect, masters
+from service.outage import Outage
+from service.redis import FAULTS, AnyRedis, disconnect, masters
 
 T = TypeVar("T")
 
@@ -26,7 +37,18 @@ _CHORE_BUDGET_S = 5.0
 _SCAN_COUNT = 1000
 """Keys that the server looks at in one step of a purge, so that it never blocks for long."""
 _UNLINK_BATCH = 500
-_WARN_EVERY_S = 60.0
+_CONNECT_S = 1.0
+"""Longest wait for a connection that a probe opens; what it then asks has the budget of a read."""
+_LAG_S = 0.01
+"""A wait that ends this much after its budget is the doing of a busy process, not of Redis."""
+_LONGEST_OPEN_S = 2.0
+"""A probe in the background is cheap, and a way back that is found late is not."""
+_SHORTEST_WAIT_S = 0.01
+_REFUSED_S = 1.0
+"""Wait after the first write that Redis refuses; it doubles while it goes on refusing."""
+_GOOD_PINGS = 3
+_WATCHED = ("get", "put", "ping")
+"""Operations that say how Redis is; others take as long as they take."""
 
 _log = structlog.get_logger(component="cache")
 
@@ -42,11 +64,16 @@ class RedisCache:
             long a command that is no longer waited for may go on.
         lifetimes: rules of age.
         write_budget_s: bound on one write. Writes happen after the answer.
+        read_budget_s: what a look-up is usually given. A Redis that does not keep to it is of no
+            use: a look-up that had this long counts against it, and it is back once it answers
+            pings within it.
         concurrency: most commands under way at a time; no more than the client has connections.
+            One of them is kept for probes.
         max_bytes: writes stop while Redis uses more memory than this, for whatever it holds and
             over all masters; ``None`` leaves that to the server.
         reading_every_s: seconds between two readings of that memory.
         metrics: where operations are counted.
+        breakers: where the breakers ``redis`` and ``redis_writes`` report; ``None`` is nowhere.
     """
 
     def __init__(
@@ -56,28 +83,39 @@ class RedisCache:
         lifetimes: Lifetimes,
         write_budget_s: float,
         metrics: CacheMetrics,
+        read_budget_s: float = 0.015,
         concurrency: int = 32,
         max_bytes: int | None = None,
         reading_every_s: float = 5.0,
+        breakers: BreakerMetrics | None = None,
     ) -> None:
         self._client = client
         self._lifetimes = lifetimes
+        self._read_budget_s = read_budget_s
         self._write_budget_s = write_budget_s
         self._metrics = metrics
-        self._patience = Patience(concurrency)
+        self._patience = Patience(max(1, concurrency - 1))
+        self._probes = Patience(concurrency)
         self._occupancy = Occupancy(max_bytes)
         self._max_bytes = max_bytes
         self._reading_every_s = reading_every_s
-        self._up = True
-        self._warned = False
-        self._warned_at: float | None = None
+        self._breaker = _breaker(client, breakers)
+        self._writes = Breaker("redis_writes", breakers, in_a_row=1, wait_s=_REFUSED_S)
+        self._outage = Outage()
+        self._refusals = Outage()
         self._follower: asyncio.Task[None] | None = None
+        self._recovery: asyncio.Task[None] | None = None
         metrics.watch_redis(lambda: self._occupancy.used_bytes, lambda: self._occupancy.keys)
 
     @property
     def up(self) -> bool:
-        """Whether the last command was answered."""
-        return self._up
+        """Whether it is in use, and the last command was answered."""
+        return not self._outage.under_way
+
+    @property
+    def shut_off(self) -> bool:
+        """Whether look-ups and writes are kept from Redis until it is back."""
+        return not self._breaker.closed
 
     async def start(self) -> None:
         """Greet the server (a warning in the log if it does not answer) and follow its memory."""
@@ -90,6 +128,9 @@ class RedisCache:
 
     async def get(self, key: str, *, budget_s: float) -> Entry | None:
         """The entry under ``key``; ``None`` as well if Redis is slow, down or has nonsense."""
+        if not self._breaker.allow(trial=False):
+            self._metrics.count("redis", "get", "skipped")
+            return None
         raw = await self._try("get", lambda: self._client.get(key), budget_s)
         if raw is None:
             return None
@@ -109,6 +150,9 @@ class RedisCache:
 
     async def put(self, key: str, entry: Entry) -> None:
         """Write ``entry`` under ``key``, until it is gone."""
+        if not self._breaker.allow(trial=False):
+            self._metrics.count("redis", "put", "skipped")
+            return
         raw = codec.encode(entry)
         if len(raw) > codec.MAX_BYTES:
             self._metrics.count("redis", "put", "too_large")
@@ -116,13 +160,24 @@ class RedisCache:
         if self._occupancy.full:
             self._metrics.count("redis", "put", "full")
             return
+        if not self._writes.allow():
+            self._metrics.count("redis", "put", "skipped")
+            return
         life_ms = max(1, int((entry.gone_at - self._lifetimes.clock()) * 1000))
-        done = await self._try(
-            "put", lambda: self._client.set(key, raw, px=life_ms), self._write_budget_s
-        )
+        done = None
+        try:
+            done = await self._try(
+                "put", lambda: self._client.set(key, raw, px=life_ms), self._write_budget_s
+            )
+        finally:
+            if done is None:
+                self._writes.cancelled()
         if done is not None:
             self._occupancy.wrote(len(raw))
             self._metrics.count("redis", "put", "ok")
+            self._writes.succeeded()
+            if self._refusals.back():
+                _log.info("redis_takes_writes", detail="new answers are shared again")
 
     async def forget(self, keys: Iterable[str]) -> int:
         """Remove the entries under ``keys``; says how many there were.
@@ -158,9 +213,11 @@ class RedisCache:
 
     async def close(self) -> None:
         """Close all connections; idempotent."""
-        if self._follower is not None:
-            self._follower.cancel()
-            await asyncio.gather(self._follower, return_exceptions=True)
+        tasks = [task for task in (self._follower, self._recovery) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._probes.close()
         await self._patience.close()
         await disconnect(self._client)
 
@@ -175,43 +232,112 @@ class RedisCache:
         try:
             return await self._patience.run(command, _CHORE_BUDGET_S)
         except Exception as error:
-            self._count_fault("purge", error)
+            self._count("purge", error)
+            self._lost(error)
             raise CacheUnavailable(
                 "Redis did not answer, so entries may be left in it; try again once it is back"
             ) from error
 
     async def _try(self, op: str, command: Callable[[], Awaitable[Any]], budget_s: float) -> Any:
         """The command's answer, ``_NOTHING`` for nil, ``None`` (after counting) for a fault."""
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         try:
             answer = await self._patience.run(command, budget_s)
         except Exception as error:  # noqa: BLE001 - whatever the client runs into, we can do without
-            self._count_fault(op, error)
+            self._fault(op, error, budget_s, clock() - begun)
             return None
-        self._tell(up=True)
+        if op in _WATCHED and clock() - begun <= self._read_budget_s and self._breaker.closed:
+            # A write has more time, and one that needs it says nothing good about look-ups.
+            self._breaker.succeeded()
+        self._back()
         return _NOTHING if answer is None else answer
 
-    def _count_fault(self, op: str, error: Exception) -> None:
-        late = isinstance(error, TimeoutError | RedisTimeoutError)
-        self._metrics.count("redis", op, "timeout" if late else "error")
-        self._tell(up=False, why=f"{type(error).__name__}: {error}")
-
-    def _tell(self, *, up: bool, why: str = "") -> None:
-        if up == self._up:
+    def _fault(self, op: str, error: Exception, budget_s: float, took_s: float) -> None:
+        self._count(op, error)
+        if _refusal(error):
+            if op == "put":
+                self._writes.failed()
+                self._refused(error)
             return
-        self._up = up
-        now = asyncio.get_running_loop().time()
+        self._lost(error)
+        if op not in _WATCHED or not self._breaker.closed:
+            return
+        if _late(error) and (budget_s < self._read_budget_s or took_s > budget_s + _LAG_S):
+            return  # A caller in a hurry, or a process that is too busy to look at the answer.
+        self._breaker.failed()
+        if not self._breaker.closed and (self._recovery is None or self._recovery.done()):
+            # It is not part of the request that it happens to begin in.
+            self._recovery = asyncio.create_task(self._recover(), context=Context())
+
+    def _count(self, op: str, error: Exception) -> None:
+        result = "timeout" if _late(error) else "error"
+        if op == "put" and isinstance(error, OutOfMemoryError):
+            result = "oom"
+        self._metrics.count("redis", op, result)
+
+    def _lost(self, error: Exception) -> None:
         # A slow server, or a cluster that lacks a node, comes and goes with every other command.
-        if not up and (self._warned_at is None or now - self._warned_at >= _WARN_EVERY_S):
-            self._warned_at = now
-            self._warned = True
+        if self._outage.lost():
             _log.warning(
                 "redis_unavailable",
                 detail="serving from the memory cache; check the server and REQUERY_REDIS_URL",
-                reason=why,
+                reason=f"{type(error).__name__}: {error}",
+                times=self._outage.times,
             )
-        elif up and self._warned:
-            self._warned = False
+
+    def _back(self) -> None:
+        # What answers a chore may still be too slow for look-ups: then it is not in use.
+        if self._breaker.closed and self._outage.back():
             _log.info("redis_back", detail="the shared cache is in use again")
+
+    def _refused(self, error: Exception) -> None:
+        if self._refusals.lost():
+            _log.warning(
+                "redis_refuses_writes",
+                detail="new answers are not shared; if it is full, set its maxmemory-policy to "
+                "allkeys-lru",
+                reason=f"{type(error).__name__}: {error}",
+                times=self._refusals.times,
+            )
+
+    async def _recover(self) -> None:
+        """Find out when Redis is back; ends once it is in use again."""
+        # Connections to a server that has gone without a word fail one by one, each after a while.
+        with suppress(*FAULTS):
+            await _drop_idle(self._client)
+        while not self._breaker.closed:
+            await asyncio.sleep(max(self._breaker.wait_left_s, _SHORTEST_WAIT_S))
+            # Opening a connection may take longer than a look-up, and is not what is judged.
+            await self._pinged(_CONNECT_S)
+            await self._probe()
+        self._back()
+
+    async def _probe(self) -> None:
+        """Ping until the breaker has made up its mind."""
+        while self._breaker.allow():
+            fault = await self._pinged(self._read_budget_s)
+            if fault is None:
+                self._breaker.succeeded()
+            else:
+                self._count("ping", fault)
+                self._lost(fault)
+                self._breaker.failed()
+            if self._breaker.closed:
+                return
+
+    async def _pinged(self, budget_s: float) -> Exception | None:
+        """What kept most masters from answering, if anything did."""
+        try:
+            sends = await self._probes.run(lambda: masters(self._client), _CONNECT_S)
+        except Exception as error:  # noqa: BLE001 - as for a look-up
+            return error
+        answers = await asyncio.gather(
+            *(self._probes.run(partial(send, "PING"), budget_s) for send in sends),
+            return_exceptions=True,
+        )
+        faults = [one for one in answers if isinstance(one, Exception) and not _refusal(one)]
+        return faults[0] if 2 * len(faults) > len(sends) else None
 
     async def _follow(self) -> None:
         """Read how full Redis is, every few seconds. It also finds out when Redis is back."""
@@ -246,6 +372,33 @@ class RedisCache:
                 detail="nothing bounds the memory of Redis; set its maxmemory and "
                 "maxmemory-policy allkeys-lru, or REQUERY_CACHE_REDIS_BYTES",
             )
+
+
+def _breaker(client: AnyRedis, metrics: BreakerMetrics | None) -> Breaker:
+    waits: dict[str, Any] = {
+        "good": _GOOD_PINGS, "wait_s": _LONGEST_OPEN_S / 4, "longest_wait_s": _LONGEST_OPEN_S
+    }  # fmt: skip
+    if isinstance(client, RedisCluster):
+        # While one node is away the others are worth asking.
+        waits |= {"window": 64, "least": 32, "share": 0.8, "in_a_row": 32}
+    return Breaker("redis", metrics, **waits)
+
+
+async def _drop_idle(client: AnyRedis) -> None:
+    """Close the connections that no command is using."""
+    if isinstance(client, RedisCluster):
+        await asyncio.gather(*(node.disconnect_free_connections() for node in client.get_nodes()))
+    else:
+        await client.connection_pool.disconnect(inuse_connections=False)
+
+
+def _late(error: Exception) -> bool:
+    return isinstance(error, TimeoutError | RedisTimeoutError)
+
+
+def _refusal(error: Exception) -> bool:
+    """Whether Redis is alive, and well enough to say no."""
+    return isinstance(error, ResponseError) and not isinstance(error, ClusterDownError)
 
 
 _NOTHING = object()

@@ -52,6 +52,12 @@ async def outcomes(service: Service, op: str) -> dict[str, float]:
     return {result: times for result, times in counted.items() if times}
 
 
+def operations(metrics: Metrics, op: str, result: str) -> float:
+    """Operations on Redis counted so far."""
+    labels = {"tier": "redis", "op": op, "result": result}
+    return metrics.registry.get_sample_value(OPERATIONS, labels) or 0.0
+
+
 async def count(service: Service, op: str, result: str) -> float:
     """Operations counted so far; waits for the first, since writes happen after the answer."""
     for _ in range(200):
@@ -185,7 +191,112 @@ async def test_a_full_server_fails_no_request(server: RedisServer, serve: Serve)
         client.config_set("maxmemory", "1")
     service = await serve(redis_url=server.url, **GENEROUS)
     assert (await ask(service))[0] == "engine"
-    assert await count(service, "put", "error") == 1
+    assert await count(service, "put", "oom") == 1
+
+
+async def test_a_full_server_is_read_on_and_written_to_once_there_is_room(
+    server: RedisServer,
+) -> None:
+    metrics = Metrics(release="test")
+    cache = open_cache(server.url, metrics)
+    await cache.put("k", entry())
+    with server.client() as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.set("filling", "x" * 2**21)
+        client.config_set("maxmemory", "1mb")
+    while not operations(metrics, "put", "skipped"):
+        await cache.put("new", entry())
+        found = await cache.get("k", budget_s=10)
+        assert found is not None
+        assert found.generation == VALUE
+    assert operations(metrics, "put", "oom") >= 1
+    assert cache.up
+    with server.client() as client:
+        client.config_set("maxmemory", "100mb")
+    while await cache.get("new", budget_s=10) is None:
+        await cache.put("new", entry())
+        await asyncio.sleep(0.02)
+    await cache.close()
+
+
+async def test_a_server_that_was_restarted_empty_is_found_by_pings_alone(
+    server: RedisServer,
+) -> None:
+    cache = open_cache(server.url)
+    await cache.put("k", entry())
+    server.stop()
+    while not cache.shut_off:
+        await cache.get("k", budget_s=10)
+    server.start()
+    await until(lambda: cache.up)
+    assert (calls(server, "get"), calls(server, "set")) == (0, 0)
+    assert await cache.get("k", budget_s=10) is None
+    await cache.put("k", entry())
+    assert await cache.get("k", budget_s=10) is not None
+    await cache.close()
+
+
+async def test_a_server_that_hangs_with_every_connection_in_use_is_left_alone_until_it_is_back(
+    server: RedisServer,
+) -> None:
+    metrics = Metrics(release="test")
+    cache = open_cache(server.url, metrics, concurrency=32, read_budget_s=0.1)
+    await asyncio.gather(*(cache.put(f"k{i}", entry()) for i in range(100)))
+    server.freeze()
+    while not cache.shut_off:
+        await asyncio.gather(*(cache.get(f"k{i}", budget_s=0.1) for i in range(100)))
+    skipped = operations(metrics, "get", "skipped")
+    timeouts = operations(metrics, "get", "timeout")
+    for i in range(100):
+        assert await cache.get(f"k{i}", budget_s=0.1) is None
+    assert operations(metrics, "get", "skipped") == skipped + 100
+    assert operations(metrics, "get", "timeout") == timeouts
+    server.thaw()
+    await until(lambda: cache.up)
+    found = await cache.get("k7", budget_s=10)
+    assert found is not None
+    assert found.generation == VALUE
+    await cache.close()
+
+
+async def test_connections_that_died_without_a_word_do_not_keep_a_new_server_unseen(
+    server: RedisServer,
+) -> None:
+    cache = open_cache(server.url, concurrency=32, read_budget_s=0.5)
+    await asyncio.gather(*(cache.put(f"k{i}", entry()) for i in range(200)))
+    server.freeze()
+    while not cache.shut_off:
+        await cache.get("k", budget_s=0.5)
+    # It never comes back, and another one takes its place; nobody has said so to the old sockets.
+    server.stop()
+    server.start()
+    await until(lambda: cache.up)
+    await cache.put("k", entry())
+    assert await cache.get("k", budget_s=10) is not None
+    await cache.close()
+
+
+@pytest.mark.parametrize("outage", ["stop", "freeze"])
+async def test_an_outage_fails_no_request_and_ends_by_itself(
+    server: RedisServer, serve: Serve, outage: str
+) -> None:
+    service = await serve(redis_url=server.url)
+    await ask(service, "before")
+    getattr(server, outage)()
+    asked = 0
+    while not await service.metric(OPERATIONS, tier="redis", op="get", result="skipped"):
+        assert (await ask(service, f"stake {asked}"))[0] == "engine"
+        asked += 1
+    assert (await ask(service, "before"))[0] == "memory"
+    written = await service.metric(OPERATIONS, tier="redis", op="put", result="ok")
+    if outage == "stop":
+        server.start()
+    else:
+        server.thaw()
+    while await service.metric(OPERATIONS, tier="redis", op="put", result="ok") == written:
+        await ask(service, f"stake {asked}")
+        await asyncio.sleep(0.05)
+        asked += 1
 
 
 async def test_connections_are_bounded_and_a_burst_waits_for_them(server: RedisServer) -> None:

@@ -25,7 +25,9 @@ def open_cache(
     url: str, metrics: Metrics | None = None, *, concurrency: int = 8, **options: Any
 ) -> RedisCache:
     """A tier on ``url``; the test closes it."""
-    defaults: dict[str, Any] = {"write_budget_s": 10.0, "lifetimes": LIFETIMES}
+    defaults: dict[str, Any] = {
+        "write_budget_s": 10.0, "read_budget_s": 10.0, "lifetimes": LIFETIMES,
+    }  # fmt: skip
     return RedisCache(
         connect(url, max_connections=concurrency, timeout_s=5.0),
         metrics=(metrics or Metrics(release="test")).cache,

@@ -32,6 +32,10 @@ class World:
             assert self.breaker.allow()
             (self.breaker.succeeded if outcome == "+" else self.breaker.failed)()
 
+    @property
+    def state(self) -> str:
+        return self.breaker.state
+
     def waits_out(self) -> float:
         """Let the wait pass; its length."""
         waited = self.breaker.wait_left_s
@@ -65,7 +69,7 @@ def test_it_opens_at_faults_in_a_row_or_at_a_share_of_the_last_ones(
 ) -> None:
     world = World()
     world.tell(outcomes)
-    assert world.breaker.state == state
+    assert world.state == state
 
 
 def test_while_it_is_open_calls_are_refused_and_counted() -> None:
@@ -83,13 +87,13 @@ def test_after_the_wait_calls_are_tried_one_at_a_time_until_enough_went_well() -
     world = World(good=2)
     world.tell("-----")
     world.waits_out()
-    assert world.breaker.state == "open"
+    assert world.state == "open"
     assert [world.breaker.allow() for _ in range(3)] == [True, False, False]
-    assert world.breaker.state == "half_open"
+    assert world.state == "half_open"
     world.breaker.succeeded()
     assert [world.breaker.allow() for _ in range(3)] == [True, False, False]
     world.breaker.succeeded()
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
     assert world.breaker.allow()
     assert world.breaker.allow()
 
@@ -99,7 +103,7 @@ def test_what_may_not_be_a_trial_is_refused_until_it_is_closed() -> None:
     world.tell("-----")
     world.waits_out()
     assert not world.breaker.allow(trial=False)
-    assert world.breaker.state == "open"
+    assert world.state == "open"
     world.tell("+")
     assert not world.breaker.allow(trial=False)
     world.tell("+")
@@ -111,13 +115,13 @@ def test_one_trial_that_fails_opens_it_again_for_longer() -> None:
     world.tell("-----")
     world.waits_out()
     world.tell("++-")
-    assert world.breaker.state == "open"
+    assert world.state == "open"
     assert world.waits_out() == 2
     # What went well before does not count any more.
     world.tell("++")
-    assert world.breaker.state == "half_open"
+    assert world.state == "half_open"
     world.tell("+")
-    assert world.breaker.state == "closed"
+    assert world.state == "closed"
 
 
 def test_the_wait_doubles_up_to_its_bound() -> None:
@@ -178,7 +182,7 @@ def test_a_trial_that_was_given_up_makes_room_for_the_next() -> None:
     world.waits_out()
     assert world.breaker.allow()
     world.breaker.cancelled()
-    assert world.breaker.state == "half_open"
+    assert world.state == "half_open"
     world.tell("+")
     assert world.breaker.closed
 
@@ -190,7 +194,7 @@ def test_what_was_under_way_when_it_opened_changes_nothing() -> None:
     world.breaker.succeeded()
     world.breaker.failed()
     world.breaker.cancelled()
-    assert (world.breaker.state, world.breaker.wait_left_s) == ("open", left)
+    assert (world.state, world.breaker.wait_left_s) == ("open", left)
 
 
 def test_it_begins_anew_when_it_closes() -> None:
@@ -265,7 +269,7 @@ def test_whatever_happens_exactly_one_state_is_shown_and_a_trial_comes_in_the_en
             world.breaker.allow(trial=False)
         else:
             getattr(world.breaker, step)()
-        assert world.shown() == {state: state == world.breaker.state for state in STATES}
+        assert world.shown() == {state: state == world.state for state in STATES}
         assert 0 <= world.breaker.wait_left_s <= 30
     world.waits_out()
     assert world.breaker.allow()
