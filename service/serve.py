@@ -121,36 +121,60 @@ def run(settings: Settings, supply: Callable[[Settings], Awaitable[Supplies]]) -
     # Until the server is there: the first process of a container ignores signals otherwise.
     signal.signal(signal.SIGTERM, _leave)
     listener = _listen(settings.host, settings.port)
-    failures: list[Exception] = []
+    serving = _Serving(settings, supply)
+    address = listener.getsockname()
+    _log.info("listening", host=address[0], port=address[1], device=_device(settings))
+    try:
+        serving.server.run(sockets=[listener])
+    except KeyboardInterrupt:
+        return
+    if serving.failures:
+        _die(*_reason(serving.failures[0], settings.default_version))
+    if not serving.server.started:
+        _die("the application could not start; the log above says why")
 
-    def give_up(error: Exception) -> None:
-        failures.append(error)
-        server.should_exit = True
 
-    async def make() -> FastAPI:
+class _Serving:
+    """The server, what makes its application, and what kept it from serving."""
+
+    def __init__(
+        self, settings: Settings, supply: Callable[[Settings], Awaitable[Supplies]]
+    ) -> None:
+        self._settings = settings
+        self._supply = supply
+        front = Front(
+            self._make, on_failure=self._broken, cutting_off=lambda: self.server.cutting_off
+        )
+        self.server = _server(settings, front)
+        self.failures: list[Exception] = []
+
+    async def _make(self) -> FastAPI:
         try:
-            supplies = await supply(settings)
+            supplies = await self._supply(self._settings)
         except (ModelStoreError, LoadFailed, OSError) as error:
             raise _CannotServe(
                 f"{error} (see 'requery models list'; choose one with --version-name)"
             ) from error
         try:
-            return create_app(settings, supplies, on_load_failure=give_up)
+            return create_app(self._settings, supplies, on_load_failure=self._not_loaded)
         except (OverridesFileInvalid, ValueError) as error:
             raise _CannotServe(str(error), _WRONG_OPTIONS) from error
 
-    front = Front(make, on_failure=give_up, cutting_off=lambda: server.cutting_off)
-    server = _server(settings, front)
-    address = listener.getsockname()
-    _log.info("listening", host=address[0], port=address[1], device=_device(settings))
-    try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        return
-    if failures:
-        _die(*_reason(failures[0], settings.default_version))
-    if not server.started:
-        _die("the application could not start; the log above says why")
+    def _not_loaded(self, error: Exception) -> None:
+        # The engine core may be gone before us when both are told to stop.
+        if not self.server.server_state.stopping:
+            self._give_up(error)
+
+    def _broken(self, error: Exception) -> None:
+        if not isinstance(error, _CannotServe):
+            _log.error("application_failed", exc_info=error)
+            if self.server.server_state.stopping:
+                error = _CannotServe("it has not stopped in order; the log above says why")
+        self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self.failures.append(error)
+        self.server.should_exit = True
 
 
 def _server(settings: Settings, front: Front) -> Server:

@@ -119,12 +119,12 @@ class Server(uvicorn.Server):
         Closing right away would reset connections that the kernel has accepted for us, some with
         a whole request in them.
         """
-        for listener in listeners:
-            turn_away(listener)
-        end = time.monotonic() + self._grace_s
-        await asyncio.sleep(min(_HANDSHAKES_S, self._grace_s))
-        while has_input(*listeners) and time.monotonic() < end:  # noqa: ASYNC110 - no event tells
-            await asyncio.sleep(_TICK_S)
+        turned_away = [turn_away(listener) for listener in listeners]
+        if all(turned_away):
+            end = time.monotonic() + self._grace_s
+            await asyncio.sleep(min(_HANDSHAKES_S, self._grace_s))
+            while has_input(*listeners) and time.monotonic() < end:  # noqa: ASYNC110 - has no event
+                await asyncio.sleep(_TICK_S)
         for server in self.servers:
             server.close()
         for listener in listeners:
@@ -159,11 +159,15 @@ class Server(uvicorn.Server):
         return [c for c in self.server_state.connections if isinstance(c, Connection)]
 
 
-def turn_away(listener: socket.socket) -> None:
+def turn_away(listener: socket.socket) -> bool:
     """Let nobody new connect, while callers in the middle of connecting still can.
 
     New callers get no reply to their first packet; by the time they repeat it the listener is
-    closed, and they are refused. Where the kernel does not allow it, nothing happens.
+    closed, and they are refused.
+
+    Returns:
+        Whether it was done: some sandboxes do not allow it, and callers that connect in the very
+        moment in which the listener is closed may then be lost.
     """
     program = ctypes.create_string_buffer(_DROP_SYN)
     try:
@@ -173,4 +177,6 @@ def turn_away(listener: socket.socket) -> None:
             struct.pack("HL", len(_DROP_SYN) // 8, ctypes.addressof(program)),
         )
     except OSError as error:
-        _log.debug("no_socket_filter", reason=str(error))
+        _log.warning("no_socket_filter", reason=str(error))
+        return False
+    return True
