@@ -49,29 +49,14 @@ class EnginePlan:
 
 
 async def run(plan: EnginePlan, queries: Queries, folder: Path, say: Say, seed: int) -> Report:
-    """SIGKILL, then SIGSTOP of the engine core that took its place."""
-    known = Queries(queries.known[: plan.known], seed=seed)
+    """SIGKILL, and SIGSTOP, each with a service of its own."""
     figures: dict[str, Any] = {}
     promises: list[Promise] = []
-    async with Target(folder) as target:
-        await warm(target, known.known)
-        deadline_s = target.default_deadline_s
-        mix = Mix(
-            [
-                (plan.hit_rate, hits(known, deadline_s=deadline_s)),
-                (plan.miss_rate, misses(queries, deadline_s=deadline_s)),
-            ],
-            seed=seed,
-        )
-        for number, sent in enumerate((signal.SIGKILL, signal.SIGSTOP)):
-            say(f"engine core: {sent.name}")
-            found = await _one(plan, sent, mix, target, seed + number)
-            figures[sent.name] = found
-            promises += _promises(sent.name, found)
-            if found["ready_again_s"] is None:
-                say("the engine did not come back; nothing more can be tried on it")
-                break
-        figures["logged_errors"] = dict(target.events("error"))
+    for number, sent in enumerate((signal.SIGKILL, signal.SIGSTOP)):
+        say(f"engine core: {sent.name}")
+        found = await _one(plan, sent, queries, folder / sent.name, seed + number)
+        figures[sent.name] = found
+        promises += _promises(sent.name, found)
     return Report("engine", figures, tuple(promises))
 
 
@@ -84,23 +69,43 @@ class _Seen:
 
 
 async def _one(
-    plan: EnginePlan, sent: signal.Signals, mix: Mix, target: Target, seed: int
+    plan: EnginePlan, sent: signal.Signals, queries: Queries, folder: Path, seed: int
 ) -> dict[str, Any]:
-    old = target.engine
-    if old is None:
-        raise TargetFailed("no engine core was found among the children of the service")
-    run_s = plan.before_s + plan.patience_s + plan.after_s
-    loop = load([Phase("all", mix.rate, run_s)], mix, target, seed=seed)
-    async with asyncio.TaskGroup() as group:
-        running = group.create_task(loop.run())
-        await asyncio.sleep(plan.before_s)
-        at = loop.now()
-        old.send(sent)
-        seen = await _watch(target, old, loop, at, plan.patience_s)
-        if seen.ready_again_s is not None:
-            await asyncio.sleep(plan.after_s)
-        loop.stop()
-    outcomes = running.result()
+    known = Queries(queries.known[: plan.known], seed=seed)
+    async with Target(folder) as target:
+        await warm(target, known.known)
+        deadline_s = target.default_deadline_s
+        mix = Mix(
+            [
+                (plan.hit_rate, hits(known, deadline_s=deadline_s)),
+                (plan.miss_rate, misses(queries, deadline_s=deadline_s)),
+            ],
+            seed=seed,
+        )
+        old = target.engine
+        if old is None:
+            raise TargetFailed("no engine core was found among the children of the service")
+        run_s = plan.before_s + plan.patience_s + plan.after_s
+        loop = load([Phase("all", mix.rate, run_s)], mix, target, seed=seed)
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(loop.run())
+            await asyncio.sleep(plan.before_s)
+            at = loop.now()
+            old.send(sent)
+            seen = await _watch(target, old, loop, at, plan.patience_s)
+            if seen.ready_again_s is not None:
+                await asyncio.sleep(plan.after_s)
+            loop.stop()
+        left = old.alive
+        errors = dict(target.events("error"))
+    return _figures(running.result(), at, seen) | {
+        "old_core_left": left,
+        "logged_errors": errors,
+    }
+
+
+def _figures(outcomes: Sequence[Outcome], at: float, seen: _Seen) -> dict[str, Any]:
+    """Before the signal, until the service was ready again, and after that."""
     after = [o for o in outcomes if o.due >= at]
     end = max((o.done for o in after), default=at)
     down_until = at + seen.ready_again_s if seen.ready_again_s is not None else end
@@ -117,7 +122,6 @@ async def _one(
         "not_ready_after_s": seen.not_ready_s,
         "ready_again_s": seen.ready_again_s,
         "first_generated_answer_s": _first_generated(after, at, down_until),
-        "old_core_left": old.alive,
     }
 
 
@@ -130,8 +134,9 @@ async def _watch(
         ready = await target.ready()
         if not ready and seen.not_ready_s is None:
             seen.not_ready_s = round(loop.now() - at, 3)
-        replaced = target.engine not in (None, old)
-        if ready and (replaced or (seen.not_ready_s is not None and not old.alive)):
+        replaced = not old.alive or target.engine not in (None, old)
+        # A readiness that has not been taken back yet is that of the old one.
+        if ready and replaced and seen.not_ready_s is not None:
             seen.ready_again_s = round(loop.now() - at, 3)
             break
         await asyncio.sleep(_POLL_S)

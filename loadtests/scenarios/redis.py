@@ -147,7 +147,6 @@ async def _one(
         shared = await _shared_again(target, server, plan.after_s)
         loop.stop()
     outcomes = running.result()
-    # What was under way when the fault ended belongs to it.
     seconds = {"before": plan.before_s, "fault": plan.fault_s}
     found: dict[str, Any] = {
         name: summarise([o for o in outcomes if o.phase == name], s) for name, s in seconds.items()
@@ -163,6 +162,7 @@ async def _one(
             phase: sum(not o.good() for o in outcomes if o.phase == phase)
             for phase in ("before", "fault", "after")
         },
+        "requests_since_the_fault": sum(o.phase != "before" for o in outcomes),
         "not_200": sum(o.code != 200 for o in outcomes),
         "shared_again_s": shared,
     }
@@ -226,7 +226,7 @@ def _promises(name: str, found: dict[str, Any]) -> list[Promise]:
     hit, miss = found["hits"]["added_p99"], found["wait_for_cache_of_misses"]["added_p99"]
     known = [added for added in (hit, miss) if added is not None]
     shared = found["shared_again_s"]
-    sent = found["fault"]["requests"]
+    sent = found["requests_since_the_fault"]
     return [
         Promise(f"Redis {name}: no failed request", f"{failed} of {sent}", failed == 0),
         Promise(

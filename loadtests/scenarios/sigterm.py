@@ -66,6 +66,7 @@ async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> 
         run_s = plan.before_s + plan.patience_s
         loop = load([Phase("all", mix.rate, run_s)], mix, target, seed=seed)
         process, engine = target.process, target.engine
+        logged = target.events("info")["request"]
         async with asyncio.TaskGroup() as group:
             running = group.create_task(loop.run())
             await asyncio.sleep(plan.before_s)
@@ -78,6 +79,7 @@ async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> 
             loop.stop()
         outcomes = running.result()
         errors = dict(target.events("error"))
+        read = target.events("info")["request"] - logged
     since = [o for o in outcomes if o.done >= at]
     refused = [o for o in since if o.failure is Failure.REFUSED]
     lost = [o for o in outcomes if o.failure in LOST]
@@ -89,6 +91,8 @@ async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> 
         "refused": len(refused),
         "first_refused_s": round(min(o.sent for o in refused) - at, 3) if refused else None,
         "lost": len(lost),
+        # Of each request that it has read, the service logs a line.
+        "read_and_not_answered": read - sum(o.failure is None for o in outcomes),
         "lost_at": [
             {
                 "kind": o.kind,
@@ -110,6 +114,7 @@ def _promises(rounds: list[dict[str, Any]]) -> tuple[Promise, ...]:
     lost = sum(one["lost"] for one in rounds)
     under_way = sum(one["under_way_at_the_signal"] for one in rounds)
     later = sum(one["accepted_after_the_signal"] for one in rounds)
+    read = sum(max(one["read_and_not_answered"], 0) for one in rounds)
     codes = [one["exit_code"] for one in rounds]
     longest = max((one["exit_s"] for one in rounds), default=None)
     bad = sum(one["other_5xx"] for one in rounds)
@@ -117,7 +122,8 @@ def _promises(rounds: list[dict[str, Any]]) -> tuple[Promise, ...]:
     return (
         Promise(
             "SIGTERM under load: no accepted request is lost",
-            f"{lost} lost of {under_way} under way and {later} accepted later",
+            f"{lost} lost ({read} of them read by the service) of {under_way} under way and "
+            f"{later} accepted later",
             lost == 0 and bad == 0,
         ),
         Promise(

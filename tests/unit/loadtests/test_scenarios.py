@@ -8,7 +8,7 @@ import pytest
 
 from loadtests.exchange import Failure, Outcome, Request
 from loadtests.queries import Queries
-from loadtests.scenarios import overload, redis, soak
+from loadtests.scenarios import engine, overload, redis, soak
 from loadtests.scenarios.overload import OverloadPlan
 from loadtests.scenarios.soak import SoakPlan
 from loadtests.scenarios.traffic import rewrite
@@ -53,8 +53,16 @@ def test_an_overload_that_is_not() -> None:
     assert found["neither_good_nor_503"] == 2
     assert found["other_5xx"] == 1
     assert 3.0 < found["recovery_s"] <= 4.25
-    found |= {"peak_goodput_per_s": 20.0}
+    found |= {"peak_goodput_per_s": 20.0, "capacity_reached": True}
     assert [p.held for p in overload._promises("d", found)] == [False, None, True, False]
+
+
+def test_three_times_too_little_proves_nothing() -> None:
+    found = overload._overload_figures(through_an_overload(bad_after_s=0.0), 10.0, PLAN)
+    found |= {"peak_goodput_per_s": 10.0, "capacity_reached": False}
+    promise = overload._promises("d", found)[0]
+    assert promise.held is None
+    assert "capacity" in promise.measured
 
 
 def test_a_fault_is_compared_with_what_was_before_it() -> None:
@@ -63,6 +71,29 @@ def test_a_fault_is_compared_with_what_was_before_it() -> None:
     outcomes += [outcome(phase="after", latency=9.0)]
     assert redis._compared(outcomes, lambda o: o.latency)["added_p99"] == pytest.approx(15)
     assert redis._compared([], lambda o: o.latency)["added_p99"] is None
+
+
+def test_an_engine_that_comes_back() -> None:
+    outcomes = [outcome(due=i / 10, source="memory") for i in range(300)]
+    outcomes += [outcome(due=12.0, latency=1.5, status="timeout")]
+    outcomes += [outcome(due=20.5, latency=0.3, source="engine")]
+    seen = engine._Seen(not_ready_s=0.2, ready_again_s=10.0)
+    found = engine._figures(outcomes, 10.0, seen) | {"old_core_left": False}
+    assert found["before"]["requests"] == 100
+    assert found["down"]["requests"] == 101
+    assert found["down"]["statuses"] == {"ok": 100, "timeout": 1}
+    assert found["worst_over_deadline_ms"] == pytest.approx(500)
+    assert found["first_generated_answer_s"] == pytest.approx(10.8)
+    assert [p.held for p in engine._promises("SIGKILL", found)] == [False, True, True]
+
+
+def test_an_engine_that_does_not() -> None:
+    outcomes = [outcome(due=i / 10, code=500 if i > 200 else 200) for i in range(300)]
+    found = engine._figures(outcomes, 10.0, engine._Seen(not_ready_s=0.2))
+    found |= {"old_core_left": False}
+    assert found["down"]["requests"] == 200
+    assert found["other_5xx"] == 99
+    assert [p.held for p in engine._promises("SIGKILL", found)] == [True, False, False]
 
 
 def test_only_what_is_not_expected_of_a_kind_is_told() -> None:
