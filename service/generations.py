@@ -195,9 +195,16 @@ async def _generate(version: Version, query: str) -> AsyncIterator[Candidate]:
     # The generation may outlive the request that began it.
     with version.serving():
         stream: Any = version.engine.generate(query)
-        async with aclosing(stream):
-            async for candidate in stream:
-                yield candidate
+        try:
+            async with aclosing(stream):
+                async for candidate in stream:
+                    yield candidate
+        except QueryTooLong:
+            raise
+        except Exception:
+            version.generated(ok=False)
+            raise
+        version.generated(ok=True)
 
 
 def _landed(flight: Flight, source: Source) -> Found:

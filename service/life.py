@@ -41,6 +41,7 @@ async def running(
             ("board", parts.board.run()),
             ("overrides", parts.overrides.run()),
             ("roster", parts.roster.run()),
+            ("supervisor", parts.supervisor.run()),
         )
     ]
     try:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client import CollectorRegistry
 
 from service.admission import Admission, AdmissionMetrics
+from service.breaker import BreakerMetrics
 from service.cache.lifetimes import Lifetimes
 from service.cache.memory import MemoryCache
 from service.cache.redis import RedisCache
@@ -37,6 +38,7 @@ from service.roster import Roster, RosterMetrics, roster_document
 from service.routing import DOCUMENT, SCHEMA, Router, Routing
 from service.settings import Settings
 from service.shadow import Shadow, ShadowMetrics
+from service.supervisor import Supervisor, SupervisorMetrics
 from service.versions import EngineFactory, Version, Versions
 
 _BOARD_CONNECTIONS = 8
@@ -94,6 +96,7 @@ class Parts:
     router: Router
     loader: Loader
     roster: Roster
+    supervisor: Supervisor
     overrides: Overrides
     desk: OverrideDesk
     cache: TieredCache
@@ -143,6 +146,13 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         find=supplies.find,
     )
     routing.on_change(lambda _plan: roster.nudge())
+    supervisor = Supervisor(
+        versions=versions,
+        loader=loader,
+        wanted=roster.wanted,
+        metrics=SupervisorMetrics(metrics.registry),
+        stall_s=settings.engine_stall_s,
+    )
     overrides = _overrides(settings, documents.overrides, metrics.registry)
     cache, redis = _cache(settings, metrics)
     flights = Coalescer(bound_s=settings.generation_timeout_s)
@@ -192,6 +202,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         router=router,
         loader=loader,
         roster=roster,
+        supervisor=supervisor,
         overrides=overrides,
         desk=OverrideDesk(documents.overrides, overrides),
         cache=cache,
@@ -274,10 +285,12 @@ def _cache(settings: Settings, metrics: Metrics) -> tuple[TieredCache, RedisCach
         redis = RedisCache(
             client,
             lifetimes=lifetimes,
+            read_budget_s=settings.redis_read_budget_ms / 1000,
             write_budget_s=write_budget_s,
             concurrency=settings.redis_max_connections,
             max_bytes=settings.cache_redis_bytes,
             metrics=metrics.cache,
+            breakers=BreakerMetrics(metrics.registry),
         )
     read_budget_s = settings.redis_read_budget_ms / 1000
     return TieredCache(memory, redis, lifetimes=lifetimes, read_budget_s=read_budget_s), redis
