@@ -23,10 +23,10 @@ from loadtests.target import Target
 from loadtests.trend import Trend, trend
 from tests.support.redis_server import RedisServer
 
-_MEMORY_TIER_BYTES = 64 * 1024
+_MEMORY_TIER_BYTES = 256 * 1024
 """Small, so that it is full (and evicts) before the measurement begins, and Redis has hits too."""
-_SETTLE_S = 12.0
-"""After the load, until idle connections are closed everywhere."""
+_SETTLE_S = 15.0
+"""Without load, until idle connections are closed everywhere."""
 _TASKS = "requery_asyncio_tasks"
 _MOST_GROWTH = 2.0
 """Percent of the resident memory."""
@@ -91,7 +91,7 @@ async def run(plan: SoakPlan, queries: Queries, folder: Path, say: Say, seed: in
         async with Target(folder, settings) as target:
             say(f"soak: {plan.known} queries into the cache")
             await warm(target, known.known)
-            found = await _soak(plan, known, queries, target, say, seed)
+            found = await _soak(plan, known, queries, target, server, say, seed)
             found["logged_errors"] = dict(target.events("error"))
             found["logged_warnings"] = dict(target.events("warning"))
     finally:
@@ -100,14 +100,21 @@ async def run(plan: SoakPlan, queries: Queries, folder: Path, say: Say, seed: in
 
 
 async def _soak(
-    plan: SoakPlan, known: Queries, queries: Queries, target: Target, say: Say, seed: int
+    plan: SoakPlan,
+    known: Queries,
+    queries: Queries,
+    target: Target,
+    server: RedisServer,
+    say: Say,
+    seed: int,
 ) -> dict[str, Any]:
     kinds = _Kinds(known, queries, target.default_deadline_s, await _version(target), seed)
     mix = Mix([(rate * plan.rate, maker) for rate, maker in kinds.parts(plan)], seed=seed)
-    await asyncio.sleep(_SETTLE_S)
-    idle_before = await _sample(target, 0.0)
+    begin = plan.warm_up_s + _SETTLE_S
     phases = [
         Phase("warm-up", mix.rate, plan.warm_up_s),
+        # Idle once, to compare with at the end.
+        Phase("pause", 0.0, _SETTLE_S),
         Phase("soak", mix.rate, plan.seconds - plan.warm_up_s),
     ]
     loop = load(phases, mix, target, seed=seed)
@@ -115,22 +122,42 @@ async def _soak(
     async with asyncio.TaskGroup() as group:
         running = group.create_task(loop.run())
         sampling = group.create_task(_keep_sampling(target, loop, plan.sample_s, samples, say))
+        await asyncio.sleep(begin - 1.0)
+        idle_before = await _idle(target, server, loop.now())
         outcomes = await running
+        await asyncio.sleep(_SETTLE_S)
+        idle_after = await _idle(target, server, loop.now())
         sampling.cancel()
-    await asyncio.sleep(_SETTLE_S)
-    idle_after = await _sample(target, loop.now())
-    measured = [s for s in samples if s.at >= plan.warm_up_s]
+    soaked = [o for o in outcomes if o.phase == "soak"]
+    seconds = plan.seconds - plan.warm_up_s
+    measured = [s for s in samples if begin <= s.at < begin + seconds]
     return {
         "seconds": plan.seconds,
         "warm_up_s": plan.warm_up_s,
-        "traffic": summarise(outcomes, plan.seconds),
-        "by_kind": _by_kind(outcomes, plan.seconds),
+        "traffic": summarise(soaked, seconds),
+        "by_kind": _by_kind(soaked, seconds),
         "unexpected": _unexpected(outcomes),
         "trends_after_warm_up": {name: _trend(measured, of) for name, of in _SERIES.items()},
-        "idle_before": idle_before and asdict(idle_before),
-        "idle_after": idle_after and asdict(idle_after),
+        "idle_before": idle_before,
+        "idle_after": idle_after,
         "samples": [asdict(s) for s in samples],
     }
+
+
+async def _idle(target: Target, server: RedisServer, at: float) -> dict[str, Any] | None:
+    """A sample, with the connections to Redis: a pool of them is kept, and has a bound."""
+    sample = await _sample(target, at)
+    if sample is None:
+        return None
+    connections = await asyncio.to_thread(_connections, server)
+    others = sample.service_descriptors - connections
+    return {**asdict(sample), "redis_connections": connections, "other_descriptors": others}
+
+
+def _connections(server: RedisServer) -> int:
+    with server.client() as client:
+        told: dict[str, Any] = client.info("clients")
+    return int(told["connected_clients"]) - 1  # this one
 
 
 async def _keep_sampling(
@@ -346,7 +373,7 @@ def _idle_differences(
 ) -> dict[str, int]:
     if before is None or after is None:
         return {}
-    names = ("service_descriptors", "engine_descriptors", "service_threads", "tasks")
+    names = ("other_descriptors", "engine_descriptors", "service_threads", "tasks")
     return {
         name: after[name] - before[name]
         for name in names
