@@ -32,6 +32,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.backoff import Backoff
+from service.breaker import BreakerMetrics
+from service.breaker import State as BreakerState
 from service.engine.protocol import Engine
 from service.errors import RequeryError
 from service.loader import Loader
@@ -111,6 +113,8 @@ class _Watch:
         self.lost_at = 0.0
         self.noted = False
         """Whether a suspicion has been logged."""
+        self.breaker: BreakerState | None = None
+        """What was shown last; ``None`` if it never was."""
 
     def meet(self, engine: Engine) -> None:
         """Start over with a new engine."""
@@ -136,6 +140,8 @@ class Supervisor:
         loader: replaces engines, one at a time.
         wanted: names of the versions that should be loaded; no other is replaced.
         metrics: where losses are counted.
+        breakers: where it is shown, as ``engine:<version>``, whether requests are kept from an
+            engine: closed, half open (suspected, and tried), or open (lost).
         stall_s: an engine that has work and shows no progress for so many seconds is replaced; a
             fifth of that, and at least a second, and it is suspected.
         interval_s: between two looks.
@@ -151,6 +157,7 @@ class Supervisor:
         loader: Loader,
         wanted: Callable[[], Collection[str]],
         metrics: SupervisorMetrics,
+        breakers: BreakerMetrics | None = None,
         stall_s: float,
         interval_s: float = 0.2,
         steady_s: float = 300.0,
@@ -161,6 +168,7 @@ class Supervisor:
         self._loader = loader
         self._wanted = wanted
         self._metrics = metrics
+        self._breakers = breakers
         self._stall_s = stall_s
         self._suspect_s = min(max(stall_s / 5, 1.0), stall_s)
         self._interval_s = interval_s
@@ -192,9 +200,7 @@ class Supervisor:
 
     def _look_at(self, version: Version, watch: _Watch) -> None:
         if version.state in (State.AVAILABLE, State.DRAINING):
-            # Unloaded on purpose: what was lost is nobody's loss any more.
-            watch.stop_probe()
-            self._watches[version.name] = _Watch()
+            self._forget(version, watch)
             return
         engine = version.watched
         if version.state is not State.READY or engine is None:
@@ -208,6 +214,28 @@ class Supervisor:
             self._back(version, watch)
         else:
             watch.up_s += self._interval_s
+        if watch.lost is not None:
+            self._show(version, watch, "open")
+        else:
+            self._show(version, watch, "half_open" if version.suspected else "closed")
+
+    def _forget(self, version: Version, watch: _Watch) -> None:
+        """It was unloaded on purpose: what was lost is nobody's loss any more."""
+        watch.stop_probe()
+        if watch.breaker is not None:
+            self._show(version, watch, "closed")
+        fresh = self._watches[version.name] = _Watch()
+        fresh.breaker = watch.breaker
+
+    def _show(self, version: Version, watch: _Watch, state: BreakerState) -> None:
+        before, watch.breaker = watch.breaker, state
+        if self._breakers is None or state == before:
+            return
+        name = f"engine:{version.name}"
+        if before is None:
+            self._breakers.watch(name)
+        if before is not None or state != "closed":
+            self._breakers.moved(name, state)
 
     def _diagnose(self, version: Version, watch: _Watch, engine: Engine) -> Reason | None:
         """Why the engine must be replaced; suspects it, and clears it, on the way."""

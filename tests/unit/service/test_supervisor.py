@@ -10,6 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from service.backoff import Backoff
+from service.breaker import BreakerMetrics
 from service.engine.protocol import Candidate
 from service.errors import EngineUnavailable
 from service.supervisor import Supervisor, SupervisorMetrics
@@ -34,6 +35,7 @@ class Ward:
             loader=self.fleet.loader,
             wanted=lambda: self.wanted,
             metrics=SupervisorMetrics(self.fleet.registry),
+            breakers=BreakerMetrics(self.fleet.registry),
             backoff=Backoff(5.0, 20.0, lambda: self.now),
             clock=lambda: self.now,
             **({"stall_s": STALL_S, "interval_s": 1.0, "steady_s": 60.0} | options),
@@ -48,6 +50,19 @@ class Ward:
 
     def restarts(self, reason: str, version: str = "a") -> float | None:
         return self.fleet.metric("requery_engine_restarts_total", version=version, reason=reason)
+
+    @property
+    def breaker(self) -> str:
+        """State of the breaker of ``a``."""
+        registry = self.fleet.registry
+        (one,) = (
+            state
+            for state in ("closed", "half_open", "open")
+            if registry.get_sample_value(
+                "requery_breaker_state", {"name": "engine:a", "state": state}
+            )
+        )
+        return one
 
     def outage(self, version: str = "a") -> tuple[float | None, float | None]:
         """How many outages, and their seconds together."""
@@ -96,6 +111,31 @@ async def test_an_engine_that_died_is_replaced(ward: Ward) -> None:
     told = [line for line in logs if line["event"].startswith("engine_")]
     assert [line["event"] for line in told] == ["engine_lost", "engine_back"]
     assert (told[0]["reason"], told[1]["seconds"]) == ("died", 1.0)
+
+
+async def test_the_engines_breaker_shows_whether_requests_are_kept_from_it(ward: Ward) -> None:
+    fleet = ward.fleet
+    seen = [ward.breaker]
+    call = await stuck(fleet.engines["a"])
+    await ward.look(SUSPECT_S)
+    seen.append(ward.breaker)
+    await ward.look(STALL_S - SUSPECT_S)
+    seen.append(ward.breaker)
+    await until(lambda: fleet["a"].up)
+    await ward.look()
+    seen.append(ward.breaker)
+    assert seen == ["closed", "half_open", "open", "closed"]
+    await asyncio.gather(call, return_exceptions=True)
+    # One that is not there is kept from nobody.
+    fleet.engines["a"].die()
+    ward.wanted = ()
+    await ward.look()
+    assert ward.breaker == "open"
+    fleet.versions.want_default("b")
+    await fleet.loader.load("b")
+    await fleet.loader.unload("a")
+    await ward.look()
+    assert ward.breaker == "closed"
 
 
 async def test_an_engine_with_nothing_to_do_never_hangs(ward: Ward) -> None:
