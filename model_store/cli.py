@@ -117,7 +117,7 @@ def verify(
         for row in rows:
             wrong = [*row["problems"], *(f"not in the manifest: {f}" for f in row["unlisted"])]
             result = f"[red]{escape(chr(10).join(wrong))}[/red]" if wrong else "[green]ok[/green]"
-            table.add_row(row["name"], f"{row['checked']} files", result)
+            table.add_row(escape(row["name"]), f"{row['checked']} files", result)
         Console().print(table)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
@@ -189,7 +189,9 @@ def _verified(store: Store, name: str) -> dict[str, Any]:
     try:
         report = store.verify(name)
     except ModelStoreError as error:
-        return {"name": name, "ok": False, "checked": 0, "problems": [str(error)], "unlisted": []}
+        # What was typed may be nothing that a terminal can show.
+        shown = name if name.isprintable() else ascii(name)
+        return {"name": shown, "ok": False, "checked": 0, "problems": [str(error)], "unlisted": []}
     return {
         "name": name,
         "ok": report.ok,

@@ -29,9 +29,19 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+RECORD = "requery.json"
+"""Says, in a materialised folder, which version it was made from and what was written."""
+_OURS = frozenset({"manifest.json", RECORD})
+_MAX_PATH_BYTES = 200
+
+
 def _plain_relative(path: str) -> str:
-    parts = PurePosixPath(path).parts
-    if not parts or path.startswith("/") or "\\" in path or any(p in ("..", ".") for p in parts):
+    # Printable: no NUL, which no file system takes, and nothing that a terminal acts upon.
+    if not path.isprintable() or len(path.encode()) > _MAX_PATH_BYTES:
+        raise ValueError(f"must be printable, and have at most {_MAX_PATH_BYTES} bytes")
+    plain = PurePosixPath(path)
+    inside = plain.parts and not plain.is_absolute() and ".." not in plain.parts
+    if not inside or "\\" in path or plain.as_posix() != path:
         raise ValueError("must be a relative path inside the version's folder")
     return path
 
@@ -129,6 +139,8 @@ class Manifest(_Section):
         if not any(name.endswith(".safetensors") for name in self.files):
             raise ValueError("lists no .safetensors file")
         allowed = {".safetensors", ".json", ".txt", ".md"}
+        if reserved := _OURS & self.files.keys():
+            raise ValueError(f"{min(reserved)!r}: this file is the store's own")
         for name in self.files:
             if PurePosixPath(name).suffix not in allowed:
                 raise ValueError(f"{name!r}: only {sorted(allowed)} files may be part of a version")

@@ -31,13 +31,11 @@ from model_store.files import (
     spec_of,
     writing,
 )
-from model_store.manifest import FileSpec, Manifest, RelativePath
-from model_store.merge import check_adapter
+from model_store.manifest import RECORD, FileSpec, Manifest, RelativePath
+from model_store.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from model_store.prompt import PromptFormat
 from model_store.store import Version, default_cache_dir
 
-RECORD = "requery.json"
-"""Says, in a materialised folder, which version it was made from and what was written."""
 _LAYOUT = 1
 """Raised when a newer program materialises differently, so that old folders are made again."""
 _MERGE_SECONDS = 1800
@@ -117,7 +115,9 @@ def _is_whole(folder: Path, version: Version) -> bool:
         return False
     if record.digest != version.digest or record.layout != _LAYOUT:
         return False
-    return not mismatches(folder, record.files)
+    # An engine loads all the weights that it finds in the folder, whoever put them there.
+    found = {name for name, _ in files_under(folder)}
+    return found == {*record.files, RECORD} and not mismatches(folder, record.files)
 
 
 def _write_record(version: Version, folder: Path) -> None:
@@ -135,6 +135,9 @@ def _build(version: Version, out: Path, cache_dir: Path) -> None:
     if version.manifest.weights.kind == "full":
         _link_model(folder, version.manifest, out)
         return
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        if name not in version.manifest.files:
+            raise InvalidVersion(f"version {version.name!r} lists no {name}: it is no PEFT adapter")
     check_adapter(folder)
     base = find_base(version.manifest.base, cache_dir)
     _merge_in_subprocess(base, out, folder)

@@ -19,6 +19,20 @@ from model_store.errors import CannotWrite, InvalidVersion, ModelStoreError
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
+_PLAIN_LORA = frozenset(
+    {
+        "alpha_pattern", "base_model_name_or_path", "bias", "ensure_weight_tying",
+        "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
+        "layers_pattern", "layers_to_transform", "lora_alpha", "lora_bias", "lora_dropout",
+        "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r",
+        "rank_pattern", "revision", "target_modules", "target_parameters", "task_type",
+        "trainable_token_indices", "use_dora", "use_rslora",
+    }
+)  # fmt: skip
+"""Fields that may be set. Others make PEFT import modules that the file names, read further files,
+or add layers; two of these (megatron_core, qalora_group_size) do nothing by themselves."""
+_MAX_RANK = 1024
+
 
 def load_base_model(base: Path) -> Any:
     """The base as a float32 transformers model on the CPU, from a GGUF file or a folder.
@@ -32,7 +46,11 @@ def load_base_model(base: Path) -> Any:
 
     if base.is_dir():
         return AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            base,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
     model = AutoModelForCausalLM.from_pretrained(
         base.parent, gguf_file=base.name, dtype=torch.float32, local_files_only=True
@@ -56,7 +74,7 @@ def load_base_tokenizer(base: Path) -> Any:
     from transformers import AutoTokenizer
 
     if base.is_dir():
-        return AutoTokenizer.from_pretrained(base, local_files_only=True)
+        return AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     return AutoTokenizer.from_pretrained(base.parent, gguf_file=base.name, local_files_only=True)
 
 
@@ -71,14 +89,28 @@ def check_adapter(adapter: Path) -> None:
             raise InvalidVersion(f"{adapter} holds no {name}: it is no PEFT adapter")
     try:
         config = json.loads((adapter / ADAPTER_CONFIG).read_bytes())
-    except ValueError as error:
-        raise InvalidVersion(f"{adapter / ADAPTER_CONFIG}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidVersion(f"{adapter / ADAPTER_CONFIG}: {_line(error)}") from error
     if not isinstance(config, dict) or config.get("peft_type") != "LORA":
         raise InvalidVersion(f"{adapter / ADAPTER_CONFIG}: only LoRA adapters can be merged")
-    # Both make PEFT import a module that the file names.
-    for field in ("megatron_config", "auto_mapping"):
-        if config.get(field):
-            raise InvalidVersion(f"{adapter / ADAPTER_CONFIG}: {field} is not supported")
+    for field, value in config.items():
+        if value and field not in _PLAIN_LORA:
+            raise InvalidVersion(
+                f"{adapter / ADAPTER_CONFIG}: {field[:64]!a} is not supported; only plain LoRA is"
+            )
+    if config.get("init_lora_weights") not in (None, True, False, "gaussian"):
+        raise InvalidVersion(f"{adapter / ADAPTER_CONFIG}: init_lora_weights must be a truth value")
+    _check_ranks(config, adapter)
+
+
+def _check_ranks(config: dict[str, Any], adapter: Path) -> None:
+    """Refuse ranks out of all proportion: PEFT makes room for them before it reads the weights."""
+    pattern = config.get("rank_pattern") or {}
+    ranks = [config.get("r", 1), *(pattern.values() if isinstance(pattern, dict) else [None])]
+    if not all(type(rank) is int and 1 <= rank <= _MAX_RANK for rank in ranks):
+        raise InvalidVersion(
+            f"{adapter / ADAPTER_CONFIG}: ranks must be whole numbers from 1 to {_MAX_RANK}"
+        )
 
 
 def merge(base: Path, out: Path, adapter: Path | None = None) -> None:

@@ -57,10 +57,27 @@ class RemoteFolder:
             self._filesystem.invalidate_cache()
             return sorted(self._relative(found, root) for found in self._filesystem.find(root))
 
-    def read(self, name: str) -> bytes:
-        """Bytes of a small file."""
+    def read(self, name: str, *, most: int) -> bytes:
+        """Bytes of a small file.
+
+        Args:
+            name: relative to the URL.
+            most: bytes that it may have.
+
+        Raises:
+            RemoteUnreadable: it cannot be read, or is longer.
+        """
         with self._reading():
-            return bytes(self._filesystem.cat_file(self._at(name)))
+            data = bytes(self._filesystem.cat_file(self._at(name), end=most + 1))
+        if len(data) > most:
+            raise RemoteUnreadable(f"{name} in {self.url} is longer than {most} bytes")
+        return data
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file; ``None`` if the store behind the URL does not say."""
+        with self._reading():
+            found = self._filesystem.size(self._at(name))
+        return None if found is None else int(found)
 
     def download(self, name: str, target: Path) -> None:
         """Copy a file to this machine; ``""`` is the URL itself.

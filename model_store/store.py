@@ -13,13 +13,13 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from model_store.base import find_base
-from model_store.errors import InvalidVersion, ModelStoreError, UnknownVersion
+from model_store.errors import DigestMismatch, InvalidVersion, ModelStoreError, UnknownVersion
 from model_store.files import (
     TEMPORARY,
     files_under,
@@ -29,6 +29,7 @@ from model_store.files import (
     spec_of,
     write_atomically,
 )
+from model_store.harmless import require_harmless, require_harmless_name, require_no_traps
 from model_store.manifest import (
     BaseSpec,
     DecodingSpec,
@@ -48,8 +49,6 @@ CACHE_VARIABLE = "REQUERY_CACHE_DIR"
 """Environment: where materialised and fetched models are kept."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
-_ALLOWED = {".safetensors", ".json", ".txt", ".md"}
-_PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 _MAX_MANIFEST_BYTES = 4 * 2**20
 
 
@@ -95,10 +94,12 @@ class Version:
 
         Raises:
             DigestMismatch: a file is missing or has other bytes than the manifest promises.
+            InvalidVersion: the folder holds a link, a pickle, or a file that names code.
             ModelStoreError: the source cannot be read or the cache cannot be written.
         """
         folder = self.source.folder(self.name, self.manifest, cache_dir)
         require_match(f"version {self.name!r}", folder, self.manifest.files)
+        require_harmless(folder, self.manifest.files)
         return folder
 
 
@@ -195,7 +196,7 @@ class RemoteSource:
         """Bytes of a version's manifest; ``None`` if there is none."""
         if MANIFEST not in self._remote.files(name):
             return None
-        return self._remote.read(f"{name}/{MANIFEST}")
+        return self._remote.read(f"{name}/{MANIFEST}", most=_MAX_MANIFEST_BYTES)
 
     def unlisted(self, name: str, manifest: Manifest) -> list[str]:
         """Files of a version's folder that its manifest does not list."""
@@ -213,9 +214,18 @@ class RemoteSource:
         # The model card is no part of the digest, so a cached copy may hold an older one.
         if mismatches(folder, manifest.files):
             with new_folder(folder) as temporary:
-                for file in manifest.files:
+                for file, spec in manifest.files.items():
+                    # Nobody fills the disk with what would be refused in the end.
+                    found = self._remote.size(f"{name}/{file}")
+                    if found is not None and found != spec.bytes:
+                        raise DigestMismatch(
+                            f"version {name!r} at {self.label}: {file} has {found} bytes instead "
+                            f"of {spec.bytes}"
+                        )
                     self._remote.download(f"{name}/{file}", temporary / file)
-                (temporary / MANIFEST).write_bytes(self._remote.read(f"{name}/{MANIFEST}"))
+                (temporary / MANIFEST).write_bytes(
+                    self._remote.read(f"{name}/{MANIFEST}", most=_MAX_MANIFEST_BYTES)
+                )
                 require_match(f"version {name!r}", temporary, manifest.files)
         return folder
 
@@ -263,7 +273,7 @@ class Store:
                 if data is not None:
                     return Version(parse_manifest(data, f"{source.label}/{name}", name), source)
         known = ", ".join(self.names()) or "none"
-        raise UnknownVersion(f"no model version is called {name!r}; known: {known}")
+        raise UnknownVersion(f"no model version is called {name[:64]!a}; known: {known}")
 
     def verify(self, name: str) -> Report:
         """Check every digest of a version and of its base.
@@ -281,6 +291,8 @@ class Store:
             folder = version.source.folder(name, manifest, self._cache_dir)
             problems += mismatches(folder, manifest.files)
             checked += len(manifest.files)
+            if not problems:
+                require_harmless(folder, manifest.files)
         except InvalidVersion as error:
             problems.append(str(error))
         try:
@@ -375,9 +387,7 @@ def parse_manifest(data: bytes, where: str, name: str | None = None) -> Manifest
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InvalidVersion(f"{where}: manifest.json: {place}: {first['msg']}") from error
+        raise InvalidVersion(f"{where}: manifest.json: {_in_words(error)}") from error
     if name is not None and manifest.name != name:
         raise InvalidVersion(
             f"{where}: manifest.json says that the version is called {manifest.name!r}"
@@ -389,17 +399,20 @@ def check_folder(path: Path) -> Manifest:
     """The manifest of a version folder in which everything is as it should be.
 
     Raises:
-        InvalidVersion: no or a bad manifest, a wrong digest, a link, a pickle, an unlisted file.
+        InvalidVersion: no or a bad manifest, a wrong digest, a link, a pickle, a file that names
+            code, an unlisted file.
     """
     manifest_path = path / MANIFEST
     if not manifest_path.is_file():
         raise InvalidVersion(f"{path} holds no {MANIFEST}: it is no version folder")
-    for name, file in files_under(path):
-        if file.is_symlink():
-            raise InvalidVersion(f"{file} is a symbolic link; a version holds plain files only")
-        _require_harmless(name, path)
+    require_no_traps(path)
+    for name, _ in files_under(path):
+        require_harmless_name(name, path)
+    if manifest_path.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise InvalidVersion(f"{manifest_path} is too long for a manifest")
     manifest = parse_manifest(manifest_path.read_bytes(), str(path))
     require_match(f"version {manifest.name!r}", path, manifest.files)
+    require_harmless(path, manifest.files)
     if extra := FolderSource(path.parent).unlisted(path.name, manifest):
         raise InvalidVersion(
             f"{path} holds files that the manifest does not list: {', '.join(extra)}"
@@ -426,19 +439,19 @@ def pack_version(
     record has changed (a figure in the model card) writes the manifest anew.
 
     Raises:
-        InvalidVersion: the folder holds a link or a kind of file that no version may have, or a
-            field is not valid.
+        InvalidVersion: the folder holds a link, a kind of file that no version may have or one
+            that names code, or a field is not valid.
         CannotWrite: the manifest cannot be written.
     """
     files = {}
+    require_no_traps(folder)
     _forget_training_machine(folder)
     for file, path in files_under(folder):
         if file == MANIFEST or path.name.startswith(TEMPORARY):
             continue
-        if path.is_symlink():
-            raise InvalidVersion(f"{path} is a symbolic link; a version holds plain files only")
-        _require_harmless(file, folder)
+        require_harmless_name(file, folder)
         files[file] = spec_of(path)
+    require_harmless(folder, files)
     try:
         manifest = Manifest(
             name=name,
@@ -453,9 +466,7 @@ def pack_version(
             evaluation=evaluation or {},
         )
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the manifest"
-        raise InvalidVersion(f"{folder}: {place}: {first['msg']}") from error
+        raise InvalidVersion(f"{folder}: {_in_words(error)}") from error
     text = manifest.model_dump_json(indent=2) + "\n"
     write_atomically(folder / MANIFEST, text.encode())
     return manifest
@@ -475,14 +486,8 @@ def _forget_training_machine(folder: Path) -> None:
         write_atomically(path, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
 
 
-def _require_harmless(name: str, folder: Path) -> None:
-    suffix = PurePosixPath(name).suffix.lower()
-    if suffix in _PICKLES:
-        raise InvalidVersion(
-            f"{folder / name}: pickled weights run code when they are read and are refused; "
-            "save them as safetensors"
-        )
-    if suffix not in _ALLOWED:
-        raise InvalidVersion(
-            f"{folder / name}: a version holds only {', '.join(sorted(_ALLOWED))} files"
-        )
+def _in_words(error: ValidationError) -> str:
+    """Where a manifest is wrong first, and how, in characters that any terminal can show."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the file"
+    return f"{ascii(place)[1:-1][:200]}: {ascii(first['msg'])[1:-1]}"

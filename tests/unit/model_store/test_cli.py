@@ -10,8 +10,7 @@ from typer.testing import CliRunner, Result
 
 from model_store.cli import app
 from model_store.files import sha256_of
-from model_store.manifest import BaseSpec
-from model_store.materialise import RECORD
+from model_store.manifest import RECORD, BaseSpec
 from tests.support.model_versions import write_full_version, write_stub_version
 
 

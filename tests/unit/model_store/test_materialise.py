@@ -16,8 +16,8 @@ import pytest
 from model_store import materialise as module
 from model_store.errors import BaseNotFound, CannotWrite, DigestMismatch, InvalidVersion
 from model_store.files import files_under
+from model_store.manifest import RECORD
 from model_store.materialise import (
-    RECORD,
     is_materialised,
     load_prompt_format,
     materialise,
@@ -290,6 +290,16 @@ class TestAdapterChecks:
             '{"peft_type": "PROMPT_TUNING"}',
             '{"peft_type": "LORA", "megatron_config": {"a": 1}, "megatron_core": "os"}',
             '{"peft_type": "LORA", "auto_mapping": {"parent_library": "os"}}',
+            '{"peft_type": "LORA", "corda_config": {"covariance_file": "x.pt"}}',
+            '{"peft_type": "LORA", "eva_config": {"rho": 2}}',
+            '{"peft_type": "LORA", "layer_replication": [[0, 1000]]}',
+            '{"peft_type": "LORA", "something_new": "os"}',
+            '{"peft_type": "LORA", "init_lora_weights": "corda"}',
+            '{"peft_type": "LORA", "r": 1000000000}',
+            '{"peft_type": "LORA", "r": "16"}',
+            '{"peft_type": "LORA", "rank_pattern": {"q_proj": 1000000000}}',
+            '{"peft_type": "LORA", "rank_pattern": [8]}',
+            "[" * 100_000,
         ],
     )
     def test_anything_else_is_refused(self, adapter: Path, config: str) -> None:

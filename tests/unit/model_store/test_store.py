@@ -302,7 +302,7 @@ class TestRemote:
     @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x"])
     def test_no_name_leaves_the_url(self, url: str, name: str) -> None:
         with pytest.raises(RemoteUnreadable, match="refusing"):
-            RemoteFolder(url).read(name)
+            RemoteFolder(url).read(name, most=10)
 
 
 class TestConfiguration:
