@@ -177,9 +177,10 @@ class Live(Protocol):
 
 
 class Router:
-    """Assigns requests to versions. Pure: no I/O, no clock, nothing remembered about a unit.
+    """Assigns requests to versions. No I/O, no clock, nothing remembered about a unit.
 
-    The kill switch goes first, before a pin too; then the pin, the weights, the default.
+    The kill switches go first, before a pin too: this replica's own, then the document's. Then
+    come the pin, the weights, the default.
 
     Args:
         routing: the document; what it says is followed from the next request on.
@@ -187,7 +188,8 @@ class Router:
 
     def __init__(self, routing: Live) -> None:
         self._routing = routing
-        self._table = _Table(routing.value, routing.revision)
+        self._local_kill: Kill | None = None
+        self._table = _Table(routing.value, routing.revision, None)
 
     def assign(self, *, pin: str | None, unit_id: str | None) -> Assignment:
         """The version for one request; a few microseconds.
@@ -208,27 +210,44 @@ class Router:
 
     @property
     def shadow(self) -> ShadowTraffic | None:
-        """Shadow traffic that is wanted now; none while the kill switch is on."""
-        routing = self._now().routing
-        return routing.shadow if routing.kill is None else None
+        """Shadow traffic that is wanted now; none while a kill switch is on."""
+        table = self._now()
+        return table.routing.shadow if table.kill is None else None
+
+    @property
+    def local_kill(self) -> Kill | None:
+        """The kill switch of this replica alone, if it is on."""
+        return self._local_kill
+
+    def kill_locally(self, kill: Kill | None) -> None:
+        """Set or take back the kill switch of this replica alone, from the next request on.
+
+        It needs no shared document, and so works while there is none to be had. Nobody else sees
+        it, and it ends with the process.
+        """
+        self._local_kill = kill
 
     def _now(self) -> _Table:
         table = self._table
-        if table.routing is not self._routing.value or table.revision != self._routing.revision:
-            table = self._table = _Table(self._routing.value, self._routing.revision)
+        routing, revision, kill = self._routing.value, self._routing.revision, self._local_kill
+        same = table.routing is routing and table.revision == revision
+        if not same or table.local_kill is not kill:
+            table = self._table = _Table(routing, revision, kill)
         return table
 
 
 class _Table:
     """One revision of the document, made ready for :meth:`Router.assign`."""
 
-    def __init__(self, routing: Routing, revision: int) -> None:
+    def __init__(self, routing: Routing, revision: int, local_kill: Kill | None) -> None:
         self.routing = routing
         self.revision = revision
+        self.local_kill = local_kill
         self.default = Assignment(routing.default, None, "default", revision=revision)
         self.kill: Assignment | None = None
-        if routing.kill is not None:
-            version = routing.kill.version
+        kill = local_kill or routing.kill
+        if kill is not None:
+            version = kill.version
             self.kill = Assignment(
                 version or routing.default, None, "kill", off=version is None, revision=revision
             )

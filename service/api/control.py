@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -25,12 +26,25 @@ from service.api.schemas import (
     problems,
     request_body,
 )
+from service.control.audit import Change, note
 from service.control.board import AUDIT_ENTRIES, Board
 from service.control.documents import Document
-from service.errors import FieldError, InvalidRequest, UnknownVersion, VersionNotLoaded
-from service.routing import Kill, Routing, RoutingPlan
+from service.errors import (
+    BoardUnavailable,
+    FieldError,
+    InvalidRequest,
+    UnknownVersion,
+    VersionNotLoaded,
+)
+from service.routing import Kill, Router, Routing, RoutingPlan
 
 _DEFAULT_ENTRIES = 100
+_NOTE_S = 0.25
+"""Longest that a change of this replica alone waits for the shared audit trail, in seconds."""
+_STOP_HERE = (
+    "to stop this replica alone, at once and without Redis, send the same to PUT "
+    "/routing/kill/local, and so to every other replica"
+)
 
 
 class KnownVersions(Protocol):
@@ -56,6 +70,8 @@ class ControlApi:
         board: where the audit trail is.
         guard: who may change the routing and read the audit trail.
         reader: who may read the routing.
+        assigner: what follows the routing here, and has the kill switch of this replica alone;
+            ``None`` leaves out the routes of that switch.
     """
 
     def __init__(
@@ -66,12 +82,14 @@ class ControlApi:
         board: Board,
         guard: Guard,
         reader: Guard,
+        assigner: Router | None = None,
     ) -> None:
         self._routing = routing
         self._versions = versions
         self._board = board
         self._guard = guard
         self._reader = reader
+        self._assigner = assigner
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
@@ -112,6 +130,25 @@ class ControlApi:
             responses={200: shown, **problems(401, 403, 409, 503)},
             openapi_extra=parameters(AUTHOR),
         )
+        if self._assigner is not None:
+            router.add_api_route(
+                "/routing/kill/local",
+                self.kill_here,
+                methods=["PUT"],
+                summary="Emergency without Redis: the same for this replica alone",
+                operation_id="put_local_kill",
+                responses={200: shown, **problems(400, 401, 403, 409, 413, 415, 422)},
+                openapi_extra=request_body(Kill) | parameters(AUTHOR),
+            )
+            router.add_api_route(
+                "/routing/kill/local",
+                self.revive_here,
+                methods=["DELETE"],
+                summary="End the emergency of this replica alone",
+                operation_id="delete_local_kill",
+                responses={200: shown, **problems(401, 403)},
+                openapi_extra=parameters(AUTHOR),
+            )
         router.add_api_route(
             "/audit",
             self.audit,
@@ -150,21 +187,25 @@ class ControlApi:
         """Goes before pins, weights and default until it is taken back; needs no ``If-Match``."""
         author = self._guard.check(request)
         kill = await read_json(request, Kill)
-        if kill.version is not None:
-            self._check([_Use("version", kill.version, rises=True)])
-        revision = await self._routing.update(
-            lambda current: current.killed(kill),
-            expected=None,
-            action="routing.kill",
-            author=author,
-            reason=kill.reason,
-        )
+        self._check_kill(kill)
+        try:
+            revision = await self._routing.update(
+                lambda current: current.killed(kill),
+                expected=None,
+                action="routing.kill",
+                author=author,
+                reason=kill.reason,
+            )
+        except BoardUnavailable as error:
+            if self._assigner is None:
+                raise
+            raise BoardUnavailable(f"{error}; {_STOP_HERE}") from error
         return self._changed(request, "routing.kill", revision)
 
     async def revive(self, request: Request) -> Response:
         """Does nothing if the switch is not on."""
         author = self._guard.check(request)
-        await self._routing.refresh()
+        await self._routing.reread()
         if self._routing.value.kill is None:
             return self._shown()
         revision = await self._routing.update(
@@ -175,11 +216,55 @@ class ControlApi:
         )
         return self._changed(request, "routing.revive", revision)
 
+    async def kill_here(self, request: Request) -> Response:
+        """Goes before everything, the switch of all replicas too; needs no Redis.
+
+        It is in force until it is taken back here or this process ends. No other replica sees it.
+        """
+        author = self._guard.check(request)
+        kill = await read_json(request, Kill)
+        self._check_kill(kill)
+        return await self._switched(request, kill, "routing.kill_local", author)
+
+    async def revive_here(self, request: Request) -> Response:
+        """Does nothing if the switch of this replica is not on."""
+        author = self._guard.check(request)
+        return await self._switched(request, None, "routing.revive_local", author)
+
     async def audit(self, request: Request) -> Response:
         """The last changes of all control documents, newest first."""
         self._guard.check(request)
         entries = await self._board.notes(_limit(request))
         return _json({"entries": entries, "persistence": self._persistence()})
+
+    async def _switched(
+        self, request: Request, kill: Kill | None, action: str, author: str
+    ) -> Response:
+        """Set the switch of this replica alone; the answer to who asked for it."""
+        assert self._assigner is not None  # noqa: S101 - for the type checker: no route without
+        before = self._assigner.local_kill
+        if before == kill:
+            return self._shown()
+        self._assigner.kill_locally(kill)
+        revision = self._routing.revision
+        change = Change(
+            document=self._routing.name,
+            action=action,
+            author=author,
+            reason=None if kill is None else kill.reason,
+            revision=revision,
+            replaced=revision,
+            before={"local_kill": _dumped(before)},
+            after={"local_kill": _dumped(kill)},
+            replica=socket.gethostname(),
+        )
+        # It is in force already, and must not wait for what may be the reason that it is needed.
+        await note(self._board, change, within_s=_NOTE_S)
+        return self._changed(request, action, revision)
+
+    def _check_kill(self, kill: Kill) -> None:
+        if kill.version is not None:
+            self._check([_Use("version", kill.version, rises=True)])
 
     def _check(self, uses: Collection[_Use]) -> None:
         unknown = []
@@ -203,8 +288,10 @@ class ControlApi:
         return self._shown()
 
     def _shown(self) -> Response:
+        local = None if self._assigner is None else self._assigner.local_kill
         content = {
             **self._routing.value.dump(),
+            "local_kill": _dumped(local),
             "revision": self._routing.revision,
             "persistence": self._persistence(),
         }
@@ -258,6 +345,10 @@ def _limit(request: Request) -> int:
             [FieldError("query limit", f"must be a whole number from 1 to {AUDIT_ENTRIES}")]
         )
     return int(given)
+
+
+def _dumped(kill: Kill | None) -> dict[str, Any] | None:
+    return None if kill is None else kill.model_dump(mode="json")
 
 
 def _json(content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:

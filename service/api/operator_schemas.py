@@ -147,7 +147,13 @@ class RoutingResponse(BaseModel):
     weights: dict[str, float]
     salt: str
     shadow: ShadowTraffic | None
-    kill: Kill | None = Field(description="The emergency switch; goes before all else.")
+    kill: Kill | None = Field(
+        description="The emergency switch of all replicas; goes before all else but `local_kill`."
+    )
+    local_kill: Kill | None = Field(
+        description="The emergency switch of this replica alone; goes before all else. It is no "
+        "part of the document, and ends with the process."
+    )
     revision: int = Field(
         description="Of what is in force here; 0 if it was never written. The ETag is the "
         "revision that is stored, the same unless that could not be taken here."
@@ -170,6 +176,9 @@ class AuditEntry(BaseModel):
     replaced: int = Field(description="The revision before; 0 if there was none.")
     before: dict[str, Any] = Field(description="What it changed, as it was.")
     after: dict[str, Any] = Field(description="What it changed, as it is since.")
+    replica: str | None = Field(
+        default=None, description="The host whose replica alone was changed; absent if all were."
+    )
 
 
 class AuditResponse(BaseModel):

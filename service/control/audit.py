@@ -1,14 +1,74 @@
-"""What a change changed, for the audit trail."""
+"""The audit trail: what a change changed, told in the log and noted on the board."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+import structlog
+
+from service.control.board import Board
+from service.errors import BoardUnavailable
+
+_log = structlog.get_logger(component="control")
+_audit = structlog.get_logger(component="audit")
 
 MAX_BYTES = 16 * 1024
 """Most that the audit trail keeps of one side of a change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One change.
+
+    Attributes:
+        document: that was changed.
+        action: what was done ("routing.put").
+        author: who did it.
+        reason: why.
+        revision: of the document after the change.
+        replaced: its revision before.
+        before: what was changed, as it was.
+        after: what was changed, as it is since.
+        replica: the one replica that the change is for; ``None`` if it is for all.
+    """
+
+    document: str
+    action: str
+    author: str
+    reason: str | None
+    revision: int
+    replaced: int
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    replica: str | None = None
+
+
+async def note(board: Board, change: Change, *, within_s: float | None = None) -> None:
+    """Tell of a change that was made in the log (event ``audit``), and note it on the board.
+
+    A board that does not answer costs a warning: the change stands.
+
+    Args:
+        board: where the trail is.
+        change: that was made.
+        within_s: longest to wait for the board, in seconds; ``None`` leaves that to the board.
+    """
+    entry = asdict(change)
+    if change.replica is None:
+        del entry["replica"]
+    _audit.info("audit", **entry)
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    try:
+        async with asyncio.timeout(within_s):
+            await board.note({"time": now, **entry})
+    except (BoardUnavailable, TimeoutError) as error:
+        reason = str(error) or "no answer in time"
+        _log.warning("audit_not_noted", document=change.document, reason=reason)
 
 
 def difference(

@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import structlog
 
-from service.control.audit import difference
+from service.control.audit import Change, difference, note
 from service.control.board import Absent, Board, Stored
 from service.control.metrics import ControlMetrics
 from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
 
 _log = structlog.get_logger(component="control")
-_audit = structlog.get_logger(component="audit")
 
 _MAX_REASON_CHARS = 500
 _TRIES = 8
@@ -100,12 +98,21 @@ class Document(Generic[T]):
     async def refresh(self) -> None:
         """Read the board now; if it does not answer, the last good value stays in force."""
         try:
-            found = await self._board.read(self._name)
-        except UnreadableDocument:
-            self._see(Absent.UNREADABLE)
+            await self.reread()
         except BoardUnavailable as error:
             # The board has said that it cannot be reached.
             _log.debug("control_document_not_read", document=self._name, reason=str(error))
+
+    async def reread(self) -> None:
+        """:meth:`refresh` for who has to know.
+
+        Raises:
+            BoardUnavailable: the board does not answer.
+        """
+        try:
+            found = await self._board.read(self._name)
+        except UnreadableDocument:
+            self._see(Absent.UNREADABLE)
         else:
             self._see(Absent.GONE if found is None else found)
 
@@ -144,22 +151,19 @@ class Document(Generic[T]):
         replaced, before = self._revision, dict(self._dump(self._value))
         stored = await self._board.write(self._name, body, schema=self._schema, expected=expected)
         was, now = difference(before, body)
-        entry = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "document": self._name,
-            "action": action,
-            "author": author,
-            "reason": reason,
-            "revision": stored.revision,
-            "replaced": replaced,
-            "before": was,
-            "after": now,
-        }
-        _audit.info("audit", **{key: entry[key] for key in entry if key != "time"})
-        try:
-            await self._board.note(entry)
-        except BoardUnavailable as error:
-            _log.warning("audit_not_noted", document=self._name, reason=str(error))
+        await note(
+            self._board,
+            Change(
+                document=self._name,
+                action=action,
+                author=author,
+                reason=reason,
+                revision=stored.revision,
+                replaced=replaced,
+                before=was,
+                after=now,
+            ),
+        )
         return stored.revision
 
     async def update(
@@ -192,7 +196,8 @@ class Document(Generic[T]):
             if tried:
                 # Two that keep getting in each other's way must not do so in step.
                 await asyncio.sleep(random.uniform(0, _PAUSE_S * 2**tried))
-            await self.refresh()
+            # Of a board that cannot be read nobody has to find out that it cannot be written.
+            await self.reread()
             if expected is not None and self._stored != expected:
                 raise StaleRevision(self._name, self._stored)
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 REFUSALS = ("unreadable", "newer_schema", "invalid")
@@ -45,6 +47,11 @@ class ControlMetrics:
             ["document", "reason"],
             registry=registry,
         )
+        self._local_kill = Gauge(
+            "requery_local_kill",
+            "1 while the kill switch of this replica alone is on",
+            registry=registry,
+        )
         self._up.set(1)
 
     def watch(self, document: str) -> None:
@@ -58,6 +65,10 @@ class ControlMetrics:
     def board_up(self, up: bool) -> None:
         """Whether the board answered the last time."""
         self._up.set(up)
+
+    def watch_local_kill(self, on: Callable[[], bool]) -> None:
+        """Read at every scrape whether the kill switch of this replica alone is on."""
+        self._local_kill.set_function(on)
 
     def taken(self, document: str, revision: int) -> None:
         """A value came into force."""

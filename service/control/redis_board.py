@@ -15,17 +15,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar, cast
 
 import orjson
 import structlog
 from redis.asyncio import RedisCluster
 
+from service.cache.patience import Patience
 from service.control.board import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
 from service.control.metrics import ControlMetrics
 from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
+from service.outage import Outage
 from service.redis import FAULTS, AnyRedis, disconnect
 
 _log = structlog.get_logger(component="control")
@@ -40,6 +42,8 @@ _AGAIN_S = 0.2
 """Between two cancellations of a task that has not heard the first."""
 _PATIENCE_S = 10.0
 """How long one wait for messages lasts; older clients have no way to wait for ever."""
+_AT_ONCE = 6
+"""Commands under way at a time, those that nobody waits for any longer included."""
 _UNAVAILABLE = "Redis does not answer; the last good documents stay in force, try again shortly"
 _UNCERTAIN = (
     "Redis did not answer; the change may have been made all the same, so read the document "
@@ -73,11 +77,13 @@ _Result = TypeVar("_Result")
 class RedisBoard:
     """Documents in Redis, seen by all replicas.
 
-    Works with a client of one server, of Sentinel or of a cluster. No call takes longer than the
-    budget; a script, a message and a look need one key each.
+    Works with a client of one server, of Sentinel or of a cluster. A script, a message and a look
+    need one key each. While Redis does not answer, a call ends within one and a half budgets: one
+    for those before it, and half of one, which is all that it gets then, for its own command.
 
     Args:
-        client: of ``redis.asyncio``, without retries of its own; closed with the board.
+        client: of ``redis.asyncio``, without retries of its own; closed with the board. Its own
+            time limit bounds how long a command that is no longer waited for may go on.
         metrics: says whether Redis answers.
         budget_s: bound on one command. Generous: no request of a shopper waits for the board.
         poll_s: between two looks, when no message came.
@@ -96,6 +102,7 @@ class RedisBoard:
         self._metrics = metrics
         self._budget_s = budget_s
         self._poll_s = poll_s
+        self._patience = Patience(_AT_ONCE)
         self._subscribers = Subscribers()
         self._heads: dict[str, bytes] = {}
         """Head of what subscribers were last told of, by document; empty if there is none."""
@@ -105,6 +112,7 @@ class RedisBoard:
         """Revision that was last read or written here, by document."""
         self._up = True
         self._ever_up = False
+        self._outage = Outage()
         self._stale_connection = False
         self._nudged: set[str] = set()
         self._wake = asyncio.Event()
@@ -121,7 +129,7 @@ class RedisBoard:
 
         See :meth:`service.control.board.Board.read`.
         """
-        async with self._order:
+        async with self._turn():
             state = await self._look_at(name, nudged=True)
         if state is Absent.UNREADABLE:
             raise UnreadableDocument(_UNREADABLE.format(name))
@@ -131,7 +139,7 @@ class RedisBoard:
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
     ) -> Stored:
         """Store a new revision; see :meth:`service.control.board.Board.write`."""
-        async with self._order:
+        async with self._turn():
             for _ in range(_TRIES):
                 raw = await self._get(name)
                 current = self._replaceable(name, raw)
@@ -152,13 +160,14 @@ class RedisBoard:
 
     async def note(self, entry: Mapping[str, Any]) -> None:
         """Append to the audit trail; see :meth:`service.control.board.Board.note`."""
-        await self._ask(
-            self._client.eval(_NOTE, 1, AUDIT_KEY, orjson.dumps(entry), AUDIT_ENTRIES - 1)
-        )
+        raw = orjson.dumps(entry)
+        await self._ask(lambda: self._client.eval(_NOTE, 1, AUDIT_KEY, raw, AUDIT_ENTRIES - 1))
 
     async def notes(self, limit: int) -> list[dict[str, Any]]:
         """The last ``limit`` entries, newest first; those that cannot be read are left out."""
-        rows = await self._ask(self._client.lrange(AUDIT_KEY, 0, limit - 1)) if limit > 0 else []
+        if limit <= 0:
+            return []
+        rows = await self._ask(lambda: self._client.lrange(AUDIT_KEY, 0, limit - 1))
         found = []
         for row in rows:
             with suppress(ValueError):
@@ -194,6 +203,7 @@ class RedisBoard:
 
     async def close(self) -> None:
         """Close all connections."""
+        await self._patience.close()
         with suppress(*FAULTS):
             await disconnect(self._client)
 
@@ -201,20 +211,45 @@ class RedisBoard:
         """Tell subscribers of what has changed; whole values are read only where it has."""
         for name in self._subscribers.names:
             try:
+                # As long as it takes: this is how the board finds out that Redis is back.
                 async with self._order:
-                    await self._look_at(name, nudged=name in nudged)
+                    await self._look_at(name, nudged=name in nudged, budget_s=self._budget_s)
             except BoardUnavailable:
                 self._nudged |= nudged
                 return
             except Exception:  # noqa: BLE001 - following must go on, whatever happens
                 _log.exception("control_look_failed", document=name)
 
-    async def _look_at(self, name: str, *, nudged: bool) -> Stored | Absent | None:
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """After those that came before, which are not waited for longer than a command is.
+
+        Raises:
+            BoardUnavailable: they take too long.
+        """
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._order.acquire()
+        except TimeoutError as error:
+            raise BoardUnavailable(_UNAVAILABLE) from error
+        try:
+            yield
+        finally:
+            self._order.release()
+
+    @property
+    def _patience_s(self) -> float:
+        """What a command gets: less while Redis does not answer, since it hardly will just now."""
+        return self._budget_s if self._up else self._budget_s / 2
+
+    async def _look_at(
+        self, name: str, *, nudged: bool, budget_s: float | None = None
+    ) -> Stored | Absent | None:
         """Tell subscribers of what is stored; ``None`` if it is what they know."""
         known = self._heads.get(name)
-        if not nudged and known is not None and await self._head(name) == known:
+        if not nudged and known is not None and await self._head(name, budget_s) == known:
             return None
-        raw = await self._get(name)
+        raw = await self._get(name, budget_s)
         state: Stored | Absent = Absent.GONE
         if raw is not None:
             try:
@@ -230,24 +265,28 @@ class RedisBoard:
             self._readable[name] = 0
         self._subscribers.tell(name, state)
 
-    async def _get(self, name: str) -> bytes | None:
-        raw = await self._ask(self._client.get(KEY_PREFIX + name))
+    async def _get(self, name: str, budget_s: float | None = None) -> bytes | None:
+        key = KEY_PREFIX + name
+        raw = await self._ask(lambda: self._client.get(key), budget_s=budget_s)
         return cast("bytes | None", raw)
 
-    async def _head(self, name: str) -> bytes:
-        head = await self._ask(self._client.getrange(KEY_PREFIX + name, 0, _HEAD_BYTES - 1))
+    async def _head(self, name: str, budget_s: float | None) -> bytes:
+        key, last = KEY_PREFIX + name, _HEAD_BYTES - 1
+        head = await self._ask(lambda: self._client.getrange(key, 0, last), budget_s=budget_s)
         return cast("bytes", head)
 
     async def _swap(self, name: str, old: bytes | None, new: bytes) -> bool:
         state = "none" if old is None else "some"
         key = KEY_PREFIX + name
-        swapping = self._client.eval(_SWAP, 1, key, state, old or b"", new)
-        return bool(await self._ask(swapping, unless=_UNCERTAIN))
+        swapped = await self._ask(
+            lambda: self._client.eval(_SWAP, 1, key, state, old or b"", new), unless=_UNCERTAIN
+        )
+        return bool(swapped)
 
     async def _announce(self, name: str) -> None:
         # Not part of the script, which may touch one key only; without it the others still look.
         with suppress(BoardUnavailable):
-            await self._ask(self._client.publish(CHANNEL, name))
+            await self._ask(lambda: self._client.publish(CHANNEL, name))
 
     def _decoded(self, name: str, raw: bytes) -> Stored:
         try:
@@ -306,11 +345,16 @@ class RedisBoard:
         self._nudged.update(names)
         self._wake.set()
 
-    async def _ask(self, command: Awaitable[_Result], *, unless: str = _UNAVAILABLE) -> _Result:
+    async def _ask(
+        self,
+        command: Callable[[], Awaitable[_Result]],
+        *,
+        unless: str = _UNAVAILABLE,
+        budget_s: float | None = None,
+    ) -> _Result:
         """The answer to ``command``; ``unless`` there is one, that is what the caller is told."""
         try:
-            async with asyncio.timeout(self._budget_s):
-                answer = await command
+            answer = await self._patience.run(command, budget_s or self._patience_s)
         except TimeoutError as error:
             self._reached(why="no answer in time")
             raise BoardUnavailable(unless) from error
@@ -335,19 +379,19 @@ class RedisBoard:
         if not up:
             self._stale_connection = True
         self._ever_up = self._ever_up or up
-        if up == self._up:
-            return
-        self._up = up
-        self._metrics.board_up(up)
-        if up:
+        if up != self._up:
+            self._up = up
+            self._metrics.board_up(up)
+        if up and self._outage.back():
             _log.info("control_board_back", detail="changes are followed again")
-        else:
+        if not up and self._outage.lost():
             # At the start the cache, which greets the same Redis first, has warned already.
             _log.log(
                 logging.WARNING if self._ever_up else logging.INFO,
                 "control_board_unavailable",
                 detail="the last good documents stay in force; check the server",
                 reason=why,
+                times=self._outage.times,
             )
 
 

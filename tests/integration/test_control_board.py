@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import httpx
 import orjson
 import pytest
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
+from service.api import problems
+from service.api.control import ControlApi
+from service.api.middleware import RequestContextMiddleware
 from service.control.board import AUDIT_ENTRIES
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.redis_board import AUDIT_KEY, CHANNEL, KEY_PREFIX, RedisBoard
 from service.errors import BoardUnavailable, NewerSchema, StaleRevision
 from service.exposures import STREAM, ExposureMetrics, Exposures, StreamSink
+from service.metrics import Metrics
 from service.redis import connect
 from service.routing import Router, Routing
+from tests.support.auth import open_guard
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration
@@ -96,6 +103,34 @@ async def replica(server: RedisServer) -> AsyncIterator[Open]:
             return opened
 
         yield start
+
+
+class AnyVersion:
+    """Every version is known and ready."""
+
+    def get(self, name: str) -> object:
+        return name
+
+    def ready_names(self) -> Collection[str]:
+        return ("a", "b")
+
+
+@asynccontextmanager
+async def asking(one: Replica, router: Router) -> AsyncIterator[httpx.AsyncClient]:
+    """The control routes of a replica."""
+    app = FastAPI()
+    api = ControlApi(
+        routing=one.routing, versions=AnyVersion(), board=one.board, assigner=router,
+        guard=open_guard(), reader=open_guard(),
+    )  # fmt: skip
+    app.include_router(api.router())
+    problems.install(app)
+    app.add_middleware(
+        RequestContextMiddleware, metrics=Metrics(release="test"), log_requests=False
+    )
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
 
 
 def outage(server: RedisServer) -> None:
@@ -234,11 +269,47 @@ async def test_a_redis_that_hangs_is_given_up_and_followed_again(
     try:
         with pytest.raises(BoardUnavailable):
             await hasty.put("x", expected=1)
+        with pytest.raises(BoardUnavailable):
+            await hasty.routing.update(
+                lambda now: now, expected=None, action="routing.kill", author="ada"
+            )
     finally:
         server.thaw()
     await one.routing.refresh()
     await one.put("after", expected=one.routing.revision)
     await until(lambda: hasty.salt == "after")
+
+
+@pytest.mark.parametrize("outage_of", [RedisServer.stop, RedisServer.freeze])
+async def test_a_replica_is_stopped_although_redis_is_gone(
+    server: RedisServer, replica: Open, outage_of: Callable[[RedisServer], None]
+) -> None:
+    one = replica(budget_s=0.2)
+    await one.put("before", expected=0)
+    router = Router(one.routing)
+    body = {"version": None, "reason": "fire"}
+    async with asking(one, router) as client:
+        outage_of(server)
+        response = await client.put("/routing/kill", json=body)
+        assert response.status_code == 503
+        assert "PUT /routing/kill/local" in response.json()["detail"]
+        assert not router.assign(pin=None, unit_id=None).off
+        response = await client.put("/routing/kill/local", json=body)
+        assert (response.status_code, response.json()["local_kill"]) == (200, body)
+        assert router.assign(pin="a", unit_id="u").off
+        response = await client.delete("/routing/kill/local")
+        assert (response.status_code, response.json()["local_kill"]) == (200, None)
+        assert not router.assign(pin="a", unit_id="u").off
+    server.thaw() if outage_of is RedisServer.freeze else server.start()
+    await until(lambda: one.metric("requery_control_board_up") == 1)
+    async with asking(one, router) as client:
+        while (await client.put("/routing/kill", json=body)).status_code != 200:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        await client.put("/routing/kill/local", json=body)
+        # The switch waits for the trail only so long, but what is on its way gets there.
+        actions: set[str] = set()
+        while not {"routing.kill", "routing.kill_local"} <= actions:
+            actions = {one["action"] for one in (await client.get("/audit")).json()["entries"]}
 
 
 async def test_a_flushed_redis_leaves_the_last_good_state_and_nobody_writes_it_back(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -26,6 +29,7 @@ from service.routing import Kill, Router, Routing
 from tests.support.auth import admin_guard, open_guard
 
 KEY = "0123456789abcdef"
+KILL = {"version": None, "reason": "fire"}
 PLAN = {"default": "sft-1", "weights": {"sft-1": 0.5, "grpo-1": 0.5}, "salt": "exp-1"}
 
 
@@ -46,9 +50,10 @@ class Known:
 
 
 class Board(LocalBoard):
-    """Can be down, and can be changed by others."""
+    """Can be down or hang, and can be changed by others."""
 
     down = False
+    hangs = False
 
     async def read(self, name: str) -> Stored | None:
         if self.down:
@@ -59,6 +64,13 @@ class Board(LocalBoard):
         if self.down:
             raise BoardUnavailable("Redis does not answer")
         return await super().write(*args, **kwargs)
+
+    async def note(self, entry: Mapping[str, Any]) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.down:
+            raise BoardUnavailable("Redis does not answer")
+        await super().note(entry)
 
     async def notes(self, limit: int) -> list[dict[str, Any]]:
         if self.down:
@@ -77,6 +89,8 @@ class Api:
 
     def __init__(self) -> None:
         self.board, self.versions = Board(), Known()
+        self.registry = CollectorRegistry()
+        metrics = ControlMetrics(self.registry)
         self.routing = Document(
             self.board,
             "routing",
@@ -84,9 +98,10 @@ class Api:
             parse=Routing.parse,
             initial=Routing(default="sft-1", weights={}, salt="requery"),
             dump=Routing.dump,
-            metrics=ControlMetrics(CollectorRegistry()),
+            metrics=metrics,
         )
         self.router = Router(self.routing)
+        metrics.watch_local_kill(lambda: self.router.local_kill is not None)
         self.app = FastAPI()
         self.app.include_router(
             ControlApi(
@@ -95,6 +110,7 @@ class Api:
                 board=self.board,
                 guard=admin_guard(KEY),
                 reader=open_guard(),
+                assigner=self.router,
             ).router()
         )
         problems.install(self.app)
@@ -295,11 +311,13 @@ async def test_ending_an_emergency_that_there_is_not_changes_nothing(api: Api) -
         ({"version": "sft-1", "reason": ""}, 422, "invalid-request"),
     ],
 )
+@pytest.mark.parametrize("path", ["/routing/kill", "/routing/kill/local"])
 async def test_a_kill_switch_that_makes_no_sense_is_refused(
-    api: Api, body: dict[str, Any], status: int, slug: str
+    api: Api, body: dict[str, Any], status: int, slug: str, path: str
 ) -> None:
-    refusal(await api.call("PUT", "/routing/kill", body), status, slug)
+    refusal(await api.call("PUT", path, body), status, slug)
     assert api.routing.value.kill is None
+    assert api.router.local_kill is None
 
 
 async def test_a_newer_document_is_not_overwritten_and_the_last_good_one_serves(api: Api) -> None:
@@ -338,6 +356,83 @@ async def test_without_redis_an_answer_says_when_to_try_again(api: Api) -> None:
     assert (await api.call("GET", "/routing")).json()["default"] == "sft-1"
 
 
+async def test_who_cannot_stop_all_replicas_is_told_how_to_stop_each(api: Api) -> None:
+    api.board.down = True
+    response = await api.call("PUT", "/routing/kill", KILL)
+    problem = refusal(response, 503, "control-unavailable")
+    assert "PUT /routing/kill/local" in problem.detail
+    assert response.headers["retry-after"] == "1"
+    assert api.router.assign(pin=None, unit_id=None).why == "default"
+
+
+async def test_without_redis_nobody_is_told_that_the_emergency_is_over(api: Api) -> None:
+    # This replica has not heard of one; that says nothing about what is stored.
+    api.board.down = True
+    refusal(await api.call("DELETE", "/routing/kill"), 503, "control-unavailable")
+
+
+@pytest.mark.parametrize("fault", ["down", "hangs"])
+async def test_this_replica_alone_is_stopped_without_the_board(api: Api, fault: str) -> None:
+    await api.put()
+    setattr(api.board, fault, True)
+    with structlog.testing.capture_logs() as lines:
+        response = await api.call("PUT", "/routing/kill/local", KILL)
+    assert response.status_code == 200
+    found = RoutingResponse.model_validate_json(response.content)
+    assert (found.local_kill, found.kill) == (Kill.model_validate(KILL), None)
+    assert (found.revision, response.headers["etag"]) == (1, '"1"')
+    assert api.registry.get_sample_value("requery_local_kill") == 1
+    assigned = api.router.assign(pin="sft-1", unit_id="u-1")
+    assert (assigned.why, assigned.off) == ("kill", True)
+    audits = [line for line in lines if line["event"] == "audit"]
+    assert [line["action"] for line in audits] == ["routing.kill_local"]
+    assert audits[0]["reason"] == KILL["reason"]
+    assert "audit_not_noted" in [line["event"] for line in lines]
+    assert (await api.call("GET", "/routing")).json() == response.json()
+
+    response = await api.call("DELETE", "/routing/kill/local")
+    assert (response.status_code, response.json()["local_kill"]) == (200, None)
+    assert api.registry.get_sample_value("requery_local_kill") == 0
+    assert api.router.assign(pin="sft-1", unit_id="u-1").why == "pin"
+
+
+async def test_what_was_done_to_one_replica_is_in_the_trail_of_all(api: Api) -> None:
+    await api.put()
+    await api.call("PUT", "/routing/kill/local", KILL)
+    await api.call("PUT", "/routing/kill/local", KILL)
+    await api.call("DELETE", "/routing/kill/local")
+    await api.call("DELETE", "/routing/kill/local")
+    found = AuditResponse.model_validate_json((await api.call("GET", "/audit")).content)
+    off, on, put = found.entries
+    assert (off.action, on.action) == ("routing.revive_local", "routing.kill_local")
+    assert (on.document, on.revision, on.reason) == ("routing", 1, KILL["reason"])
+    assert (on.before, on.after) == ({"local_kill": None}, {"local_kill": KILL})
+    assert (off.before, off.after) == ({"local_kill": KILL}, {"local_kill": None})
+    assert on.replica == socket.gethostname()
+    assert put.replica is None
+
+
+async def test_the_switch_of_this_replica_goes_before_that_of_all(api: Api) -> None:
+    await api.call("PUT", "/routing/kill", {"version": "sft-1", "reason": "one is bad"})
+    local = {"version": "grpo-1", "reason": "here the other is"}
+    await api.call("PUT", "/routing/kill/local", local)
+    assert api.router.assign(pin=None, unit_id=None).version == "grpo-1"
+    # Changes of the document are followed, and change nothing about it.
+    response = await api.call("DELETE", "/routing/kill")
+    assert (response.json()["kill"], response.json()["local_kill"]) == (None, local)
+    assert (await api.put()).json()["local_kill"] == local
+    assert api.router.assign(pin="sft-1", unit_id=None).version == "grpo-1"
+
+
+async def test_a_document_says_nothing_of_the_switch_of_one_replica(api: Api) -> None:
+    await api.call("PUT", "/routing/kill/local", KILL)
+    await api.put()
+    stored = await api.board.read("routing")
+    assert stored is not None
+    assert "local_kill" not in stored.body
+    refusal(await api.put(local_kill=None), 422, "invalid-request")
+
+
 async def test_who_changed_what_is_told_newest_first(api: Api) -> None:
     await api.put()
     await api.put(salt="exp-2")
@@ -364,6 +459,8 @@ async def test_a_limit_that_is_none_is_refused(api: Api, limit: str) -> None:
         ("PUT", "/routing"),
         ("PUT", "/routing/kill"),
         ("DELETE", "/routing/kill"),
+        ("PUT", "/routing/kill/local"),
+        ("DELETE", "/routing/kill/local"),
         ("GET", "/audit"),
     ],
 )
@@ -386,6 +483,10 @@ async def test_a_document_that_is_gone_can_be_written_again(api: Api) -> None:
 
 async def test_the_document_describes_every_route(api: Api) -> None:
     described = openapi(api.app)()
-    assert set(described["paths"]) == {"/routing", "/routing/kill", "/audit"}
+    assert set(described["paths"]) == {
+        "/routing", "/routing/kill", "/routing/kill/local", "/audit",
+    }  # fmt: skip
+    responses = described["paths"]["/routing/kill/local"]["put"]["responses"]
+    assert "503" not in responses
     schemas = described["components"]["schemas"]
     assert {"RoutingPlan", "Kill", "RoutingResponse", "AuditResponse"} <= set(schemas)

@@ -29,7 +29,7 @@ class Now:
 
 
 def routing(weights: dict[str, float] | None = None, **fields: Any) -> Routing:
-    return Routing.parse({"default": "v0", "weights": weights or {}, "salt": "s", **fields})
+    return Routing.parse({"default": "v0", "weights": weights or {}, "salt": "s"} | fields)
 
 
 def router(weights: dict[str, float] | None = None, **fields: Any) -> Router:
@@ -190,6 +190,34 @@ def test_the_kill_switch_can_turn_rewrites_off() -> None:
     assert (found.version, found.why, found.off) == ("v0", "kill", True)
 
 
+@pytest.mark.parametrize("pin", [None, "v9"])
+@pytest.mark.parametrize("shared", [None, {"version": "safe", "reason": "bad rewrites"}])
+def test_the_switch_of_this_replica_goes_before_everything(
+    pin: str | None, shared: dict[str, Any] | None
+) -> None:
+    live = router({"a": 1.0}, kill=shared)
+    before = live.assign(pin=pin, unit_id="u-1")
+    live.kill_locally(Kill(version="here", reason="no Redis"))
+    found = live.assign(pin=pin, unit_id="u-1")
+    assert (found.version, found.arm, found.why, found.off) == ("here", None, "kill", False)
+    assert found.revision == before.revision
+    live.kill_locally(Kill(version=None, reason="no Redis"))
+    found = live.assign(pin=pin, unit_id="u-1")
+    assert (found.version, found.why, found.off) == ("v0", "kill", True)
+    live.kill_locally(None)
+    assert live.assign(pin=pin, unit_id="u-1") == before
+
+
+def test_the_switch_of_this_replica_stays_on_when_the_document_changes() -> None:
+    now = Now(routing({"a": 1.0}), 1)
+    live = Router(now)
+    live.kill_locally(Kill(version=None, reason="no Redis"))
+    assert live.assign(pin=None, unit_id="u").off
+    now.value, now.revision = routing({"b": 1.0}, default="v1"), 2
+    found = live.assign(pin=None, unit_id="u")
+    assert (found.version, found.off, found.revision) == ("v1", True, 2)
+
+
 def test_a_change_of_the_document_is_followed_at_once() -> None:
     now = Now(routing({"a": 1.0}), 1)
     live = Router(now)
@@ -203,6 +231,9 @@ def test_shadow_traffic_stops_while_the_kill_switch_is_on() -> None:
     shadow = {"version": "v1", "share": 0.1}
     assert router(shadow=shadow).shadow == ShadowTraffic(version="v1", share=0.1)
     assert router(shadow=shadow, kill={"version": None, "reason": "x"}).shadow is None
+    live = router(shadow=shadow)
+    live.kill_locally(Kill(version="v1", reason="x"))
+    assert live.shadow is None
 
 
 def test_a_document_is_stored_and_read_unchanged() -> None:

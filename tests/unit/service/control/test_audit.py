@@ -1,10 +1,26 @@
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import structlog
 
-from service.control.audit import MAX_BYTES, difference
+from service.control.audit import MAX_BYTES, Change, difference, note
+from service.control.board import LocalBoard
+from service.errors import BoardUnavailable
+
+CHANGE = Change(
+    document="doc",
+    action="doc.put",
+    author="ada",
+    reason="why not",
+    revision=3,
+    replaced=2,
+    before={"n": 1},
+    after={"n": 2},
+)
 
 
 @pytest.mark.parametrize(
@@ -29,3 +45,39 @@ def test_a_change_too_long_for_the_trail_is_left_out_with_its_size() -> None:
     was, now = difference({"a": "short"}, {"a": "x" * MAX_BYTES})
     assert was == {"a": "short"}
     assert now == {"omitted_bytes": MAX_BYTES + len('{"a":""}')}
+
+
+async def test_a_change_is_told_in_the_log_and_noted_on_the_board() -> None:
+    board = LocalBoard()
+    with structlog.testing.capture_logs() as lines:
+        await note(board, CHANGE)
+    (noted,) = await board.notes(10)
+    assert noted.pop("time").endswith("+00:00")
+    assert noted == {
+        "document": "doc", "action": "doc.put", "author": "ada", "reason": "why not",
+        "revision": 3, "replaced": 2, "before": {"n": 1}, "after": {"n": 2},
+    }  # fmt: skip
+    assert lines == [{"event": "audit", "log_level": "info", "component": "audit", **noted}]
+
+
+class Silent(LocalBoard):
+    """A board that hangs, or says that it is down."""
+
+    down = False
+
+    async def note(self, entry: Mapping[str, Any]) -> None:
+        if self.down:
+            raise BoardUnavailable("Redis does not answer")
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("down", [True, False])
+async def test_a_board_that_does_not_answer_costs_a_warning_and_the_log_still_has_the_change(
+    down: bool,
+) -> None:
+    board = Silent()
+    board.down = down
+    with structlog.testing.capture_logs() as lines:
+        await note(board, CHANGE, within_s=0.01)
+    assert [line["event"] for line in lines] == ["audit", "audit_not_noted"]
+    assert lines[1]["reason"]

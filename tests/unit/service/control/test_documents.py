@@ -30,15 +30,18 @@ class Flaky(LocalBoard):
     def __init__(self) -> None:
         super().__init__()
         self.fault: Exception | None = None
+        self.asked: list[str] = []
         self.before_write: Callable[[], None] = lambda: None
 
     async def read(self, name: str) -> Stored | None:
+        self.asked.append("read")
         self._maybe_fail()
         return await super().read(name)
 
     async def write(
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
     ) -> Stored:
+        self.asked.append("write")
         self._maybe_fail()
         self.before_write()
         return await super().write(name, body, schema=schema, expected=expected)
@@ -300,3 +303,19 @@ async def test_nobody_changes_what_is_stored_by_changing_what_was_given() -> Non
     stored = await board.write("doc", body, schema=1, expected=0)
     body["list"].append(2)
     assert stored.body == {"list": [1]}
+
+
+async def test_a_change_on_a_board_that_is_down_costs_one_question(world: World) -> None:
+    await world.document.replace(5, expected=0, action="set", author="ada")
+    world.board.asked.clear()
+    world.board.fault = BoardUnavailable("Redis does not answer")
+    for expected in (None, 1):
+        with pytest.raises(BoardUnavailable):
+            await world.document.update(
+                lambda n: n + 1, expected=expected, action="set", author="ada"
+            )
+    assert world.board.asked == ["read", "read"]
+    with pytest.raises(BoardUnavailable):
+        await world.document.reread()
+    await world.document.refresh()
+    assert world.document.value == 5

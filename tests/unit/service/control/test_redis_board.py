@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from service.cache.patience import Patience
 from service.control.board import Absent, Stored
 from service.control.metrics import ControlMetrics
 from service.control.redis_board import KEY_PREFIX, RedisBoard
@@ -29,6 +30,7 @@ class Client:
         self.looks = 0
         self.swallows = False
         self.mute = False
+        self.look_fault: Exception | None = None
         self.script_fault: Exception | None = None
         self.connection_pool = self
         self.disconnected = 0
@@ -67,6 +69,8 @@ class Client:
 
     async def _arrive(self) -> None:
         self.looks += 1
+        if self.look_fault is not None:
+            raise self.look_fault
         try:
             await self.gate.wait()
         except asyncio.CancelledError:
@@ -74,9 +78,11 @@ class Client:
                 raise
 
 
-def open_board(client: Client) -> tuple[RedisBoard, list[Stored | Absent]]:
+def open_board(
+    client: Client, *, budget_s: float = 60.0
+) -> tuple[RedisBoard, list[Stored | Absent]]:
     metrics = ControlMetrics(CollectorRegistry())
-    board = RedisBoard(client, metrics, budget_s=60.0, poll_s=0.001)  # type: ignore[arg-type]
+    board = RedisBoard(client, metrics, budget_s=budget_s, poll_s=0.001)  # type: ignore[arg-type]
     told: list[Stored | Absent] = []
     board.subscribe("doc", told.append)
     return board, told
@@ -167,3 +173,77 @@ async def test_a_server_that_is_no_longer_the_master_is_left() -> None:
     with pytest.raises(BoardUnavailable, match="may have been made"):
         await board.write("doc", {"a": 1}, schema=1, expected=0)
     assert client.disconnected == 1
+
+
+async def test_a_server_that_hangs_is_given_up_although_the_client_hears_no_cancellation() -> None:
+    client = Client()
+    client.swallows = True
+    client.gate.clear()
+    board, told = open_board(client, budget_s=0.01)
+    with pytest.raises(BoardUnavailable):
+        await board.read("doc")
+    with pytest.raises(BoardUnavailable):
+        await board.write("doc", {"a": 1}, schema=1, expected=None)
+    assert told == []
+    client.gate.set()
+    assert await board.read("doc") is None
+    assert told == [Absent.GONE]
+
+
+async def test_a_queue_before_a_server_that_hangs_is_given_up_as_a_whole() -> None:
+    client = Client()
+    client.gate.clear()
+    board, _ = open_board(client, budget_s=0.05)
+    given_up = await asyncio.gather(*(board.read("doc") for _ in range(10)), return_exceptions=True)
+    assert all(isinstance(one, BoardUnavailable) for one in given_up)
+    # One after the other they would have waited ten times as long.
+    assert client.looks <= 3
+    client.gate.set()
+
+
+async def test_who_asks_a_server_that_is_down_waits_half_as_long_and_who_follows_it_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    budgets: list[float] = []
+    run = Patience.run
+
+    async def noted(self: Patience, command: Any, budget_s: float) -> Any:
+        budgets.append(budget_s)
+        return await run(self, command, budget_s)
+
+    monkeypatch.setattr(Patience, "run", noted)
+    client = Client()
+    board, _ = open_board(client, budget_s=60.0)
+    await board.read("doc")
+    client.look_fault = RedisConnectionError("gone")
+    for _ in range(2):
+        with pytest.raises(BoardUnavailable):
+            await board.read("doc")
+    assert budgets == [60, 60, 30]
+    budgets.clear()
+    following = asyncio.create_task(board.run())
+    await until(lambda: len(budgets) >= 2)
+    assert set(budgets) == {60}
+    client.look_fault, looks = None, client.looks
+    await until(lambda: client.looks > looks + 1)
+    following.cancel()
+    await asyncio.wait((following,))
+    budgets.clear()
+    await board.read("doc")
+    assert budgets == [60]
+
+
+async def test_a_server_that_comes_and_goes_is_told_of_once_a_minute() -> None:
+    client = Client()
+    board, _ = open_board(client)
+    with structlog.testing.capture_logs() as lines:
+        await board.read("doc")
+        for _ in range(5):
+            client.look_fault = RedisConnectionError("gone")
+            with pytest.raises(BoardUnavailable):
+                await board.read("doc")
+            client.look_fault = None
+            await board.read("doc")
+    assert [(line["event"], line["log_level"]) for line in lines] == [
+        ("control_board_unavailable", "warning"), ("control_board_back", "info"),
+    ]  # fmt: skip
