@@ -45,6 +45,7 @@ import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from service.outage import Outage
 from service.redis import FAULTS, AnyRedis, disconnect
 
 _log = structlog.get_logger(component="exposures")
@@ -186,7 +187,7 @@ class Exposures:
         self._queue: deque[Exposure] = deque()
         self._some = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._well = True
+        self._outage = Outage()
         metrics.watch(lambda: len(self._queue))
 
     @property
@@ -287,16 +288,14 @@ class Exposures:
         return taken
 
     def _tell(self, *, well: bool, why: str = "") -> None:
-        if well == self._well:
-            return
-        self._well = well
-        if well:
+        if well and self._outage.back():
             _log.info("exposures_back", detail="records are written again")
-        else:
+        elif not well and self._outage.lost():
             _log.warning(
                 "exposures_not_written",
                 detail="records wait, and are dropped when there are too many",
                 reason=why,
+                times=self._outage.times,
             )
 
 
