@@ -274,8 +274,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """All that is needed to start answering."""
-        self._head_complete = True
         super().on_headers_complete()
+        self._head_complete = True
         # What comes after a request to switch protocols may be of the other protocol.
         if self._last or self.state.stopping or self.parser.should_upgrade():
             self.cycle.keep_alive = False

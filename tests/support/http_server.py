@@ -1,0 +1,180 @@
+"""The real server, in the test's own event loop, on a scripted engine."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import uvicorn
+from fastapi import FastAPI
+
+from model_store.manifest import Manifest
+from service.app import create_app
+from service.engine.protocol import Engine
+from service.front import Front
+from service.http import Connection, HttpState, Limits
+from service.parts import Supplies
+from service.server import Server
+from service.settings import Settings
+from service.version import OnTokens, Version
+from tests.support.engine import ScriptedEngine
+from tests.support.raw_http import RawResponse, get
+from tests.support.versions import make_manifest
+from tests.support.waiting import turns, until
+
+
+@dataclass
+class Caller:
+    """A connection of a caller to a :class:`Listening`."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(self, data: bytes) -> None:
+        """Send at once, as far as the kernel takes it."""
+        self.writer.write(data)
+
+    async def ask(self, request: bytes) -> RawResponse:
+        self.send(request)
+        return await self.read()
+
+    async def read(self) -> RawResponse:
+        """The next answer; ``IncompleteReadError`` if the other side hangs up before it."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {
+            name.lower(): value.strip()
+            for name, _, value in (line.partition(":") for line in head[1:] if line)
+        }
+        body = await self.reader.readexactly(int(headers["content-length"]))
+        return RawResponse(int(head[0].split()[1]), headers, body)
+
+    async def rest(self) -> bytes:
+        """What comes until the other side hangs up; nothing if it resets the connection."""
+        try:
+            return await self.reader.read()
+        except ConnectionError:
+            return b""
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+@dataclass
+class Listening:
+    """A server that listens, with what tests look at."""
+
+    server: Server
+    port: int
+    engine: ScriptedEngine
+    failures: list[Exception]
+    ended: asyncio.Task[None]
+    callers: list[Caller] = field(default_factory=list)
+
+    @property
+    def state(self) -> HttpState:
+        return self.server.server_state
+
+    async def call(self) -> Caller:
+        """A new connection, accepted by the server."""
+        before = set(self.state.connections)
+        caller = await self.connect()
+        await until(lambda: bool(set(self.state.connections) - before))
+        return caller
+
+    async def connect(self) -> Caller:
+        """A new connection, as far as the kernel knows."""
+        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.callers.append(caller)
+        return caller
+
+    @property
+    def connection(self) -> Connection:
+        """The only connection."""
+        (connection,) = self.state.connections
+        assert isinstance(connection, Connection)
+        return connection
+
+    def refused(self, reason: str) -> float:
+        """How often something was refused for this reason."""
+        value = self.state.metrics.registry.get_sample_value(
+            "requery_http_refusals_total", {"reason": reason}
+        )
+        assert value is not None
+        return value
+
+    async def until_ready(self) -> Self:
+        while (await (await self.call()).ask(get("/readyz"))).status != 200:
+            await turns()
+        for caller in self.callers:
+            caller.close()
+        await until(lambda: not self.state.connections)
+        return self
+
+
+@asynccontextmanager
+async def listening(
+    engine: ScriptedEngine | None = None,
+    *,
+    make: Callable[[Settings], Awaitable[FastAPI]] | None = None,
+    ready: bool = True,
+    **options: Any,
+) -> AsyncIterator[Listening]:
+    """A server, which is told to stop and has stopped at the end of the block.
+
+    Args:
+        engine: default answers at once.
+        make: makes the application; default makes the real one.
+        ready: whether to wait until the version is loaded.
+        options: settings; the default is to wait for nothing when it is told to stop.
+    """
+    scripted = engine or ScriptedEngine()
+
+    async def engines(_manifest: Manifest, on_tokens: OnTokens) -> Engine:
+        scripted.on_tokens = on_tokens
+        return scripted
+
+    async def real(settings: Settings) -> FastAPI:
+        supplies = Supplies(versions=[Version(make_manifest())], engines=engines)
+        return create_app(settings, supplies)
+
+    settings = Settings(
+        **(
+            {"default_version": "test-1", "warm_queries": ";"}
+            | {"shutdown_delay_s": 0, "shutdown_grace_s": 0}
+            | options
+        )
+    )
+    failures: list[Exception] = []
+    front = Front(
+        lambda: (make or real)(settings),
+        on_failure=failures.append,
+        cutting_off=lambda: server.cutting_off,
+    )
+    state = HttpState(Limits.of(settings))
+    state.crowded = front.crowded
+    config = uvicorn.Config(
+        front, http=Connection, ws="none", lifespan="on", log_config=None, server_header=False
+    )
+    server = Server(
+        config, state, delay_s=settings.shutdown_delay_s, grace_s=settings.shutdown_grace_s
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    # Without what it does to signals, which are the test runner's.
+    ended = asyncio.create_task(server._serve([listener]))
+    await until(lambda: server.started)
+    running = Listening(server, port, scripted, failures, ended)
+    try:
+        if ready:
+            await running.until_ready()
+        yield running
+    finally:
+        scripted.release()
+        for caller in running.callers:
+            caller.close()
+        server.should_exit = True
+        await ended
