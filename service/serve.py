@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from model_store.errors import ModelStoreError
 from model_store.store import open_store
+from service.api.auth import require_keys
 from service.app import create_app
 from service.catalogue import (
     arriving,
@@ -120,6 +121,10 @@ def run(settings: Settings, supply: Callable[[Settings], Awaitable[Supplies]]) -
     """
     # Until the server is there: the first process of a container ignores signals otherwise.
     signal.signal(signal.SIGTERM, _leave)
+    try:
+        require_keys(settings)
+    except ValueError as error:
+        _die(str(error), _WRONG_OPTIONS)
     listener = _listen(settings.host, settings.port)
     serving = _Serving(settings, supply)
     address = listener.getsockname()
