@@ -1,15 +1,24 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from model_store.errors import DigestMismatch, InvalidVersion, UnknownVersion
 from model_store.manifest import FilterSpec, Manifest
+from model_store.remote import RemoteUnreadable
 from model_store.store import FolderSource, Store, pack_version
-from service import errors
+from service import catalogue, errors
 from service.candidates import Scored, Verdict
-from service.catalogue import engine_factory, known_versions, memory_budget, version_finder
+from service.catalogue import (
+    arriving,
+    engine_factory,
+    known_versions,
+    memory_budget,
+    version_finder,
+)
 from service.memory import OVERHEAD_BYTES
 from service.settings import Settings
 from service.version import Version
@@ -67,6 +76,77 @@ def test_a_broken_version_is_left_out_unless_it_is_the_default(root: Path) -> No
 def test_a_default_that_is_not_there_is_told(root: Path) -> None:
     with pytest.raises(UnknownVersion, match="main-1"):
         names(root, default="nobody")
+
+
+class LateStore:
+    """A store that is read, and what it says in turn; and the time that passes meanwhile."""
+
+    def __init__(self, *outcomes: Exception | str) -> None:
+        self._outcomes = list(outcomes)
+        self.now = 0.0
+        self.looks: list[float] = []
+
+    def read(self) -> str:
+        self.looks.append(self.now)
+        outcome = self._outcomes.pop(0) if len(self._outcomes) > 1 else self._outcomes[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def arriving(self, wait_s: float) -> str:
+        return await arriving(self.read, wait_s=wait_s, clock=lambda: self.now, sleep=self.sleep)
+
+
+MISSING = UnknownVersion("no model version is called 'main-1'; known: none")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [MISSING, RemoteUnreadable("cannot read s3://models"), OSError(107, "not connected")],
+    ids=["version", "url", "volume"],
+)
+async def test_a_store_that_comes_late_is_waited_for(missing: Exception) -> None:
+    store = LateStore(*[missing] * 30, "versions")
+    with capture_logs() as logs:
+        assert await store.arriving(30) == "versions"
+    assert len(store.looks) == 31
+    # One line every few seconds, not one for each look.
+    assert [line["event"] for line in logs] == ["waiting_for_the_model_store"] * 3
+    assert logs[0]["reason"] == str(missing)
+    assert [line["seconds_left"] for line in logs] == [30.0, 25.0, 20.0]
+
+
+async def test_one_that_does_not_come_is_not_waited_for_longer() -> None:
+    store = LateStore(MISSING)
+    with pytest.raises(UnknownVersion, match="main-1"):
+        await store.arriving(30)
+    assert store.now == 30
+
+
+async def test_without_a_source_that_could_come_nothing_is_waited_for() -> None:
+    store = LateStore(MISSING, "versions")
+    with capture_logs() as logs, pytest.raises(UnknownVersion):
+        await store.arriving(0)
+    assert store.looks == [0.0]
+    assert logs == []
+
+
+async def test_what_is_there_and_cannot_be_used_is_told_at_once() -> None:
+    store = LateStore(InvalidVersion("manifest.json: not JSON"), "versions")
+    with pytest.raises(InvalidVersion):
+        await store.arriving(30)
+    assert store.looks == [0.0]
+
+
+async def test_a_store_that_gives_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogue, "_FIND_SECONDS", 0)
+    hanging = threading.Event()
+    with pytest.raises(errors.LoadFailed, match="no answer"):
+        await arriving(hanging.wait, wait_s=30)
+    hanging.set()
 
 
 def settings_of(root: Path, **more: object) -> Settings:
