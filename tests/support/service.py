@@ -100,7 +100,9 @@ async def serving() -> AsyncIterator[Serve]:
                 Supplies(versions=[Version(make_manifest()), *more_versions], engines=factory),
                 on_load_failure=on_load_failure,
             )
-            await stack.enter_async_context(LifespanManager(app))
+            await stack.enter_async_context(
+                LifespanManager(app, startup_timeout=60, shutdown_timeout=60)
+            )
             transport = httpx.ASGITransport(app=app)
             client = await stack.enter_async_context(
                 httpx.AsyncClient(transport=transport, base_url="http://test")
