@@ -204,6 +204,8 @@ def _run(scenario: Scenario, queries: Queries, folder: Path) -> Report:
     except Exception as error:  # noqa: BLE001 - shown with all that led to it
         trouble = "".join(traceback.format_exception(error))
         _say(trouble)
+        while isinstance(error, ExceptionGroup):
+            error = error.exceptions[0]
         promise = Promise("the scenario runs to its end", f"{type(error).__name__}: {error}", False)
         return Report("failed", {"traceback": trouble}, (promise,))
 

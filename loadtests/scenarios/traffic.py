@@ -15,9 +15,9 @@ from loadtests.queries import Queries
 from loadtests.target import Target, TargetFailed
 
 _WARM_DEADLINE_S = 30.0
-_WARM_AT_A_TIME = 4
-_WARM_TRIES = 10
+_WARM_PATIENCE_S = 120.0
 _WARM_PAUSE_S = 0.5
+_WHOLE = frozenset({(200, "ok"), (200, "none")})
 
 
 def rewrite(
@@ -49,26 +49,21 @@ def misses(queries: Queries, *, deadline_s: float, named: bool = False) -> Maker
 
 
 async def warm(target: Target, queries: Sequence[str]) -> None:
-    """Let the cache have an answer to each of ``queries``.
+    """Let the cache have an answer to each of ``queries``, one after the other.
 
     Raises:
-        TargetFailed: one has still no whole answer after a few tries.
+        TargetFailed: one has no whole answer, however often it is asked.
     """
-    places = asyncio.Semaphore(_WARM_AT_A_TIME)
-
-    async def one(query: str) -> None:
+    now = asyncio.get_running_loop().time
+    for query in queries:
         request = rewrite(query, "warm", deadline_s=_WARM_DEADLINE_S, named=True)
-        async with places:
-            for _ in range(_WARM_TRIES):
-                reply = await target.transport.send(request)
-                if reply.code == 200 and reply.status in ("ok", "none"):
-                    return
-                await asyncio.sleep(_WARM_PAUSE_S)
-        raise TargetFailed(f"{query!r} has no whole answer after {_WARM_TRIES} tries")
-
-    async with asyncio.TaskGroup() as group:
-        for query in queries:
-            group.create_task(one(query))
+        end = now() + _WARM_PATIENCE_S
+        reply = await target.transport.send(request)
+        while (reply.code, reply.status) not in _WHOLE:
+            if now() > end:
+                raise TargetFailed(f"{query!r} is answered with {reply.code} {reply.status} only")
+            await asyncio.sleep(_WARM_PAUSE_S)
+            reply = await target.transport.send(request)
 
 
 def load(phases: Sequence[Phase], make: Maker, target: Target, *, seed: int) -> OpenLoop:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 
-from loadtests.exchange import Failure, Outcome, Request
+from loadtests.exchange import Failure, Outcome, Reply, Request
 from loadtests.queries import Queries
-from loadtests.scenarios import engine, overload, redis, soak
+from loadtests.scenarios import engine, overload, redis, soak, traffic
 from loadtests.scenarios.overload import OverloadPlan
 from loadtests.scenarios.soak import SoakPlan
 from loadtests.scenarios.traffic import rewrite
+from loadtests.target import TargetFailed
 from tests.support.service import Service, serving
-from tests.unit.loadtests.outcomes import outcome
+from tests.unit.loadtests.outcomes import Scripted, outcome
 
 KNOWN = ("steel stake", "vinyl floor", "deck screws")
 PLAN = replace(OverloadPlan(), before_s=10.0, overload_s=10.0, after_s=10.0)
@@ -117,6 +119,29 @@ def test_a_request_names_its_deadline_only_if_told_to() -> None:
     assert silent.body is not None
     assert b"deadline" not in silent.body
     assert silent.deadline_s == 0.25
+
+
+async def test_warming_asks_until_there_is_a_whole_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(traffic, "_WARM_PAUSE_S", 0.0)
+    replies = [
+        Reply(503, "overloaded"),
+        Reply(200, "timeout"),
+        Reply(200, "ok"),
+        Reply(200, "none"),
+    ]
+    waiting = iter(replies)
+    target = Mock(transport=Scripted(lambda _: next(waiting)))
+    await traffic.warm(target, ["steel stake", "vinyl floor"])
+    assert [b"steel" in (r.body or b"") for r in target.transport.sent] == [True, True, True, False]
+
+
+async def test_warming_gives_up_on_a_service_that_never_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(traffic, "_WARM_PATIENCE_S", -1.0)
+    target = Mock(transport=Scripted(lambda _: Reply(200, "fallback")))
+    with pytest.raises(TargetFailed, match="fallback"):
+        await traffic.warm(target, ["steel stake"])
 
 
 async def test_the_service_takes_what_the_soak_sends() -> None:
