@@ -121,7 +121,12 @@ def _routers(parts: Parts, auth: Auth, *, gpu: bool) -> list[APIRouter]:
             wait_s=settings.load_timeout_s,
         ).router(),
         ControlApi(
-            routing=routing, versions=versions, board=parts.board, guard=guard, reader=reader
+            routing=routing,
+            versions=versions,
+            board=parts.board,
+            assigner=parts.router,
+            guard=guard,
+            reader=reader,
         ).router(),
         OverridesApi(overrides=parts.overrides, desk=parts.desk, guard=guard).router(),
         CacheApi(purger=parts.purger, versions=versions, guard=guard).router(),

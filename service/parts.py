@@ -35,7 +35,7 @@ from service.purges import Purger, Purges, purges_document
 from service.redis import AnyRedis, connect
 from service.rewriter import Rewriter
 from service.roster import Roster, RosterMetrics, roster_document
-from service.routing import DOCUMENT, SCHEMA, Router, Routing
+from service.routing import DOCUMENT, SCHEMA, Kill, Router, Routing
 from service.settings import Settings
 from service.shadow import Shadow, ShadowMetrics
 from service.supervisor import Supervisor, SupervisorMetrics
@@ -127,6 +127,8 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
     routing = documents.routing
     routing.on_change(lambda plan: versions.want_default(plan.default))
     router = Router(routing)
+    control.watch_local_kill(lambda: router.local_kill is not None)
+    breakers = BreakerMetrics(metrics.registry)
     loader = Loader(
         versions=versions,
         engines=supplies.engines,
@@ -136,7 +138,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         warm_queries=settings.warm_up(),
         load_timeout_s=settings.load_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
-        used=lambda: routed_names(routing.value),
+        used=lambda: routed_names(routing.value) | killed_names(router.local_kill),
     )
     roster = Roster(
         document=documents.roster,
@@ -151,10 +153,11 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         loader=loader,
         wanted=roster.wanted,
         metrics=SupervisorMetrics(metrics.registry),
+        breakers=breakers,
         stall_s=settings.engine_stall_s,
     )
     overrides = _overrides(settings, documents.overrides, metrics.registry)
-    cache, redis = _cache(settings, metrics)
+    cache, redis = _cache(settings, metrics, breakers)
     flights = Coalescer(bound_s=settings.generation_timeout_s)
     admission = Admission(
         AdmissionMetrics(metrics.registry),
@@ -229,9 +232,12 @@ def routed_names(plan: Routing) -> frozenset[str]:
     names = {plan.default, *(name for name, share in plan.weights.items() if share > 0)}
     if plan.shadow is not None:
         names.add(plan.shadow.version)
-    if plan.kill is not None and plan.kill.version is not None:
-        names.add(plan.kill.version)
-    return frozenset(names)
+    return frozenset(names) | killed_names(plan.kill)
+
+
+def killed_names(kill: Kill | None) -> frozenset[str]:
+    """The version that a kill switch sends all requests to, if it is on and names one."""
+    return frozenset(() if kill is None or kill.version is None else (kill.version,))
 
 
 def _board(settings: Settings, metrics: ControlMetrics) -> Board:
@@ -268,7 +274,9 @@ def _overrides(
     return Overrides(document, file=file, metrics=metrics)
 
 
-def _cache(settings: Settings, metrics: Metrics) -> tuple[TieredCache, RedisCache | None]:
+def _cache(
+    settings: Settings, metrics: Metrics, breakers: BreakerMetrics
+) -> tuple[TieredCache, RedisCache | None]:
     lifetimes = Lifetimes.of(settings)
     memory = MemoryCache(
         max_bytes=settings.cache_memory_bytes, lifetimes=lifetimes, metrics=metrics.cache
@@ -290,7 +298,7 @@ def _cache(settings: Settings, metrics: Metrics) -> tuple[TieredCache, RedisCach
             concurrency=settings.redis_max_connections,
             max_bytes=settings.cache_redis_bytes,
             metrics=metrics.cache,
-            breakers=BreakerMetrics(metrics.registry),
+            breakers=breakers,
         )
     read_budget_s = settings.redis_read_budget_ms / 1000
     return TieredCache(memory, redis, lifetimes=lifetimes, read_budget_s=read_budget_s), redis

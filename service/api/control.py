@@ -70,8 +70,7 @@ class ControlApi:
         board: where the audit trail is.
         guard: who may change the routing and read the audit trail.
         reader: who may read the routing.
-        assigner: what follows the routing here, and has the kill switch of this replica alone;
-            ``None`` leaves out the routes of that switch.
+        assigner: what follows the routing here, and has the kill switch of this replica alone.
     """
 
     def __init__(
@@ -80,9 +79,9 @@ class ControlApi:
         routing: Document[Routing],
         versions: KnownVersions,
         board: Board,
+        assigner: Router,
         guard: Guard,
         reader: Guard,
-        assigner: Router | None = None,
     ) -> None:
         self._routing = routing
         self._versions = versions
@@ -130,25 +129,24 @@ class ControlApi:
             responses={200: shown, **problems(401, 403, 409, 503)},
             openapi_extra=parameters(AUTHOR),
         )
-        if self._assigner is not None:
-            router.add_api_route(
-                "/routing/kill/local",
-                self.kill_here,
-                methods=["PUT"],
-                summary="Emergency without Redis: the same for this replica alone",
-                operation_id="put_local_kill",
-                responses={200: shown, **problems(400, 401, 403, 409, 413, 415, 422)},
-                openapi_extra=request_body(Kill) | parameters(AUTHOR),
-            )
-            router.add_api_route(
-                "/routing/kill/local",
-                self.revive_here,
-                methods=["DELETE"],
-                summary="End the emergency of this replica alone",
-                operation_id="delete_local_kill",
-                responses={200: shown, **problems(401, 403)},
-                openapi_extra=parameters(AUTHOR),
-            )
+        router.add_api_route(
+            "/routing/kill/local",
+            self.kill_here,
+            methods=["PUT"],
+            summary="Emergency without Redis: the same for this replica alone",
+            operation_id="put_local_kill",
+            responses={200: shown, **problems(400, 401, 403, 409, 413, 415, 422)},
+            openapi_extra=request_body(Kill) | parameters(AUTHOR),
+        )
+        router.add_api_route(
+            "/routing/kill/local",
+            self.revive_here,
+            methods=["DELETE"],
+            summary="End the emergency of this replica alone",
+            operation_id="delete_local_kill",
+            responses={200: shown, **problems(401, 403)},
+            openapi_extra=parameters(AUTHOR),
+        )
         router.add_api_route(
             "/audit",
             self.audit,
@@ -197,8 +195,6 @@ class ControlApi:
                 reason=kill.reason,
             )
         except BoardUnavailable as error:
-            if self._assigner is None:
-                raise
             raise BoardUnavailable(f"{error}; {_STOP_HERE}") from error
         return self._changed(request, "routing.kill", revision)
 
@@ -241,7 +237,6 @@ class ControlApi:
         self, request: Request, kill: Kill | None, action: str, author: str
     ) -> Response:
         """Set the switch of this replica alone; the answer to who asked for it."""
-        assert self._assigner is not None  # noqa: S101 - for the type checker: no route without
         before = self._assigner.local_kill
         if before == kill:
             return self._shown()
@@ -288,10 +283,9 @@ class ControlApi:
         return self._shown()
 
     def _shown(self) -> Response:
-        local = None if self._assigner is None else self._assigner.local_kill
         content = {
             **self._routing.value.dump(),
-            "local_kill": _dumped(local),
+            "local_kill": _dumped(self._assigner.local_kill),
             "revision": self._routing.revision,
             "persistence": self._persistence(),
         }

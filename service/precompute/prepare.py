@@ -210,6 +210,7 @@ def _redis(settings: Settings, lifetimes: Lifetimes, connections: int) -> RedisC
     return RedisCache(
         client,
         lifetimes=lifetimes,
+        read_budget_s=REDIS_BUDGET_S,
         write_budget_s=REDIS_BUDGET_S,
         concurrency=connections,
         max_bytes=settings.cache_redis_bytes,

@@ -92,6 +92,22 @@ async def test_exposures_are_logged_for_assigned_units_alone(
     assert len([line for line in lines if "unit_id" in line]) == 1
 
 
+async def test_this_replica_is_stopped_without_the_others(serve: Serve) -> None:
+    service = await two(serve)
+    stop = {"version": None, "reason": "wrong brands"}
+    assert (await service.client.put("/routing/kill/local", json=stop)).status_code == 200
+    assert (await service.rewrite("steele stake", model_version="other-1"))["status"] == "none"
+    assert await service.metric("requery_local_kill") == 1
+    to_other = stop | {"version": "other-1"}
+    assert (await service.client.put("/routing/kill/local", json=to_other)).status_code == 200
+    assert (await service.rewrite("steele stake"))["model_version"] == "other-1"
+    # What is needed in an emergency is not unloaded under it.
+    assert (await service.client.post("/versions/other-1/unload")).status_code == 409
+    assert (await service.client.delete("/routing/kill/local")).status_code == 200
+    assert (await service.rewrite("steele stake"))["model_version"] == "test-1"
+    assert await service.metric("requery_local_kill") == 0
+
+
 async def test_the_kill_switch_goes_before_everything_and_back(serve: Serve) -> None:
     service = await two(serve)
     await plan(service, weights={"test-1": 0.5, "other-1": 0.5})
