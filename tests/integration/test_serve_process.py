@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,12 @@ def models(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def unused_models(tmp_path: Path) -> Path:
+    """A folder that nobody knows of."""
+    return tmp_path / "elsewhere"
+
+
 def command(models: Path, *arguments: str, **settings: str) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
@@ -43,6 +49,7 @@ def command(models: Path, *arguments: str, **settings: str) -> subprocess.Popen[
         "REQUERY_CACHE_DIR": str(models.parent / "cache"),
         "REQUERY_DEFAULT_VERSION": "full-1",
         "REQUERY_PORT": "0",
+        "REQUERY_SHUTDOWN_DELAY_S": "0",
         **settings,
     }
     return subprocess.Popen(
@@ -71,11 +78,74 @@ def failure(models: Path, *arguments: str, **settings: str) -> tuple[int, str]:
 
 
 def test_an_unknown_version(models: Path) -> None:
-    code, line = failure(models, "--version-name", "nobody")
+    code, line = failure(models, "--version-name", "nobody", REQUERY_STORE_WAIT_S="1")
     assert code == 1
     assert "'nobody'" in line
     assert "full-1" in line
     assert "--version-name" in line
+
+
+def test_an_unknown_version_of_the_package_is_not_waited_for(tmp_path: Path) -> None:
+    # It would wait for longer than the test has.
+    code, line = failure(
+        tmp_path / "unused",
+        "--version-name",
+        "nobody",
+        REQUERY_MODEL_SOURCES="",
+        REQUERY_STORE_WAIT_S="100000",
+    )
+    assert code == 1
+    assert "'nobody'" in line
+
+
+def test_a_source_that_does_not_come(models: Path) -> None:
+    code, line = failure(
+        models, REQUERY_MODEL_SOURCES=f"local://{models}/later", REQUERY_STORE_WAIT_S="1"
+    )
+    assert code == 1
+    assert f"{models}/later" in line
+
+
+def test_a_cache_folder_that_cannot_be_written(models: Path) -> None:
+    (models.parent / "cache").write_text("a file")
+    code, line = failure(models)
+    assert code == 1
+    assert "cannot write" in line
+
+
+@pytest.mark.parametrize("scheme", ["", "local://"])
+def test_a_store_that_comes_late_is_waited_for(
+    tmp_path: Path, unused_models: Path, scheme: str
+) -> None:
+    late = tmp_path / "volume"
+    with running(late, REQUERY_MODEL_SOURCES=f"{scheme}{late}", REQUERY_STORE_WAIT_S="100000") as (
+        client,
+        process,
+    ):
+        assert client.get("/livez").json() == {"status": "live"}
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
+        assert "model store" in ready.json()["detail"]
+        assert client.post("/rewrite", json={"query": "a stake"}).status_code == 503
+        # It is no model: that it is read and found wanting shows that it was waited for.
+        write_full_version(unused_models / "full-1")
+        (unused_models / "full-1" / "model.safetensors").unlink()
+        unused_models.rename(late)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 1
+    assert "model.safetensors" in err
+    assert len(err.splitlines()) == 1
+    waiting = [e for e in map(json.loads, out.splitlines()) if e["level"] == "warning"]
+    assert {event["event"] for event in waiting} == {"waiting_for_the_model_store"}
+
+
+def test_told_to_stop_while_it_waits_for_the_store_it_leaves(tmp_path: Path) -> None:
+    with running(tmp_path / "later", REQUERY_STORE_WAIT_S="100000") as (_, process):
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0
+    assert err == ""
+    assert json.loads(out.splitlines()[-1])["event"] == "stopped"
 
 
 def test_a_manifest_that_is_none(models: Path) -> None:
@@ -124,7 +194,7 @@ def test_a_taken_port_shows_before_the_weights_are_read(models: Path) -> None:
 
 
 def test_an_address_of_another_machine(models: Path) -> None:
-    code, line = failure(models, "--host", "192.0.2.1")
+    code, line = failure(models, "--host", "192.0.2.1", REQUERY_SERVE_WITHOUT_KEYS="to-anyone")
     assert code == 1
     assert "192.0.2.1" in line
 
@@ -185,26 +255,34 @@ def loading(models: Path, **settings: str) -> Iterator[tuple[httpx.Client, subpr
     cache = models.parent / "cache"
     target = materialised_dir(open_store([str(models)], cache).get("full-1"), cache)
     target.parent.mkdir(parents=True)
-    port = free_port()
     with target.with_name(f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        process = command(models, "--port", str(port), **settings)
-        try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-                _until_alive(client, process)
-                yield client, process
-        finally:
-            process.kill()
-            process.communicate()
+        with running(models, **settings) as (client, process):
+            _until(lambda: client.get("/versions").status_code == 200, process)
+            yield client, process
 
 
-def _until_alive(client: httpx.Client, process: subprocess.Popen[str]) -> None:
+@contextmanager
+def running(models: Path, **settings: str) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+    """A process that answers ``/livez``."""
+    port = free_port()
+    process = command(models, "--port", str(port), **settings)
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            _until(lambda: client.get("/livez").status_code == 200, process)
+            yield client, process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end and process.poll() is None:
         try:
-            client.get("/livez")
+            if holds():
+                return
         except httpx.TransportError:
-            time.sleep(0.05)
-        else:
-            return
+            pass
+        time.sleep(0.05)
     raise AssertionError("the process does not answer")
