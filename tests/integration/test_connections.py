@@ -1,0 +1,141 @@
+"""Callers who take more than their share, on the real server process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.raw_http import Caller, RawResponse, get, rewrite_request
+from tests.support.scripted_process import PATIENCE_S, ScriptedProcess
+
+pytestmark = pytest.mark.integration
+
+PLACES = 20
+QUERY = rewrite_request("a stake")
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[ScriptedProcess]:
+    with ScriptedProcess(
+        max_connections=PLACES, max_header_bytes=4096, body_timeout_s=0.5
+    ) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def nobody_else(process: ScriptedProcess) -> None:
+    """No connection is left of the test before."""
+    until(lambda: connections(process) == 1)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def connections(process: ScriptedProcess) -> int:
+    with Caller(process.port) as caller:
+        for line in caller.ask(get("/metrics")).body.decode().splitlines():
+            name, _, value = line.rpartition(" ")
+            if name == "requery_http_connections":
+                return int(float(value))
+    raise AssertionError("no such metric")
+
+
+def told(answer: RawResponse, status: int) -> bool:
+    return (answer.status, answer.last, answer.headers["content-type"]) == (
+        status, True, "application/problem+json"
+    )  # fmt: skip
+
+
+def test_slow_callers_hold_no_place_for_ever_and_others_are_served(
+    process: ScriptedProcess,
+) -> None:
+    """Slowloris: headers that never end, bodies that never end, and silence."""
+    kinds = (QUERY[:30], QUERY[:-3], b"")
+    slow = [Caller(process.port) for _ in range(PLACES - 2)]
+    for i, caller in enumerate(slow):
+        caller.send(kinds[i % 3])
+    with Caller(process.port) as other:
+        assert other.ask(QUERY).status == 200
+    for i, caller in enumerate(slow):
+        if kinds[i % 3]:
+            assert told(caller.read(), 408)
+        assert caller.hung_up()
+        caller.close()
+
+
+def test_headers_that_are_too_long(process: ScriptedProcess) -> None:
+    for request in (get("/livez", f"x: {'y' * 5000}"), get("/" + "x" * 5000)[:-100]):
+        with Caller(process.port) as caller:
+            assert told(caller.ask(request), 431)
+            assert caller.hung_up()
+
+
+def test_headers_without_an_end_take_no_memory(process: ScriptedProcess) -> None:
+    """Whoever is refused may go on sending; it is not kept."""
+    before = resident_bytes(process.pid)
+    sent = 0
+    for _ in range(8):
+        with Caller(process.port) as caller:
+            caller.send(get("/livez")[:-2] + b"x: ")
+            try:
+                while sent < 200_000_000:
+                    caller.send(b"y" * 100_000)
+                    sent += 100_000
+            except (ConnectionError, TimeoutError):
+                pass  # hung up on
+    # Far more was offered than may have been kept at any time, and it is much less than this.
+    assert resident_bytes(process.pid) - before < 30_000_000
+
+
+def test_too_many_connections_are_told_and_health_checks_get_through(
+    process: ScriptedProcess,
+) -> None:
+    # Used, so that they are idle and not slow.
+    holders = [Caller(process.port) for _ in range(PLACES)]
+    for holder in holders:
+        assert holder.ask(QUERY).status == 200
+    with Caller(process.port) as caller:
+        answer = caller.ask(QUERY)
+        assert told(answer, 503)
+        assert answer.json()["type"] == "urn:requery:problem:too-many-connections"
+        assert answer.headers["retry-after"] == "1"
+    for path in ("/livez", "/readyz"):
+        with Caller(process.port) as caller:
+            assert caller.ask(get(path)).status == 200
+    assert all(holder.ask(QUERY).status == 200 for holder in holders)
+    holders[0].close()
+    until(lambda: asked_anew(process) == 200)
+    for holder in holders:
+        holder.close()
+
+
+def test_a_flood_of_connections_is_survived(process: ScriptedProcess) -> None:
+    flood = [socket.create_connection(("127.0.0.1", process.port)) for _ in range(10 * PLACES)]
+    until(lambda: asked_anew(process) == 200)
+    for one in flood:
+        one.close()
+    assert process.running
+    assert [line for line in process.events if line["level"] != "info"] == []
+
+
+def asked_anew(process: ScriptedProcess) -> int:
+    """Status of an answer on a connection of its own; 0 if it was hung up on."""
+    with Caller(process.port) as caller:
+        try:
+            return caller.ask(QUERY).status
+        except ConnectionError:
+            return 0
+
+
+def resident_bytes(pid: int) -> int:
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
