@@ -61,6 +61,8 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "number as query": (b'{"query": 5}', 422, "query"),
     "null as query": (b'{"query": null}', 422, "query"),
     "text as number": (b'{"query": "a", "max_rewrites": "3"}', 422, "max_rewrites"),
+    "fraction of a rewrite": (b'{"query": "a", "max_rewrites": 2.5}', 422, "max_rewrites"),
+    "far fraction": (b'{"query": "a", "deadline_ms": 1e300}', 422, "deadline_ms"),
     "zero rewrites": (b'{"query": "a", "max_rewrites": 0}', 422, "max_rewrites"),
     "huge int": (b'{"query": "a", "max_rewrites": ' + b"9" * 4000 + b"}", 422, "max_rewrites"),
     "huger int": (b'{"query": "a", "deadline_ms": ' + b"9" * 6000 + b"}", 400, ""),
@@ -89,6 +91,22 @@ async def test_bad_bodies_are_refused(service: Service, body: bytes, code: int, 
     assert [e.field for e in problem.errors or []] == ([field] if field else [])
     assert problem.request_id == response.headers["x-request-id"]
     assert service.engine.generated == []
+
+
+async def test_a_whole_number_may_be_written_with_a_point(service: Service) -> None:
+    answer = await service.rewrite("a stake", max_rewrites=1.0, deadline_ms=30_000.0)
+    assert len(answer["rewrites"]) == 1
+
+
+async def test_a_problem_shows_nothing_that_a_terminal_would_act_on(service: Service) -> None:
+    response = await service.client.post(
+        "/overrides",
+        json={"kind": "pin", "query": "a", "rewrites": ["b"], "reason": "r", "\x1b[31m\u202e": 1},
+    )
+    assert response.status_code == 422
+    problem = Problem.model_validate_json(response.content)
+    assert problem.detail.isprintable()
+    assert [e.field for e in problem.errors or []] == ["\\x1b[31m\\u202e"]
 
 
 async def test_all_bad_fields_are_listed(service: Service) -> None:
