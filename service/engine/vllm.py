@@ -281,8 +281,9 @@ async def _shut_down(
     scratch: tempfile.TemporaryDirectory[str] | None,
     calls: Sequence[asyncio.Task[Any]],
 ) -> None:
-    # vLLM would leave them waiting for ever.
-    await _stop(calls)
+    for call in calls:
+        # vLLM would leave it waiting for ever.
+        call.cancel()
     if llm is not None:
         if llm.output_handler is not None:
             # It would report the core's end, which is meant, as a failure.
@@ -292,6 +293,7 @@ async def _shut_down(
         _free_sockets(llm)
     if scratch is not None:
         scratch.cleanup()
+    await asyncio.gather(*calls, return_exceptions=True)
 
 
 def _end(llm: Any) -> None:
