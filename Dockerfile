@@ -4,6 +4,16 @@
 #   docker build --target nvidia -t requery:nvidia .
 # The NVIDIA image needs the NVIDIA container toolkit on the host (docker run --gpus all).
 # Weights are merged at the first start, into /var/cache/requery: mount a volume there to keep them.
+#
+# The container listens on all of its addresses, so it does not start without keys: make some with
+# 'docker run --rm requery:cpu keys new --name backend --scope rewrite' and hand the file in.
+# Nothing but the cache and /tmp is written, and no privilege is needed:
+#   docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+#     -v requery-cache:/var/cache/requery -p 8000:8000 \
+#     -v ./keys.yaml:/etc/requery/keys.yaml:ro -e REQUERY_API_KEYS_FILE=/etc/requery/keys.yaml \
+#     requery:cpu
+# To follow the file while it runs, mount its folder: a single file that is mounted stays the one
+# that it was, when an editor puts another in its place.
 
 FROM python:3.11-slim-bookworm AS base
 ENV PYTHONUNBUFFERED=1 \
@@ -26,13 +36,15 @@ RUN pip install --no-deps "$(grep '^torch==' requirements/cpu.txt)" \
         --index-url https://download.pytorch.org/whl/cpu \
     && pip install --no-deps -r requirements/cpu.txt
 COPY . .
-RUN pip install --no-deps --no-build-isolation .
+# Whoever built this may have kept files to themselves that the service's own user has to read.
+RUN pip install --no-deps --no-build-isolation . && chmod -R a+rX /opt/requery
 
 FROM build AS build-nvidia
 COPY requirements/gpu.txt requirements/
 RUN pip install --no-deps -r requirements/gpu.txt
 COPY . .
-RUN pip install --no-deps --no-build-isolation .
+# Whoever built this may have kept files to themselves that the service's own user has to read.
+RUN pip install --no-deps --no-build-isolation . && chmod -R a+rX /opt/requery
 
 FROM base AS runtime
 RUN useradd --create-home --uid 10001 requery \
@@ -40,7 +52,16 @@ RUN useradd --create-home --uid 10001 requery \
 ENV PATH=/opt/requery/bin:$PATH \
     REQUERY_HOST=0.0.0.0 \
     REQUERY_PORT=8000 \
-    REQUERY_CACHE_DIR=/var/cache/requery
+    REQUERY_CACHE_DIR=/var/cache/requery \
+    TMPDIR=/tmp \
+    PYTHONDONTWRITEBYTECODE=1
+# What libraries would keep in the home folder, which may be read-only.
+ENV XDG_CACHE_HOME=/var/cache/requery/libraries \
+    XDG_CONFIG_HOME=/var/cache/requery/libraries/config \
+    HF_HOME=/var/cache/requery/libraries/huggingface \
+    TRITON_HOME=/var/cache/requery/libraries \
+    FLASHINFER_WORKSPACE_BASE=/var/cache/requery/libraries \
+    CUDA_CACHE_PATH=/var/cache/requery/libraries/cuda
 USER requery
 WORKDIR /home/requery
 VOLUME /var/cache/requery

@@ -162,7 +162,8 @@ def _merge_in_subprocess(base: Path, out: Path, adapter: Path) -> None:
     command = [sys.executable, "-P", "-m", "model_store.merge", str(base), str(out), str(adapter)]
     # The program starts in any directory and, on a machine with a GPU, has no need of it.
     environment = {
-        **os.environ,
+        # Keys and passwords among our settings are none of its business.
+        **{name: value for name, value in os.environ.items() if not name.startswith("REQUERY_")},
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "CUDA_VISIBLE_DEVICES": "",
         "TOKENIZERS_PARALLELISM": "false",

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, FastAPI
+from prometheus_client import CollectorRegistry
 
 from service.api import problems
 from service.api.auth import Auth, AuthMetrics
@@ -50,8 +51,9 @@ def create_app(
         KeysFileInvalid: the file of API keys is not there, or malformed.
         ValueError: the Redis URL is none, or exposures go to a Redis that is not configured.
     """
-    parts = assemble(settings, supplies)
-    auth = _auth(parts)
+    # Of the admin key the application keeps only the hash.
+    parts = assemble(settings.model_copy(update={"admin_key": None}), supplies)
+    auth = _auth(settings, parts.metrics.registry)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -82,9 +84,8 @@ def create_app(
     return app
 
 
-def _auth(parts: Parts) -> Auth:
+def _auth(settings: Settings, registry: CollectorRegistry) -> Auth:
     """Who may do what; the file of keys is read."""
-    settings, registry = parts.settings, parts.metrics.registry
     key_metrics = KeyMetrics(registry)
     keys = KeyRing(admin=settings.admin_key, file=settings.api_keys_file, metrics=key_metrics)
     keys.load()

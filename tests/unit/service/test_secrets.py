@@ -17,6 +17,7 @@ import structlog
 
 from service.keys import digest_of, new_key
 from service.logging import configure_logging
+from service.parts import Parts, Supplies, assemble
 from service.settings import Settings
 from service.versions import Version
 from tests.support.engine import ScriptedEngine
@@ -189,6 +190,24 @@ def test_settings_do_not_show_secrets(keys_file: Path) -> None:
     for text in (repr(settings), str(settings), settings.model_dump_json()):
         for secret in (ADMIN, PASSWORD, "a salt of ours"):
             assert secret not in text
+
+
+async def test_the_application_keeps_no_more_of_the_admin_key_than_its_hash(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Parts] = []
+
+    def watched(settings: Settings, supplies: Supplies) -> Parts:
+        made.append(assemble(settings, supplies))
+        return made[-1]
+
+    monkeypatch.setattr("service.app.assemble", watched)
+    service = await serve(admin_key=ADMIN)
+    (parts,) = made
+    assert parts.settings.admin_key is None
+    headers = {"authorization": f"Bearer {ADMIN}"}
+    assert (await service.client.get("/audit", headers=headers)).status_code == 200
+    assert (await service.client.get("/audit")).status_code == 401
 
 
 @pytest.mark.parametrize("mode", ["hash", "off", "plain"])

@@ -1,0 +1,142 @@
+"""The container's promises that need no container: what it writes, and as whom it runs.
+
+``requery serve`` is started as the image starts it, on a machine of which nothing can be written
+but the cache folder and a temporary one. Where this process may have a mount namespace of its own
+the kernel sees to that; elsewhere at least the home folder is none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 900
+"""Bounds a start that merges weights on a slow, busy machine; nothing is asserted about it."""
+
+_READ_ONLY = """
+set -e
+mount --make-rprivate /
+mount --bind "$REQUERY_CACHE_DIR" "$REQUERY_CACHE_DIR"
+mount --bind "$TMPDIR" "$TMPDIR"
+mount -o remount,bind,ro /
+if touch "$0/written" 2>/dev/null; then exit 97; fi
+exec setpriv --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+"""
+
+
+def image_environment() -> dict[str, str]:
+    """The variables that the Dockerfile sets for the service."""
+    text = (ROOT / "Dockerfile").read_text().partition("AS runtime")[2].partition("\nFROM ")[0]
+    joined = text.replace("\\\n", " ")
+    pairs = [
+        pair.split("=", 1)
+        for line in re.findall(r"^ENV (.*)$", joined, re.MULTILINE)
+        for pair in shlex.split(line)
+    ]
+    return {name: value for name, value in pairs if name != "PATH"}
+
+
+def namespace_allowed() -> bool:
+    tried = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
+    return os.geteuid() == 0 and tried.returncode == 0
+
+
+def test_the_image_runs_as_nobody_special_and_says_how_to_run_it() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    runtime = text.partition("AS runtime")[2]
+    assert re.search(r"useradd .*--uid 10001 requery", runtime)
+    assert re.findall(r"^USER (.*)$", runtime, re.MULTILINE) == ["requery"]
+    for option in (
+        "--read-only", "--tmpfs /tmp", "--cap-drop ALL", "--security-opt no-new-privileges",
+        "REQUERY_API_KEYS_FILE",
+    ):  # fmt: skip
+        assert option in text.partition("\nFROM ")[0]
+
+
+def test_the_image_does_not_start_without_keys() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "service.cli", "serve"],
+        cwd=ROOT,
+        env=os.environ | {"REQUERY_HOST": image_environment()["REQUERY_HOST"]},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "REQUERY_API_KEYS_FILE" in line
+
+
+@pytest.mark.timeout(2 * PATIENCE_S)
+def test_nothing_is_written_but_the_cache_and_temporary_files(tmp_path: Path) -> None:
+    cache, temporary = tmp_path / "cache", tmp_path / "temporary"
+    cache.mkdir()
+    temporary.mkdir()
+    places = {"/var/cache/requery": str(cache), "/tmp": str(temporary)}
+    image = {
+        name: next((value.replace(a, b) for a, b in places.items() if value.startswith(a)), value)
+        for name, value in image_environment().items()
+    }
+    environment = (
+        {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+        | image
+        # Below a file there can be nothing, not even for root.
+        | {"HOME": "/dev/null/home", "REQUERY_PORT": "0", "REQUERY_ADMIN_KEY": "a key for the test"}
+    )
+    command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1"]
+    if namespace_allowed():
+        command = ["unshare", "-m", "sh", "-c", _READ_ONLY, str(tmp_path), *command]
+    log = temporary / "out"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.PIPE
+        )
+    try:
+        until = time.monotonic() + PATIENCE_S
+        port = None
+        with httpx.Client(timeout=60) as client:
+            while process.poll() is None and time.monotonic() < until:
+                time.sleep(1)
+                port = port or _port(log)
+                if port and client.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                    break
+            assert process.poll() is None, process.communicate()[1].decode()
+            answer = client.post(
+                f"http://127.0.0.1:{port}/rewrite",
+                json={"query": "steele stake", "deadline_ms": 30_000},
+            ).json()
+        assert (answer["source"], answer["status"]) == ("engine", "ok")
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0
+    for complaint in (b"Read-only file system", b"Permission denied", b"Not a directory"):
+        assert complaint not in err
+    assert not (tmp_path / "written").exists()
+
+
+def _port(log: Path) -> int | None:
+    for line in log.read_text().splitlines():
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue  # it is being written
+        if event["event"] == "listening":
+            return int(event["port"])
+    return None
