@@ -6,6 +6,7 @@ registry is left alone. Version labels come from loaded manifests only, never fr
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Callable, Mapping
 
@@ -113,6 +114,10 @@ class Metrics:
         self.in_flight = Gauge(
             "requery_requests_in_flight", "HTTP requests under way", registry=self.registry
         )
+        # A scrape happens in the event loop, so these are its tasks.
+        Gauge(
+            "requery_asyncio_tasks", "Tasks of the event loop", registry=self.registry
+        ).set_function(lambda: len(asyncio.all_tasks()))
         Gauge(
             "requery_build_info",
             "Always 1; what is running",
