@@ -10,7 +10,7 @@ RECIPE ?= training/recipes/sft-1.yaml
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help serve test lint typecheck unit integration format train lock clean
+.PHONY: help serve test lint typecheck unit integration fuzz bench-reliability format train lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -32,6 +32,12 @@ unit: .venv/.requery-dev ## Run the unit tests (no model, no server)
 
 integration: .venv/.requery-dev ## Run the tests with the real model, engine and Redis
 	.venv/bin/pytest -m integration $(PYTEST_ARGS)
+
+fuzz: .venv/.requery-dev ## Look for counterexamples for about ten minutes (ARGS="--requests 20000")
+	scripts/fuzz.sh $(ARGS)
+
+bench-reliability: .venv/.requery-dev ## Measure what docs/reliability.md promises (half an hour; quiet machine)
+	.venv/bin/python -m loadtests.reliability all --out build/loadtests/reliability.json $(ARGS)
 
 format: .venv/.requery-dev ## Format the code
 	.venv/bin/ruff check --fix .
