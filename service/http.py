@@ -156,7 +156,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = False  # what arrives is dropped
         # Of the request that is arriving:
         self._between = True  # there is none
-        self._begun = False  # it began in the piece of data that is being read
+        self._begun = 0  # requests that began in the piece of data that is being read
         self._head_complete = False
         self._head_bytes = 0
         self._wire_bytes = 0
@@ -228,7 +228,7 @@ class Connection(HttpToolsProtocol):
         if self._deaf:
             return
         self._unset_keepalive_if_required()
-        self._between = self._begun = False
+        unfinished, self._between, self._begun = not self._between, False, 0
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -243,7 +243,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._between:
             return
-        if not self._begun:  # else the part of the data that belongs to it is not known
+        if self._begun + unfinished <= 1:  # else it is not known how much of the data is its own
             self._wire_bytes += len(data)
         if not self._head_complete and self._wire_bytes > self.state.limits.head_bytes:
             self._refuse(self._long_head())
@@ -255,7 +255,8 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
-        self._between, self._begun = False, True
+        self._between = False
+        self._begun += 1
         self._head_complete = False
         self._head_bytes = self._wire_bytes = 0
         self.fault = None

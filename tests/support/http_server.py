@@ -107,10 +107,10 @@ class Listening:
         return value
 
     async def until_ready(self) -> Self:
-        while (await (await self.call()).ask(get("/readyz"))).status != 200:
+        caller = await self.connect()
+        while (await caller.ask(get("/readyz"))).status != 200:
             await turns()
-        for caller in self.callers:
-            caller.close()
+        caller.close()
         await until(lambda: not self.state.connections)
         return self
 
