@@ -14,7 +14,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -81,11 +83,19 @@ def test_the_image_does_not_start_without_keys() -> None:
     assert "REQUERY_API_KEYS_FILE" in line
 
 
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A folder with a short path: sockets are made in it, whose names have at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="rq-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.timeout(2 * PATIENCE_S)
-def test_nothing_is_written_but_the_cache_and_temporary_files(tmp_path: Path) -> None:
-    cache, temporary = tmp_path / "cache", tmp_path / "temporary"
+def test_nothing_is_written_but_the_cache_and_temporary_files(
+    tmp_path: Path, temporary: Path
+) -> None:
+    cache = tmp_path / "cache"
     cache.mkdir()
-    temporary.mkdir()
     places = {"/var/cache/requery": str(cache), "/tmp": str(temporary)}
     image = {
         name: next((value.replace(a, b) for a, b in places.items() if value.startswith(a)), value)
@@ -100,35 +110,40 @@ def test_nothing_is_written_but_the_cache_and_temporary_files(tmp_path: Path) ->
     command = [sys.executable, "-m", "service.cli", "serve", "--host", "127.0.0.1"]
     if namespace_allowed():
         command = ["unshare", "-m", "sh", "-c", _READ_ONLY, str(tmp_path), *command]
-    log = temporary / "out"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=out, stderr=subprocess.PIPE
-        )
+    log, errors = tmp_path / "out", tmp_path / "err"
+    with log.open("wb") as out, errors.open("wb") as err:
+        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
     try:
-        until = time.monotonic() + PATIENCE_S
-        port = None
         with httpx.Client(timeout=60) as client:
-            while process.poll() is None and time.monotonic() < until:
-                time.sleep(1)
-                port = port or _port(log)
-                if port and client.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                    break
-            assert process.poll() is None, process.communicate()[1].decode()
+            url = _until_ready(process, log, client)
+            assert url is not None, errors.read_text()
             answer = client.post(
-                f"http://127.0.0.1:{port}/rewrite",
-                json={"query": "steele stake", "deadline_ms": 30_000},
+                f"{url}/rewrite", json={"query": "steele stake", "deadline_ms": 30_000}
             ).json()
         assert (answer["source"], answer["status"]) == ("engine", "ok")
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=PATIENCE_S)
+        process.wait(PATIENCE_S)
     finally:
         process.kill()
         process.wait()
     assert process.returncode == 0
-    for complaint in (b"Read-only file system", b"Permission denied", b"Not a directory"):
-        assert complaint not in err
+    for complaint in ("Read-only file system", "Permission denied", "Not a directory"):
+        assert complaint not in errors.read_text()
     assert not (tmp_path / "written").exists()
+
+
+def _until_ready(process: subprocess.Popen[bytes], log: Path, client: httpx.Client) -> str | None:
+    """Where the service answers once it is ready; ``None`` if it ends before."""
+    until = time.monotonic() + PATIENCE_S
+    while process.poll() is None and time.monotonic() < until:
+        time.sleep(1)
+        port = _port(log)
+        try:
+            if port and client.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
+                return f"http://127.0.0.1:{port}"
+        except httpx.TransportError:
+            pass  # it is on its way out
+    return None
 
 
 def _port(log: Path) -> int | None:
