@@ -179,7 +179,9 @@ class _Record(BaseModel):
     name: Annotated[
         str, StringConstraints(pattern=_NAME, strict=True), AfterValidator(_not_reserved)
     ]
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower=True, strict=True)]
+    sha256: Annotated[
+        str, StringConstraints(pattern=r"^[0-9A-Fa-f]{64}$", to_lower=True, strict=True)
+    ]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=16)]
     expires: Annotated[datetime | None, BeforeValidator(_instant)] = None
     revoked: StrictBool = False

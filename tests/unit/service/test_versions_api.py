@@ -261,4 +261,4 @@ async def test_the_routes_are_documented(edge: Edge) -> None:
     load, unload = paths["/versions/{name}/load"]["post"], paths["/versions/{name}/unload"]["post"]
     assert {"200", "202", "401", "403", "404", "409", "422", "507"} <= set(load["responses"])
     assert {"200", "202", "204", "401", "403", "404", "409"} <= set(unload["responses"])
-    assert {p["name"] for p in load["parameters"]} == {"name", "wait"}
+    assert {p["name"] for p in load["parameters"]} >= {"name", "wait"}
