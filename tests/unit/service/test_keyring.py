@@ -105,7 +105,12 @@ async def test_the_file_is_followed_until_the_service_stops(
     assert watched.found(OLD) is None
 
 
-@pytest.mark.parametrize("content", [None, "", "[{]", json.dumps([{"name": OLD}])])
+@pytest.mark.parametrize(
+    "content",
+    [None, "", "[{]", json.dumps([{"name": OLD}])],
+    # A random key in a test's name would be another one in each process that runs the tests.
+    ids=["missing", "empty", "malformed", "key for a name"],
+)
 def test_a_bad_file_ends_the_start_with_one_line(watched: Watched, content: str | None) -> None:
     if content is not None:
         watched.path.write_text(content)
