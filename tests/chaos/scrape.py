@@ -12,8 +12,17 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 async def scrape(client: httpx.AsyncClient, name: str, *by: str) -> dict[tuple[str, ...], float]:
     """The samples called ``name``, by the values of the labels ``by``; equal ones add up."""
+    return _samples((await client.get("/metrics")).text, name, by)
+
+
+def total(client: httpx.Client, name: str) -> float:
+    """The sum of all samples called ``name``."""
+    return sum(_samples(client.get("/metrics").text, name, ()).values())
+
+
+def _samples(text: str, name: str, by: tuple[str, ...]) -> dict[tuple[str, ...], float]:
     found: dict[tuple[str, ...], float] = {}
-    for line in (await client.get("/metrics")).text.splitlines():
+    for line in text.splitlines():
         if not line.startswith(name):
             continue
         sample = _SAMPLE.fullmatch(line)

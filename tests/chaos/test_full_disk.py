@@ -145,11 +145,6 @@ def test_a_journal_that_finds_no_room_ends_the_run_and_what_it_has_counts(
 
 
 @pytest.mark.integration
-@pytest.mark.xfail(
-    strict=True,
-    reason="service/precompute/journal.py: close() tries to write again what could not be written, "
-    "and raises what the operating system says",
-)
 def test_a_journal_that_finds_no_room_is_said_without_a_stack_trace(
     tmp_path: Path, server: RedisServer, mount: Path
 ) -> None:
@@ -224,15 +219,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-LOSES_REQUESTS = pytest.mark.xfail(
-    strict=True,
-    reason="service/logging.py: a line that cannot be written is raised into the request, whose "
-    "connection is then closed, and into the task that writes exposures, which ends",
-)
-
-
 @pytest.mark.integration
-@LOSES_REQUESTS
 def test_a_service_whose_log_finds_no_room_serves_and_logs_again_once_there_is(
     tmp_path: Path, mount: Path
 ) -> None:
@@ -267,7 +254,6 @@ def test_a_service_whose_log_finds_no_room_serves_and_logs_again_once_there_is(
 
 
 @pytest.mark.integration
-@LOSES_REQUESTS
 def test_a_service_whose_log_nobody_reads_any_more_serves(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     try:

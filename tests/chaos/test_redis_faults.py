@@ -51,7 +51,7 @@ FAULTS: dict[str, Fault] = {
     "black-holed": BlackHole(),
     "slow by 500 ms": Delay(0.5),
     "slow by 300 to 800 ms": Delay(0.3, jitter_s=0.5),
-    "throttled": Throttle(200),
+    "throttled": Throttle(50),
     "half-open": HalfOpen(),
     "deaf": HalfOpen(closed="requests"),
     "garbled": Corrupt(every=8),
