@@ -29,6 +29,8 @@ from pydantic import (
     ValidationError,
 )
 
+from service import plain_yaml
+
 Scope = Literal["rewrite", "admin", "metrics"]
 """What a key opens: rewriting and tagging; changes and what operators read; ``/metrics``."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -230,11 +232,11 @@ def _parse(content: bytes, kind: str) -> Any:
         if kind == ".json":
             return orjson.loads(content)
         if kind in (".yaml", ".yml"):
-            return yaml.safe_load(content)
+            return plain_yaml.load(content)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" at line {mark.line + 1}" if mark is not None else ""
         raise KeysInvalid(f"is malformed YAML{where}") from None
-    except (ValueError, RecursionError, yaml.YAMLError):
+    except (ValueError, yaml.YAMLError):
         raise KeysInvalid(f"is malformed {kind.lstrip('.').upper()}") from None
     raise KeysInvalid("is neither .json nor .yaml (or .yml); rename it")

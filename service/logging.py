@@ -11,7 +11,8 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from typing import Literal
+from contextlib import suppress
+from typing import Literal, TextIO
 
 import orjson
 import structlog
@@ -29,6 +30,27 @@ _SHARED: tuple[Processor, ...] = (
 )
 
 
+class _Lines(structlog.PrintLogger):
+    """Writes lines; one that cannot be written is lost, and nothing else is.
+
+    A full disk under the log, or a reader who has gone, must not fail the request that is told of.
+    """
+
+    def msg(self, message: str) -> None:
+        with suppress(OSError, ValueError):  # ValueError: the file is closed
+            super().msg(message)
+
+    log = debug = info = warn = warning = msg
+    fatal = failure = err = error = critical = exception = msg
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """The same for the lines of libraries."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        pass
+
+
 def configure_logging(level: str) -> None:
     """Send structlog and the standard library's loggers to standard output as JSON lines.
 
@@ -39,10 +61,10 @@ def configure_logging(level: str) -> None:
     structlog.configure(
         processors=[*_SHARED, render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(),
+        logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(sys.stdout)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, render],

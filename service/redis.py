@@ -233,10 +233,11 @@ def _scheme(url: str) -> tuple[str, bool, SplitResult]:
     """The kind of Redis, whether with TLS, and the parts of the URL."""
     try:
         parts = urlsplit(url)
-    except ValueError as error:
+    except ValueError:
+        # Not "from" it: what Python says of an address repeats it, password and all.
         raise _malformed(
             "its brackets do not match: an IPv6 address is written [address]:port"
-        ) from error
+        ) from None
     if "#" in url:
         raise _malformed("it has a '#'")
     if parts.scheme == "unix":

@@ -225,8 +225,8 @@ class Settings(BaseSettings):
         Path | None,
         Field(
             description="YAML or JSON file of hashed API keys with their scopes, read again "
-            "whenever it changes; 'requery keys new' makes an entry. With it (or an admin key) "
-            "every call but health checks needs a key."
+            "whenever it changes; 'requery keys new' makes an entry. With it every call but "
+            "health checks needs a key; an admin key alone leaves rewriting open."
         ),
     ] = None
     serve_without_keys: Annotated[

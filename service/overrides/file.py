@@ -14,6 +14,7 @@ import orjson
 import structlog
 import yaml
 
+from service import plain_yaml
 from service.errors import FieldError, InvalidRequest
 from service.overrides.entries import Entry, read_entries
 from service.overrides.metrics import OverrideMetrics
@@ -124,10 +125,11 @@ class OverridesFile:
         _log.info("overrides_file_read", file=str(self._path), entries=len(self.table))
 
     def _table(self, content: bytes) -> Table:
+        parse = _PARSERS.get(self._path.suffix.lower())
+        if parse is None:
+            raise self._invalid("is neither .json nor .yaml (or .yml); rename it")
         try:
-            data = _PARSERS[self._path.suffix.lower()](content)
-        except KeyError:
-            raise self._invalid("is neither .json nor .yaml (or .yml); rename it") from None
+            data = parse(content)
         except (ValueError, yaml.YAMLError) as error:
             raise self._invalid(f"is malformed: {_brief(error)}") from error
         if not isinstance(data, Mapping) or set(data) != {"overrides"}:
@@ -162,16 +164,10 @@ def _stamp(path: Path) -> _Stamp:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def _yaml(content: bytes) -> Any:
-    # The loader in C is some ten times as fast, and like the other makes plain values only.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(content, Loader=loader)  # noqa: S506 - a safe loader
-
-
 _PARSERS: Mapping[str, Callable[[bytes], Any]] = {
     ".json": orjson.loads,
-    ".yaml": _yaml,
-    ".yml": _yaml,
+    ".yaml": plain_yaml.load,
+    ".yml": plain_yaml.load,
 }
 
 

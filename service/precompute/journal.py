@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
@@ -77,7 +77,8 @@ class Journal:
         self.done: dict[int, Result] = {}
         """What earlier runs have finished, by place in the plan."""
         try:
-            self._file: IO[bytes] = path.open("a+b")
+            # Without a buffer: what could not be written is not tried again at the end.
+            self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise self._unusable(f"cannot be written ({error.strerror})") from error
         try:
@@ -160,8 +161,9 @@ class Journal:
 
     def _write(self, line: bytes) -> None:
         try:
-            self._file.write(line)
-            self._file.flush()
+            left = memoryview(line)
+            while left:
+                left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
         except OSError as error:
             raise self._unusable(f"cannot be written ({error.strerror})") from error
