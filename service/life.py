@@ -29,9 +29,8 @@ async def running(
         on_load_failure: told when the default version could not be loaded and none has served yet.
     """
     parts.loader.on_change(_first_load(parts, on_load_failure))
-    if parts.redis is not None:
-        await parts.redis.start()
-    await parts.documents.refresh()
+    greeting = [] if parts.redis is None else [parts.redis.start()]
+    await asyncio.gather(*greeting, parts.documents.refresh())
     parts.purger.begin()
     parts.exposures.start()
     parts.shadow.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -76,11 +77,9 @@ class Documents:
     purges: Document[Purges]
 
     async def refresh(self) -> None:
-        """Read all of them now."""
-        await self.routing.refresh()
-        await self.roster.refresh()
-        await self.overrides.refresh()
-        await self.purges.refresh()
+        """Read all of them now, side by side: a Redis that hangs is waited for once."""
+        documents = (self.routing, self.roster, self.overrides, self.purges)
+        await asyncio.gather(*(document.refresh() for document in documents))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -171,6 +171,9 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
     environment = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
+        # It would write into the home folder, which a container may not have.
+        "VLLM_CACHE_ROOT": str(default_cache_dir() / "vllm"),
+        "VLLM_CONFIG_ROOT": str(default_cache_dir() / "vllm-config"),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         # Whatever is installed beside us has no business in the engine.

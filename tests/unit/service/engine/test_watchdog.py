@@ -42,6 +42,9 @@ def test_a_living_parent_is_left_alone() -> None:
         assert child.stdout.readline() == b"watching\n"
         ended = os.pidfd_open(child.pid)
         try:
+            # As Ctrl-C does, and a service manager: when to end is the parent's to say.
+            child.send_signal(signal.SIGINT)
+            child.send_signal(signal.SIGTERM)
             # Longer than it takes to notice a parent that is gone.
             assert select.select([ended], [], [], 2.5)[0] == []
         finally:
