@@ -344,6 +344,8 @@ async def _construct(arguments: Mapping[str, Any], environment: Mapping[str, str
             error = caught
         with suppress(RuntimeError):  # the loop has been closed; the core goes with the process
             loop.call_soon_threadsafe(settle, llm, error)
+        # Errors of imports that some library keeps would keep this frame, and with it an engine.
+        llm = error = None
 
     threading.Thread(target=run, name="engine-load", daemon=True).start()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
@@ -27,6 +27,7 @@ from service.wording import words
 MAX_PINNED = 32
 """Most rewrites of one pin: the most that a request can ask for."""
 _MAX_RAW_CHARS = 4096
+_MAX_AUTHOR_CHARS = 64
 _MAX_REASON_CHARS = 500
 _MAX_ERRORS = 20
 
@@ -48,8 +49,13 @@ def _text(raw: str) -> str:
     text = _tidy(raw)
     if not text:
         raise ValueError("holds no printable text")
-    if len(text) > MAX_QUERY_CHARS:
-        raise ValueError(f"is {len(text)} characters long, and at most {MAX_QUERY_CHARS} are taken")
+    return _bounded(text, MAX_QUERY_CHARS)
+
+
+def _bounded(text: str, most: int) -> str:
+    # Normalising can make text longer, and what is stored is checked once more when it is read.
+    if len(text) > most:
+        raise ValueError(f"is {len(text)} characters long, and at most {most} are taken")
     return text
 
 
@@ -60,11 +66,11 @@ def _term(raw: str) -> str:
     return text
 
 
-def _line(raw: str) -> str:
+def _line(raw: str, *, most: int) -> str:
     text = _tidy(raw)
     if not text:
         raise ValueError("is empty; say it in a few words")
-    return text
+    return _bounded(text, most)
 
 
 def _instant(value: object) -> datetime:
@@ -91,8 +97,16 @@ Text = Annotated[str, StringConstraints(max_length=_MAX_RAW_CHARS), AfterValidat
 Term = Annotated[str, StringConstraints(max_length=_MAX_RAW_CHARS), AfterValidator(_term)]
 ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 Id = Annotated[str, StringConstraints(pattern=f"^{ID}$")]
-Author = Annotated[str, StringConstraints(max_length=64), AfterValidator(_line)]
-Reason = Annotated[str, StringConstraints(max_length=_MAX_REASON_CHARS), AfterValidator(_line)]
+Author = Annotated[
+    str,
+    StringConstraints(max_length=_MAX_AUTHOR_CHARS),
+    AfterValidator(partial(_line, most=_MAX_AUTHOR_CHARS)),
+]
+Reason = Annotated[
+    str,
+    StringConstraints(max_length=_MAX_REASON_CHARS),
+    AfterValidator(partial(_line, most=_MAX_REASON_CHARS)),
+]
 Instant = Annotated[
     datetime,
     BeforeValidator(_instant),

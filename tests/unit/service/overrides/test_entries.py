@@ -36,6 +36,18 @@ def test_a_query_is_found_by_the_normal_form_of_any_version(text: str) -> None:
     assert normalise(kept, fold_case=False) == kept
 
 
+@pytest.mark.parametrize(
+    ("field", "text", "longest"),
+    [("author", "\ufdfa" * 4, 64), ("reason", "\ufdfa" * 28, 500), ("query", "\ufdfa" * 15, 256)],
+)
+def test_text_that_normalising_makes_too_long_is_refused(
+    field: str, text: str, longest: int
+) -> None:
+    assert f"at most {longest}" in refused(block("a") | {field: text})[field]
+    shorter = read_entry(block("a") | {field: text[1:]})
+    assert read_entry(shorter.stored()) == shorter, "what is stored can be read again"
+
+
 def test_times_are_kept_in_utc_to_the_microsecond() -> None:
     found = read_entry(block("a", expires_at="2030-01-31T18:00:00.000001+01:00"))
     assert found.stored()["expires_at"] == "2030-01-31T17:00:00.000001Z"
