@@ -28,7 +28,7 @@ typecheck: .venv/.requery-dev ## Check types, strictly
 	.venv/bin/mypy
 
 unit: .venv/.requery-dev ## Run the unit tests (no model, no server)
-	.venv/bin/pytest -m "not integration" $(PYTEST_ARGS)
+	.venv/bin/pytest -m "not integration" -n 2 $(PYTEST_ARGS)
 
 integration: .venv/.requery-dev ## Run the tests with the real model, engine and Redis
 	.venv/bin/pytest -m integration $(PYTEST_ARGS)
