@@ -323,8 +323,11 @@ async def _construct(arguments: Mapping[str, Any], environment: Mapping[str, str
     If the caller is cancelled meanwhile, the half-started engine core is killed.
     """
     loop = asyncio.get_running_loop()
-    made: asyncio.Future[Any] = loop.create_future()
+    made: asyncio.Future[None] = loop.create_future()
     load = _Load(arguments, environment)
+    # Errors of imports that some library keeps would keep the frames below, and with them the first
+    # engine after its end: so it leaves no trace there.
+    engines: list[Any] = []
 
     def settle(llm: Any, error: BaseException | None) -> None:
         if made.cancelled():
@@ -334,7 +337,8 @@ async def _construct(arguments: Mapping[str, Any], environment: Mapping[str, str
         elif error is not None:
             made.set_exception(error)
         else:
-            made.set_result(llm)
+            engines.append(llm)
+            made.set_result(None)
 
     def run() -> None:
         llm, error = None, None
@@ -344,15 +348,15 @@ async def _construct(arguments: Mapping[str, Any], environment: Mapping[str, str
             error = caught
         with suppress(RuntimeError):  # the loop has been closed; the core goes with the process
             loop.call_soon_threadsafe(settle, llm, error)
-        # Errors of imports that some library keeps would keep this frame, and with it an engine.
         llm = error = None
 
     threading.Thread(target=run, name="engine-load", daemon=True).start()
     try:
-        return await made
+        await made
     except asyncio.CancelledError:
         load.abandon()
         raise
+    return engines.pop()
 
 
 class _Load:
