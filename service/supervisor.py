@@ -3,11 +3,9 @@
 Every version that is ready is looked at several times a second.
 
 - *Died*: the engine says itself that it cannot answer any more. It is replaced at once.
-- *Hangs*: it has requests outstanding and shows no progress. A progress is a step of the whole
-  batch, not the end of a request: behind a long queue a request takes seconds, while even a slow
-  and busy machine ends a step sooner. After a short silence the version is *suspected*: new
-  requests fall back at once instead of waiting for their deadlines. After a long one the engine is
-  replaced. An engine with nothing to do never hangs.
+- *Hangs*: it has requests outstanding and shows no progress. After a short silence the version is
+  *suspected*: new requests fall back at once instead of waiting for their deadlines. After a long
+  one the engine is replaced. An engine with nothing to do never hangs.
 - *Fails*: it says that it is well, and one generation after the other fails. It is suspected, too.
 
 A suspected engine gets no requests that could clear it, so it is given one generation of a plain
@@ -15,8 +13,16 @@ query. Any progress clears an engine that was silent; the end of that generation
 failed others, and its failure is what has the engine replaced: a query that no engine can answer
 is no reason to replace this one.
 
-Silence is counted in looks, each as one interval, and not read off a clock: neither a machine that
-was suspended, nor an event loop that was held up, nor a clock that was set makes an engine hang.
+What must not be taken for a hang:
+
+- *A long queue.* Progress is a step of the whole batch, not the end of a request: with hundreds of
+  requests on two cores each takes seconds, and a step much less.
+- *A slow machine.* There, a step full of long prompts takes seconds too. As long as the engine
+  computes, silence counts for a sixth: one that was stopped or waits for something does not
+  compute, and one that computes for ever is found out later.
+- *Time that did not pass for the engine.* Silence is counted in looks, each as one interval, and
+  not read off a clock: neither a machine that was suspended, nor an event loop that was held up,
+  nor a clock that was set makes an engine hang.
 """
 
 from __future__ import annotations
@@ -47,6 +53,8 @@ REASONS: tuple[Reason, ...] = ("died", "hung", "failing")
 
 _PROBE = "steel stake"
 """In the normal form of every version."""
+_COMPUTING = 1 / 6
+"""What silence counts while the engine computes."""
 _OUTAGE_BUCKETS_S = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 300, 600, 1800)
 
 
@@ -104,8 +112,9 @@ class _Watch:
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.progress = 0
+        self.effort = 0.0
         self.silent_s = 0.0
-        """How long it has had work and made no progress."""
+        """How long it has had work and made no progress; less if it computed meanwhile."""
         self.up_s = math.inf
         """How long it has been up since it was lost; infinite if it never was."""
         self.probe: asyncio.Task[bool] | None = None
@@ -119,7 +128,7 @@ class _Watch:
     def meet(self, engine: Engine) -> None:
         """Start over with a new engine."""
         self.stop_probe()
-        self.engine, self.progress = engine, engine.progress
+        self.engine, self.progress, self.effort = engine, engine.progress, engine.effort
         self.silent_s, self.noted = 0.0, False
 
     def stop_probe(self) -> None:
@@ -142,8 +151,8 @@ class Supervisor:
         metrics: where losses are counted.
         breakers: where it is shown, as ``engine:<version>``, whether requests are kept from an
             engine: closed, half open (suspected, and tried), or open (lost).
-        stall_s: an engine that has work and shows no progress for so many seconds is replaced; a
-            fifth of that, and at least a second, and it is suspected.
+        stall_s: an engine that has work and shows no progress for so many seconds is replaced (six
+            times as many if it computes); a fifth of that, at least a second, and it is suspected.
         interval_s: between two looks.
         steady_s: an engine that was lost so soon after the one before it waits for ``backoff``.
         backoff: when an engine that is lost again and again is replaced.
@@ -245,8 +254,11 @@ class Supervisor:
             return "died"
         if engine.progress != watch.progress:
             watch.progress, watch.silent_s = engine.progress, 0.0
+            watch.effort = engine.effort
         elif engine.outstanding:
-            watch.silent_s += self._interval_s
+            before, watch.effort = watch.effort, engine.effort
+            computes = watch.effort > before
+            watch.silent_s += self._interval_s * (_COMPUTING if computes else 1)
         if watch.probe is not None and watch.probe.done():
             if not watch.probe.result():
                 # The probe is kept: the engine stays found out until another takes its place.

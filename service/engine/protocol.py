@@ -40,10 +40,11 @@ class Engine(Protocol):
 
     @property
     def progress(self) -> int:
-        """Grows while the engine works: with each step of a batch, or each request finished.
+        """Grows with what the engine gets done: each step of a batch, or each request."""
 
-        One that stands still with requests outstanding, for long, hangs.
-        """
+    @property
+    def effort(self) -> float:
+        """Seconds of CPU time that the engine has computed; stands still while it is stopped."""
 
     async def start(self) -> None:
         """Load and warm up; returns when the first real query would be fast.

@@ -22,6 +22,7 @@ from typing import Any
 
 from model_store.manifest import DecodingSpec
 from model_store.prompt import PromptFormat
+from service.engine.cpu_time import cpu_seconds
 from service.engine.errors import EngineUnavailable
 from service.engine.protocol import Candidate
 from service.engine.scoring import read_candidate, relevance, within
@@ -99,6 +100,12 @@ class VllmEngine:
     def progress(self) -> int:
         """Grows with every step whose tokens the engine core reports."""
         return self._progress
+
+    @property
+    def effort(self) -> float:
+        """CPU seconds that the engine core has used."""
+        pid = self.core_pid
+        return 0.0 if pid is None else cpu_seconds(pid)
 
     @property
     def core_pid(self) -> int | None:

@@ -53,6 +53,7 @@ class ScriptedEngine:
         self.closed = False
         self.outstanding = 0
         self.progress = 0
+        self.effort = 0.0
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.reached_hold = asyncio.Event()

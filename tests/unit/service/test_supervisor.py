@@ -251,6 +251,32 @@ async def test_a_long_queue_that_moves_slowly_is_none_that_hangs(ward: Ward) -> 
     assert ward.restarts("hung") == 0
 
 
+async def test_a_step_that_takes_long_on_a_slow_machine_is_none_that_hangs(ward: Ward) -> None:
+    engine = ward.fleet.engines["a"]
+    call = await stuck(engine)
+    for _ in range(STALL_S):
+        engine.effort += 0.15  # its share of a busy core
+        await ward.look()
+    assert ward.fleet["a"].up
+    # If it stops computing, it counts as before.
+    await ward.look(SUSPECT_S)
+    assert ward.fleet["a"].suspected
+    engine.release()
+    await call
+
+
+async def test_one_that_computes_for_ever_is_replaced_in_the_end(ward: Ward) -> None:
+    engine = ward.fleet.engines["a"]
+    call = await stuck(engine)
+    for _ in range(6 * STALL_S):
+        assert ward.restarts("hung") == 0
+        engine.effort += 1.0
+        await ward.look()
+    await ward.look()
+    assert ward.restarts("hung") == 1
+    await asyncio.gather(call, return_exceptions=True)
+
+
 async def test_a_jump_of_the_clock_makes_nothing_hang(ward: Ward) -> None:
     engine = ward.fleet.engines["a"]
     for jump in (1e9, -2e9, 1e9):
