@@ -33,6 +33,7 @@ class Found:
 
 
 _NOTHING_YET = Found(Generation(()), "none", complete=False)
+_NO_ENGINE = Found(Generation(()), "none", complete=False, engine_failed=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,32 @@ class Generations:
             return Found(hit.generation, "memory" if hit.tier == "memory" else "redis")
         if not patron.may_generate:
             return _NOTHING_YET
-        gate = self._gate(version)
-        admit = partial(gate.admit, weight_of(version), patron.kind)
+        if not version.up:
+            # Not a matter of places: those of a lost engine may still be taken by who waits for it.
+            return _NO_ENGINE
+        permit = None
         if patron.kind is Kind.BATCH and key not in self._flights:
-            permit = await gate.wait(weight_of(version), patron.kind, patron.deadline.remaining())
+            permit = await self._gate(version).wait(
+                weight_of(version), patron.kind, patron.deadline.remaining()
+            )
             watch.lap("admit")
             if permit is None:
                 return _NOTHING_YET
+        return await self._generated(version, query, key, patron, permit, watch)
+
+    async def _generated(
+        self,
+        version: Version,
+        query: str,
+        key: str,
+        patron: Patron,
+        permit: Permit | None,
+        watch: Stopwatch,
+    ) -> Found:
+        """From the engine; ``permit`` is that of somebody who has waited for it."""
+        gate = self._gate(version)
+        admit = partial(gate.admit, weight_of(version), patron.kind)
+        if permit is not None:
             # While we waited, another may have generated just this.
             hit = await self._cache.get(key, budget_s=0)
             if hit is not None or key in self._flights:

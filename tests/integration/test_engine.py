@@ -107,15 +107,21 @@ async def test_a_rewrite_request_decodes_its_rewrites_and_their_stop_tokens(serv
 
 
 async def test_tag_agrees_with_the_tag_given_at_generation(served: Served) -> None:
-    """On the generated ids themselves: the two are one position of one sequence."""
-    checked = 0
+    """On the generated ids themselves: the two are one position of one sequence.
+
+    In another batch the weights' bfloat16 rounds otherwise: a label's logit by one step, 0.125,
+    moves a relevance of 0.5 by 0.03 and one of 0.9 by 0.01. Measured: 1 of 480 pairs by more than
+    0.02 (0.021), 0.0001 on average.
+    """
+    differences = []
     for query in QUERIES:
         tagged = [c for c in await candidates_of(served, query) if c.relevance is not None]
         prompts = [served.prompts.tag_prompt(query, c.token_ids) for c in tagged]
         for candidate, alone in zip(tagged, await served.engine.tag_ids(prompts), strict=True):
-            assert candidate.relevance == pytest.approx(alone, abs=0.02)
-            checked += 1
-    assert checked >= 5
+            assert candidate.relevance == pytest.approx(alone, abs=0.04)
+            differences.append(abs((candidate.relevance or 0.0) - alone))
+    assert len(differences) >= 5
+    assert sum(differences) / len(differences) < 0.005
 
 
 async def test_label_probabilities_are_right_in_a_mixed_batch(served: Served) -> None:

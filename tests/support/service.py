@@ -68,6 +68,13 @@ class Service:
         return 0.0
 
 
+_DEFAULTS: dict[str, Any] = {
+    "default_version": "test-1",
+    "warm_queries": ";",
+    # Tests hold engines for as long as it takes.
+    "engine_stall_s": 3600.0,
+}
+
 Serve = Callable[..., Awaitable[Service]]
 
 
@@ -96,7 +103,7 @@ async def serving() -> AsyncIterator[Serve]:
                 return scripted
 
             app = create_app(
-                Settings(**({"default_version": "test-1", "warm_queries": ";"} | options)),
+                Settings(**(_DEFAULTS | options)),
                 Supplies(versions=[Version(make_manifest()), *more_versions], engines=factory),
                 on_load_failure=on_load_failure,
             )

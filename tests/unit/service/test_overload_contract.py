@@ -198,3 +198,12 @@ class TestHangingUp:
 
 async def _tagged(engine: ScriptedEngine) -> bool:
     return bool(engine.tagged)
+
+
+async def test_a_lost_engine_is_a_fallback_though_its_places_are_taken(serve: Serve) -> None:
+    service, first = await busy(serve)
+    service.engine.alive = False
+    assert (await service.rewrite("second"))["status"] == "fallback"
+    service.engine.alive = True
+    service.engine.release()
+    await first
