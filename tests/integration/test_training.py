@@ -205,7 +205,8 @@ def test_a_run_samples_from_the_serving_engine_and_its_version_is_measured(place
         "stages": [
             recipe["stages"][0],
             {"kind": "sample", "queries": 5, "per_query": 3, "temperature": 1.5},
-            sft,
+            # What an untrained model says by chance may be nothing to learn from.
+            sft | {"match_samples": False},
         ],
         "decoding": {"temperatures": [0.0, 1.0], "max_tokens": 16},
     }
