@@ -248,10 +248,12 @@ class Gate:
         Raises:
             Overloaded: there is no place for work of this kind now.
         """
+        # For a shopper who waits, not for one more thing that nobody waits for; and not in vain.
+        idle = sum(permit.weight for permit in self._idle)
+        may_evict = kind in (Kind.SHOPPER, Kind.RELEVANCE) and self._fits(weight - idle, kind)
         while not self._fits(weight, kind):
             victim = next(iter(self._idle), None)
-            # For a shopper who waits, not for one more thing that nobody waits for.
-            if victim is None or kind not in (Kind.SHOPPER, Kind.RELEVANCE):
+            if victim is None or not may_evict:
                 self._metrics.shed(self._version, kind)
                 raise Overloaded(
                     "the engine has as much to do as it can finish in time; search without "

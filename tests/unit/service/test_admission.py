@@ -148,6 +148,13 @@ class TestGate:
             with pytest.raises(Overloaded):
                 gate.admit(8, kind)
 
+    def test_nothing_is_ended_in_vain(self, gate: Gate) -> None:
+        ended = []
+        fill(gate)[0].idle(lambda: ended.append(0))
+        with pytest.raises(Overloaded):
+            gate.admit(16, Kind.SHOPPER)
+        assert ended == []
+
     def test_what_somebody_waits_for_again_is_spared(self, gate: Gate) -> None:
         permits = fill(gate)
         permits[0].idle(lambda: None)
