@@ -250,7 +250,7 @@ class Gate:
         """
         # For a shopper who waits, not for one more thing that nobody waits for; and not in vain.
         idle = sum(permit.weight for permit in self._idle)
-        may_evict = kind in (Kind.SHOPPER, Kind.RELEVANCE) and self._fits(weight - idle, kind)
+        may_evict = kind in (Kind.SHOPPER, Kind.RELEVANCE) and self._fits(weight, kind, freed=idle)
         while not self._fits(weight, kind):
             victim = next(iter(self._idle), None)
             if victim is None or not may_evict:
@@ -312,9 +312,10 @@ class Gate:
         """Somebody waits for it again."""
         self._idle.pop(permit, None)
 
-    def _fits(self, weight: int, kind: Kind) -> bool:
+    def _fits(self, weight: int, kind: Kind, *, freed: int = 0) -> bool:
+        in_use = self.in_use - freed
         # Whatever its weight, work is let in when there is none.
-        return not self.in_use or self.in_use + weight <= self._limit.value * SHARES[kind]
+        return not in_use or in_use + weight <= self._limit.value * SHARES[kind]
 
     def _grant(self, weight: int) -> Permit:
         self.in_use += weight
