@@ -19,7 +19,7 @@ from training.folds import DEVELOPMENT, HELD_OUT, compact, fold_of, variants
 from training.packing import Row, Tree, pack, tree_of
 from training.pairs import PairMiner, QueryPairs, World
 from training.readers import best_buy, home_depot
-from training.recipe import Recipe, SftStage
+from training.recipe import GrpoStage, Recipe, SftStage
 from training.schema import Tables
 from training.spelling import Lookalikes, clean_texts, noisy_pairs, real_slips
 
@@ -147,6 +147,22 @@ def sft_rows(
     trees = [t for p in pool if (t := tree_of(p, prompts, limit)).branches]
     packed = _budget(trees, stage.tokens, rng)
     return pack(packed, stage.optimiser.row_tokens, prompts.labels.relevant)
+
+
+def tag_rows(
+    mined: Mapping[str, QueryPairs],
+    recipe: Recipe,
+    prompts: PromptFormat,
+    stage: GrpoStage,
+    *,
+    seed: int,
+) -> list[Row]:
+    """Packed mined pairs to judge beside a GRPO stage, as many rows as it uses, none to write."""
+    judged = [QueryPairs(p.query, [], p.write + p.accept, p.reject) for p in mined.values()]
+    trees = [t for p in judged if (t := tree_of(p, prompts, recipe.decoding.max_tokens)).branches]
+    tokens = stage.steps * stage.tag_rows * stage.row_tokens
+    packed = _budget(trees, tokens, random.Random(seed))
+    return pack(packed, stage.row_tokens, prompts.labels.relevant)
 
 
 def _noisy(world: World, parts: Split, recipe: Recipe, seed: int) -> list[QueryPairs]:

@@ -17,10 +17,11 @@ from training.recipe import AdapterPart, Recipe
 
 @dataclass(slots=True)
 class Trainee:
-    """A PEFT model with its tokenizer and prompt format."""
+    """A PEFT model with its tokenizer (bare, and as transformers has it) and prompt format."""
 
     model: PeftModel
     tokenizer: Tokenizer
+    fast: Any
     prompts: PromptFormat
     pad_id: int
 
@@ -53,7 +54,7 @@ def load_trainee(base: Path, recipe: Recipe, adapter: Path | None = None) -> Tra
         peft = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
     else:
         peft = get_peft_model(model, _lora(recipe.adapter, prompts))
-    return Trainee(peft, tokenizer, prompts, pad_id=int(fast.pad_token_id or 0))
+    return Trainee(peft, tokenizer, fast, prompts, pad_id=int(fast.pad_token_id or 0))
 
 
 def _lora(part: AdapterPart, prompts: PromptFormat) -> LoraConfig:

@@ -90,6 +90,18 @@ class Row:
             self.tag_source.append(end)
             self.tag.append(int(branch.relevant))
 
+    def add_completions(self, prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> None:
+        """Append what was sampled for a prompt; every token of each completion is a target."""
+        number = self.tree[-1] + 1 if self.tree else 0
+        self._extend(prompt, 0, number, 0)
+        last = len(self.ids) - 1
+        for index, completion in enumerate(completions, start=1):
+            first = len(self.ids)
+            # The last token is only predicted.
+            self._extend(completion[:-1], len(prompt), number, index)
+            self.source.extend([last, *range(first, len(self.ids))])
+            self.target.extend(completion)
+
     def _extend(self, ids: Sequence[int], position: int, tree: int, branch: int) -> None:
         self.ids.extend(ids)
         self.positions.extend(range(position, position + len(ids)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from model_store.manifest import BaseSpec, DecodingSpec, FilterSpec, PromptSpec, VersionName
 from training.errors import RecipeError
+from training.rewards import RewardName
 
 
 class _Part(BaseModel):
@@ -88,7 +89,32 @@ class SampleStage(_Part):
     temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
-Stage = Annotated[DomainStage | SftStage | SampleStage, Field(discriminator="kind")]
+class GrpoStage(_Part):
+    """Alignment on what the search engine and the judge give back (:mod:`training.grpo`)."""
+
+    kind: Literal["grpo"]
+    steps: Annotated[int, Field(ge=1)]
+    queries_per_step: Annotated[int, Field(ge=1)] = 8
+    group: Annotated[int, Field(ge=2)] = 8
+    """Samples for each query, compared with each other."""
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    beta: Annotated[float, Field(ge=0)] = 0.02
+    """Weight of the divergence from the model that the stage began with."""
+    rewards: Annotated[dict[RewardName, float], Field(min_length=1)]
+    """Weight of each reward (:mod:`training.rewards`); one that is not named does not count."""
+    results: Annotated[int, Field(ge=1)] = 5
+    """First results of a rewrite that the judge looks at."""
+    missed_share: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """Share of queries that do not find all of their relevant products by themselves."""
+    tag_rows: Annotated[int, Field(ge=0)] = 1
+    """Packed rows of pairs to judge, learnt beside in each step."""
+    tag_weight: Annotated[float, Field(ge=0)] = 1.0
+    row_tokens: Annotated[int, Field(ge=32)] = 256
+
+
+Stage = Annotated[DomainStage | SftStage | SampleStage | GrpoStage, Field(discriminator="kind")]
 
 
 class Recipe(_Part):
@@ -101,6 +127,10 @@ class Recipe(_Part):
     data: DataPart
     prompt: PromptSpec
     adapter: AdapterPart = AdapterPart()
+    start: VersionName | None = None
+    """Version whose adapter the first stage goes on from; its base and prompt must be the same."""
+    judge: Path | None = None
+    """Folder of the judge (``requery judge`` makes it), for stages that need one."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     decoding: DecodingSpec
     filter: FilterSpec = FilterSpec()
@@ -126,6 +156,17 @@ class Recipe(_Part):
         if stages[0].kind == "sample":
             raise ValueError("the first stage must train; there is no model to sample from yet")
         return stages
+
+    @model_validator(mode="after")
+    def _something_to_align(self) -> Self:
+        for index, stage in enumerate(self.stages):
+            if stage.kind != "grpo":
+                continue
+            if index == 0 and self.start is None:
+                raise ValueError("a grpo stage needs a model that can write: name one as 'start'")
+            if self.judge is None and stage.rewards.keys() & {"relevance", "agreement"}:
+                raise ValueError("the rewards relevance and agreement need a 'judge'")
+        return self
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -155,7 +196,7 @@ def recipe_digest(recipe: Recipe) -> str:
     """
     # Sorted, since the order of a mapping in the file says nothing.
     content = json.dumps(
-        recipe.model_dump(mode="json", exclude={"description", "filter", "decoding"}),
+        recipe.model_dump(mode="json", exclude={"description", "filter", "decoding", "judge"}),
         sort_keys=True,
     )
     return hashlib.sha256(f"{content}{recipe.decoding.max_tokens}".encode()).hexdigest()

@@ -71,7 +71,7 @@ class OnePassTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
-class _Journal(TrainerCallback):
+class Journal(TrainerCallback):
     """Appends every logged figure to ``figures.jsonl`` of the run."""
 
     def __init__(self, path: Path, stage: int) -> None:
@@ -151,7 +151,7 @@ def optimise(
         args=arguments,
         train_dataset=list(rows),
         data_collator=Collator(trainee.pad_id),
-        callbacks=[_Journal(run / "figures.jsonl", stage)],
+        callbacks=[Journal(run / "figures.jsonl", stage)],
         labels=[labels.irrelevant, labels.relevant],
         tag_weight=optimiser.tag_weight,
     )
