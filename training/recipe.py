@@ -114,7 +114,28 @@ class GrpoStage(_Part):
     row_tokens: Annotated[int, Field(ge=32)] = 256
 
 
-Stage = Annotated[DomainStage | SftStage | SampleStage | GrpoStage, Field(discriminator="kind")]
+class DpoStage(_Part):
+    """Preference optimisation on the model's own samples (:mod:`training.preference`)."""
+
+    kind: Literal["dpo"]
+    queries: Annotated[int, Field(ge=1)]
+    per_query: Annotated[int, Field(ge=2)] = 8
+    temperature: Annotated[float, Field(gt=0)] = 0.9
+    rewards: Annotated[dict[RewardName, float], Field(min_length=1)]
+    results: Annotated[int, Field(ge=1)] = 5
+    missed_share: Annotated[float, Field(ge=0, le=1)] = 0.75
+    min_margin: Annotated[float, Field(gt=0)] = 0.5
+    """Least difference of fused rewards between the best and the worst sample of a query."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    batch: Annotated[int, Field(ge=1)] = 16
+    """Pairs in a step."""
+    epochs: Annotated[int, Field(ge=1)] = 1
+    learning_rate: Annotated[float, Field(gt=0)]
+
+
+Stage = Annotated[
+    DomainStage | SftStage | SampleStage | GrpoStage | DpoStage, Field(discriminator="kind")
+]
 
 
 class Recipe(_Part):
@@ -160,10 +181,12 @@ class Recipe(_Part):
     @model_validator(mode="after")
     def _something_to_align(self) -> Self:
         for index, stage in enumerate(self.stages):
-            if stage.kind != "grpo":
+            if not isinstance(stage, GrpoStage | DpoStage):
                 continue
             if index == 0 and self.start is None:
-                raise ValueError("a grpo stage needs a model that can write: name one as 'start'")
+                raise ValueError(
+                    f"a {stage.kind} stage needs a model that can write: name one as 'start'"
+                )
             if self.judge is None and stage.rewards.keys() & {"relevance", "agreement"}:
                 raise ValueError("the rewards relevance and agreement need a 'judge'")
         return self

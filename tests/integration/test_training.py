@@ -8,19 +8,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from model_store.base import base_digest
 from model_store.store import FolderSource, Store
-from tests.support.model_versions import PROMPT, byte_tokenizer
+from tests.support.tiny_llama import tiny_recipe, write_base
 from tests.unit.training.worlds import shop_tables
 
 pytestmark = pytest.mark.integration
@@ -57,33 +54,18 @@ class Place:
             "--checkpoint-every", "2",
         ]  # fmt: skip
 
-    def execute(self, arguments: list[str], script: str | None = None) -> tuple[int, str]:
+    def execute(
+        self, arguments: list[str], script: str | None = None, sources: Path | None = None
+    ) -> tuple[int, str]:
         start = ["-c", script] if script else ["-m", "service.cli"]
         done = subprocess.run(
             [sys.executable, *start, *arguments],
             capture_output=True, text=True, timeout=280, check=False, cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1",
-                 "CUDA_VISIBLE_DEVICES": "", "REQUERY_CACHE_DIR": str(self.folder / "cache")},
+                 "CUDA_VISIBLE_DEVICES": "", "REQUERY_CACHE_DIR": str(self.folder / "cache"),
+                 "REQUERY_MODEL_SOURCES": str(sources or "")},
         )  # fmt: skip
         return done.returncode, done.stdout + done.stderr
-
-
-def write_base(folder: Path) -> None:
-    """A random Llama of 70 thousand weights with a tokenizer of bytes.
-
-    Its heads have 32 dimensions, the fewest that the serving engine can run.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=264, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer()).save_pretrained(folder)
 
 
 @pytest.fixture(scope="module")
@@ -92,20 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     base, data = folder / "base", folder / "data"
     write_base(base)
     shop_tables().save(data)
-    optimiser = {"learning_rate": 1e-3, "rows": 2, "row_tokens": 128}
-    recipe: dict[str, Any] = {
-        "name": "micro-1",
-        "description": "for a test",
-        "base": {"source": str(base), "sha256": base_digest(base), "license": "none"},
-        "data": {"source": "tables", "noisy_pairs": 10},
-        "prompt": PROMPT.model_dump(),
-        "adapter": {"rank": 2, "alpha": 4},
-        "stages": [
-            {"kind": "domain", "tokens": 600, "optimiser": optimiser},
-            {"kind": "sft", "tokens": 2000, "optimiser": optimiser},
-        ],
-        "decoding": {"temperatures": [0.0], "max_tokens": 64},
-    }
+    recipe = tiny_recipe(base)
     path = folder / "micro.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return Place(folder, data, path)
@@ -240,3 +209,102 @@ def test_a_run_samples_from_the_serving_engine_and_its_version_is_measured(place
     assert len(kept["scores"]) == len(kept["labels"])
     assert all(0.0 <= score <= 1.0 for score in kept["scores"])
     assert 0.0 <= result["tagging"]["auc"][0] <= 1.0
+
+
+# Ends the process, as the kernel would, right after the first checkpoint of the stage that aligns.
+KILLED_ALIGNING = KILLED.replace("global_step == 4", "global_step == 2")
+
+
+@pytest.mark.timeout(900)
+def test_a_killed_alignment_goes_on_and_ends_as_if_nothing_had_happened(place: Place) -> None:
+    recipe = yaml.safe_load(place.recipe.read_text())
+    recipe |= {
+        "name": "micro-3",
+        "stages": [
+            recipe["stages"][1],
+            {
+                "kind": "grpo", "steps": 4, "queries_per_step": 2, "group": 4,
+                "learning_rate": 1e-2, "rewards": {"gain": 1.0, "rules": 0.5},
+                "row_tokens": 128,
+            },
+        ],
+        "decoding": {"temperatures": [0.0], "max_tokens": 8},
+    }  # fmt: skip
+    path = place.folder / "micro-3.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    here = Place(place.folder, place.data, path)
+    straight, killed = place.folder / "aligned", place.folder / "aligned-killed"
+    code, output = here.execute(here.command(straight))
+    assert code == 0, output
+    code, output = here.execute(here.command(killed), KILLED_ALIGNING)
+    assert code == -signal.SIGKILL, output
+    assert (killed / "stage-0.json").is_file()
+    assert not (killed / "stage-1.json").exists()
+    code, output = here.execute(here.command(killed))
+    assert code == 0, output
+
+    name = "adapter_model.safetensors"
+    before = load_file(straight / "adapter-0" / name)
+    expected = load_file(straight / "adapter-1" / name)
+    found = load_file(killed / "adapter-1" / name)
+    # The reference, a second adapter, stays behind.
+    assert before.keys() == expected.keys() == found.keys()
+    assert not (straight / "adapter-1" / "ref").exists()
+    assert any(not torch.equal(before[key], expected[key]) for key in expected)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor)
+    record = json.loads((straight / "stage-1.json").read_text())
+    assert (record["steps"], record["samples"], record["queries"]) == (4, 32, 8)
+    assert {"reward", "gain", "rules", "kl", "tag"} <= set(record["first"])
+    # It begins where the reference is.
+    first = json.loads((straight / "figures.jsonl").read_text().splitlines()[-5])
+    assert first["step"] == 1
+    assert abs(first["kl"]) < 1e-2
+    assert (straight / "curves-1.png").is_file()
+    assert Store([FolderSource(killed / "version")], place.folder / "cache").verify("micro-3").ok
+
+
+@pytest.mark.timeout(900)
+def test_a_preference_stage_goes_on_from_a_version(place: Place, straight: Path) -> None:
+    recipe = yaml.safe_load(place.recipe.read_text())
+    recipe |= {
+        "name": "micro-4",
+        "start": "micro-1",
+        "stages": [
+            {
+                "kind": "dpo", "queries": 12, "per_query": 4, "temperature": 2.0, "batch": 2,
+                "rewards": {"gain": 1.0, "rules": 1.0}, "min_margin": 0.01, "learning_rate": 1e-2,
+            },
+        ],
+        "decoding": {"temperatures": [0.0], "max_tokens": 8},
+    }  # fmt: skip
+    path = place.folder / "micro-4.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    here = Place(place.folder, place.data, path)
+    run = place.folder / "preferred"
+    code, output = here.execute(here.command(run), sources=straight / "version")
+    if "has no pair of samples" in output:
+        # What an untrained model says by chance may all be worth nothing; that is said plainly.
+        assert code == 1
+        assert "min_margin" in output
+        return
+    assert code == 0, output
+    name = "adapter_model.safetensors"
+    before = load_file(straight / "version" / "micro-1" / name)
+    after = load_file(run / "adapter-0" / name)
+    assert any(not torch.equal(before[k].float(), after[k]) for k in after)
+    record = json.loads((run / "record.json").read_text())
+    assert record["start"]["version"] == "micro-1"
+    assert record["stages"][0]["pairs"] == len(json.loads((run / "samples-0.json").read_text()))
+
+
+@pytest.mark.timeout(600)
+def test_a_start_that_is_not_there_is_said(place: Place) -> None:
+    recipe = yaml.safe_load(place.recipe.read_text()) | {"name": "micro-5", "start": "nowhere-1"}
+    path = place.folder / "micro-5.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    here = Place(place.folder, place.data, path)
+    code, output = here.execute(here.command(place.folder / "nowhere"))
+    assert code == 1
+    assert "nowhere-1" in output
+    assert "Traceback" not in output

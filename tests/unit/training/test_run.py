@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training.worlds import make_world
+from training.course import load_pairs
 from training.errors import DataError, RunError
+from training.folder import Run, write_json
 from training.pairs import QueryPairs, Scored
+from training.picking import pick_queries
 from training.recipe import Optimiser, Recipe, load_recipe
-from training.run import Run, _load_pairs, pick_queries, write_json
 from training.stages import last_checkpoint, optimise
 
 SHIPPED = Path(__file__).parents[3] / "training" / "recipes" / "sft-1.yaml"
@@ -141,4 +143,4 @@ def test_samples_survive_a_restart(tmp_path: Path) -> None:
 
     pairs = [QueryPairs("q", [Scored("a", "sample", 1.0, 0.5)], [], [Scored("b", "x", 0.0, 0.0)])]
     write_json(tmp_path / "samples.json", [asdict(p) for p in pairs])
-    assert _load_pairs(tmp_path / "samples.json") == {"q": pairs[0]}
+    assert load_pairs(tmp_path / "samples.json") == {"q": pairs[0]}

@@ -1,0 +1,286 @@
+"""The stages of a run, one after the other, each resumable."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from tqdm import tqdm
+
+from model_store.base import find_base
+from model_store.manifest import DecodingSpec
+from model_store.prompt import PromptFormat
+from model_store.store import Version, default_cache_dir
+from model_store.text import normalise
+from training.brands import brands
+from training.data import (
+    domain_rows,
+    mine_all,
+    sft_rows,
+    split,
+    tag_rows,
+)
+from training.errors import RunError
+from training.feedback import Feedback, Score
+from training.folder import Run, write_json
+from training.model import Trainee, load_trainee
+from training.packing import Row
+from training.pairs import QueryPairs, Scored, World, summarise
+from training.picking import pick_prompts, pick_queries
+from training.preference import Drawn, align_by_preference, load, prefer, save
+from training.recipe import (
+    DomainStage,
+    DpoStage,
+    GrpoStage,
+    Optimiser,
+    Recipe,
+    SampleStage,
+    SftStage,
+    Stage,
+)
+from training.selfplay import judge_samples
+from training.stages import optimise
+from training.trial import draw, running, trial_version
+
+_console = Console(stderr=True)
+
+
+class Course:
+    """The stages of a run, one after the other; each goes on from the adapter of the one before."""
+
+    def __init__(self, run: Run, world: World, adapter: Path | None, checkpoint_every: int) -> None:
+        self.run, self.recipe, self.world = run, run.recipe, world
+        self.adapter = adapter
+        self.parts = split(world)
+        self.mined = mine_all(world, self.parts, self.recipe)
+        _console.print(f"mined {summarise(self.mined)}")
+        self._base = find_base(self.recipe.base, default_cache_dir())
+        self._checkpoint_every = checkpoint_every
+        self._sampled: dict[str, QueryPairs] = {}
+        self._trainee: Trainee | None = None
+
+    def stage(self, number: int) -> dict[str, Any]:
+        """Carry out a stage, or find that it is done; its record."""
+        stage = self.recipe.stages[number]
+        record = self.run.done(number)
+        if record is None:
+            _console.print(f"stage {number}: {stage.kind}")
+            record = {"kind": stage.kind, **self._carry_out(stage, number)}
+            self.run.finish(number, record)
+        if isinstance(stage, SampleStage):
+            self._sampled = load_pairs(self._samples(number))
+        else:
+            self.adapter = self._output(number)
+        return record
+
+    def _carry_out(self, stage: Stage, number: int) -> dict[str, Any]:
+        seed = self.recipe.seed + number
+        if isinstance(stage, SampleStage):
+            return self._sample(stage, number, seed)
+        trainee = self._model()
+        if isinstance(stage, GrpoStage):
+            record = self._align(stage, trainee, number, seed)
+        elif isinstance(stage, DpoStage):
+            record = self._prefer(stage, trainee, number, seed)
+        else:
+            record = optimise(
+                trainee,
+                self._rows(stage, seed),
+                _optimiser(stage),
+                run=self.run.folder,
+                stage=number,
+                seed=seed,
+                checkpoint_every=self._checkpoint_every,
+            )
+        trainee.model.save_pretrained(
+            str(self._output(number)), save_embedding_layers=False, selected_adapters=["default"]
+        )
+        if isinstance(stage, GrpoStage):
+            # It has a second adapter now; a stage after it begins with a fresh one.
+            self._trainee = None
+        return record
+
+    def _model(self) -> Trainee:
+        if self._trainee is None:
+            torch.manual_seed(self.recipe.seed)
+            self._trainee = load_trainee(self._base, self.recipe, self.adapter)
+        self._trainee.model.train()
+        return self._trainee
+
+    def _rows(self, stage: DomainStage | SftStage, seed: int) -> list[Row]:
+        prompts = self._model().prompts
+        if isinstance(stage, DomainStage):
+            width = stage.optimiser.row_tokens
+            return domain_rows(
+                self.world,
+                self.parts.train,
+                prompts,
+                tokens=stage.tokens,
+                row_tokens=width,
+                seed=seed,
+            )
+        return sft_rows(
+            self.mined,
+            self._sampled,
+            self.world,
+            self.parts,
+            self.recipe,
+            prompts,
+            stage=stage,
+            seed=seed,
+        )
+
+    def _align(self, stage: GrpoStage, trainee: Trainee, number: int, seed: int) -> dict[str, Any]:
+        # TRL takes seconds to import, and no other stage needs it.
+        from training.grpo import align
+
+        count = stage.steps * stage.queries_per_step
+        feedback = Feedback(
+            self.world,
+            load_judge(self.recipe),
+            first=stage.results,
+            brands=brands(self.world.titles.values()),
+            fold_case=self.recipe.prompt.fold_case,
+        )
+        return align(
+            trainee,
+            pick_prompts(self.world, self.parts.train, count, stage.missed_share, seed),
+            tag_rows(self.mined, self.recipe, trainee.prompts, stage, seed=seed),
+            feedback,
+            stage,
+            max_tokens=self.recipe.decoding.max_tokens,
+            run=self.run.folder,
+            number=number,
+            seed=seed,
+            checkpoint_every=self._checkpoint_every,
+        )
+
+    def _prefer(self, stage: DpoStage, trainee: Trainee, number: int, seed: int) -> dict[str, Any]:
+        path = self._samples(number)
+        if not path.is_file():
+            queries = pick_prompts(
+                self.world, self.parts.train, stage.queries, stage.missed_share, seed
+            )
+            decoding = DecodingSpec(
+                temperatures=(stage.temperature,) * stage.per_query,
+                max_tokens=self.recipe.decoding.max_tokens,
+            )
+            drawn = asyncio.run(_drawn(self._trial(number, decoding), trainee.prompts, queries))
+            save(prefer(self._feedback(stage), drawn, stage), path)
+        return align_by_preference(
+            trainee,
+            load(path),
+            stage,
+            run=self.run.folder,
+            number=number,
+            seed=seed,
+            checkpoint_every=self._checkpoint_every,
+        )
+
+    def _feedback(self, stage: GrpoStage | DpoStage) -> Feedback:
+        return Feedback(
+            self.world,
+            load_judge(self.recipe),
+            first=stage.results,
+            brands=brands(self.world.titles.values()),
+            fold_case=self.recipe.prompt.fold_case,
+        )
+
+    def _trial(self, number: int, decoding: DecodingSpec) -> Version:
+        if self.adapter is None:
+            raise RunError("this stage needs one that trains before it")
+        folder = self.run.folder / f"trial-{number}"
+        return trial_version(self.adapter, self.recipe, folder, decoding)
+
+    def _sample(self, stage: SampleStage, number: int, seed: int) -> dict[str, Any]:
+        begun = time.time()
+        decoding = DecodingSpec(
+            temperatures=(stage.temperature,) * stage.per_query,
+            max_tokens=self.recipe.decoding.max_tokens,
+        )
+        version = self._trial(number, decoding)
+        queries = pick_queries(self.world, self.parts.train, stage.queries, seed)
+        drawn = asyncio.run(_texts(version, queries, fold_case=self.recipe.prompt.fold_case))
+        judged, figures = judge_samples(self.world, drawn, self.parts.protected)
+        write_json(self._samples(number), [asdict(p) for p in judged])
+        return {**figures, "seconds": round(time.time() - begun, 1)}
+
+    def _samples(self, number: int) -> Path:
+        return self.run.folder / f"samples-{number}.json"
+
+    def _output(self, number: int) -> Path:
+        return self.run.folder / f"adapter-{number}"
+
+
+def load_judge(recipe: Recipe) -> Score:
+    """The judge of a recipe's rewards; without one, every score is 0.
+
+    Raises:
+        RunError: the folder holds no judge, or a damaged one.
+    """
+    if recipe.judge is None:
+        return lambda pairs: [0.0] * len(pairs)
+    from training.judge import Judge
+
+    return Judge.load(recipe.judge).score
+
+
+async def _texts(
+    version: Version, queries: Sequence[str], *, fold_case: bool
+) -> list[tuple[str, list[str]]]:
+    async with running(version) as engine:
+        bar = tqdm(total=len(queries), desc="sampling", unit="query")
+        drawn = []
+        async for query, candidates in draw(engine, queries):
+            bar.update()
+            forms = [
+                normalise(c.text, fold_case=fold_case)
+                for c in candidates
+                if c.relevance is not None
+            ]
+            drawn.append((query, [f for f in forms if f]))
+        bar.close()
+        return drawn
+
+
+def _optimiser(stage: DomainStage | SftStage) -> Optimiser:
+    if isinstance(stage, SftStage) and stage.tasks == "write":
+        return stage.optimiser.model_copy(update={"tag_weight": 0.0})
+    return stage.optimiser
+
+
+async def _drawn(
+    version: Version, prompts: PromptFormat, queries: Sequence[str]
+) -> list[tuple[str, list[Drawn]]]:
+    """All candidates that came to a tag; the tag is the likelier of the two."""
+    labels = prompts.labels
+    async with running(version) as engine:
+        bar = tqdm(total=len(queries), desc="sampling", unit="query")
+        found = []
+        async for query, candidates in draw(engine, queries):
+            bar.update()
+            samples = []
+            for one in candidates:
+                if one.relevance is not None and one.token_ids:
+                    tag = one.relevance >= 0.5
+                    ids = (*one.token_ids, labels.relevant if tag else labels.irrelevant)
+                    samples.append(Drawn(prompts.normalise(one.text), ids, tag))
+            found.append((query, samples))
+        bar.close()
+        return found
+
+
+def load_pairs(path: Path) -> dict[str, QueryPairs]:
+    """What a sample stage wrote, by query."""
+    pairs = {}
+    for item in json.loads(path.read_text(encoding="utf-8")):
+        parts = {k: [Scored(**s) for s in item[k]] for k in ("write", "accept", "reject")}
+        pairs[item["query"]] = QueryPairs(item["query"], **parts)
+    return pairs
