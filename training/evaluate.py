@@ -113,13 +113,52 @@ def summarise(outcomes: Mapping[str, Outcome], queries: Sequence[str]) -> dict[s
     }
 
 
+Row = dict[str, Outcome]
+"""Query -> outcome, of one way to rewrite."""
+
+
+def judge_row(world: World, queries: Sequence[str], rewriter: Rewriter, weight: float = 1.0) -> Row:
+    """What ``rewriter`` does to each query."""
+    return {q: judge_rewrites(world, q, rewriter(q), weight) for q in queries}
+
+
+def by_slice(world: World, row: Row) -> dict[str, Any]:
+    """One row of the table: :func:`summarise` of every slice."""
+    parts = slices(world, list(row))
+    return {name: summarise(row, part) for name, part in parts.items() if part}
+
+
 def measure(
     world: World, queries: Sequence[str], rewriter: Rewriter, weight: float = 1.0
 ) -> dict[str, Any]:
     """One row of the table: every slice of ``queries`` under ``rewriter``."""
-    outcomes = {q: judge_rewrites(world, q, rewriter(q), weight) for q in queries}
+    return by_slice(world, judge_row(world, queries, rewriter, weight))
+
+
+PAIRED: dict[str, Callable[[Outcome], float]] = {
+    "recall": lambda o: o.recall,
+    "productivity": lambda o: o.productivity,
+    "increment": lambda o: o.increment,
+    "harmed": lambda o: float(o.gain < -HARM),
+    "helped": lambda o: float(o.gain > HARM),
+    "covered": lambda o: float(o.covered),
+}
+
+
+def compare(world: World, row: Row, other: Row) -> dict[str, dict[str, list[float]]]:
+    """Differences of ``row`` to ``other`` on the same queries, by slice.
+
+    Returns:
+        slice -> figure -> mean difference and its 95 % paired bootstrap interval.
+    """
+    parts = slices(world, list(row))
     return {
-        name: summarise(outcomes, part) for name, part in slices(world, queries).items() if part
+        name: {
+            figure: bootstrap([value(row[q]) - value(other[q]) for q in part]).as_list()
+            for figure, value in PAIRED.items()
+        }
+        for name, part in parts.items()
+        if part
     }
 
 

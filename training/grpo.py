@@ -90,6 +90,15 @@ class OnePassGrpo(GRPOTrainer):
     def create_model_card(self, *_args: Any, **_kwargs: Any) -> None:
         """None: a checkpoint is not a version."""
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """The adapter that learns alone.
+
+        The base class would load the adapters in folders of their own, which is the reference, and
+        leave the one that learns as the stage found it.
+        """
+        peft = model if model is not None else self.model
+        peft.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+
     def _rollout(self, queries: list[str], _trainer: Any) -> dict[str, Any]:
         prompts = [self._trainee.prompts.rewrite_prompt(q) for q in queries]
         self._sampler.refresh()
@@ -163,7 +172,7 @@ class OnePassGrpo(GRPOTrainer):
 
 
 def copy_to_reference(model: Any) -> None:
-    """Make the adapter ``ref``, if there is one, the adapter ``default`` in every tensor.
+    """Make the adapter ``ref``, if there is one, the adapter ``default`` in every tensor, frozen.
 
     TRL copies the low-rank weights alone: the trained rows of the embedding would stay as the base
     has them, and every sample that ends in a tag would look far from the reference.
@@ -175,6 +184,9 @@ def copy_to_reference(model: Any) -> None:
             twin = tensors.get(".".join("ref" if p == "default" else p for p in parts))
             if twin is not None:
                 twin.data.copy_(tensor.data)
+                # PEFT leaves its rows trainable: nothing would train them, but the optimiser
+                # would count them, and not find them again in a run that goes on.
+                twin.requires_grad_(requires_grad=False)
 
 
 def align(
@@ -249,6 +261,8 @@ def align(
         remove_unused_columns=False,
         dataloader_pin_memory=not cpu,
     )
+    if trainee.fast.pad_token is None:
+        trainee.fast.pad_token = trainee.fast.convert_ids_to_tokens(trainee.pad_id)
     rewards = GroupRewards(feedback, trainee, stage.group)
     trainer = OnePassGrpo(
         trainee=trainee,

@@ -228,7 +228,7 @@ def test_a_killed_alignment_goes_on_and_ends_as_if_nothing_had_happened(place: P
                 "row_tokens": 128,
             },
         ],
-        "decoding": {"temperatures": [0.0], "max_tokens": 8},
+        "decoding": {"temperatures": [0.0], "max_tokens": 40},
     }  # fmt: skip
     path = place.folder / "micro-3.yaml"
     path.write_text(yaml.safe_dump(recipe))

@@ -179,6 +179,8 @@ def test_the_reference_is_the_model_in_every_tensor(trainee: Trainee) -> None:
     assert any("trainable_tokens" in name for name in tensors if "ref" in name)
     assert len(pairs) > 10
     assert all(torch.equal(mine, reference) for mine, reference in pairs)
+    assert not any(tensor.requires_grad for name, tensor in tensors.items() if "ref" in name)
+    assert any(tensor.requires_grad for name, tensor in tensors.items() if "default" in name)
 
 
 def test_a_summary_is_of_means() -> None:
