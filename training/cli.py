@@ -1,4 +1,4 @@
-"""``requery train`` and ``requery evaluate``."""
+"""``requery train``, ``requery evaluate`` and ``requery judge``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from model_store.errors import ModelStoreError
-from model_store.store import FolderSource, Store, default_cache_dir, open_store
+from model_store.store import FolderSource, Store, open_store
 from service.engine.errors import EngineUnavailable
 from training.errors import TrainingError
 
@@ -73,11 +73,18 @@ def evaluate(
     fold: Annotated[
         str, typer.Option(help="held-out (to report) or development (to choose by).")
     ] = "held-out",
+    against: Annotated[
+        str | None, typer.Option(help="Another version: differences to it on the same queries.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write every figure here, as JSON.", dir_okay=False)
     ] = None,
-    save_drawn: Annotated[
-        Path | None, typer.Option(help="Keep all candidates here, to try filters on.")
+    drawn: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to keep all candidates in; those that are there are not drawn again.",
+            file_okay=False,
+        ),
     ] = None,
 ) -> None:
     """Measure a version's rewrites and tags on queries that no stage has seen."""
@@ -89,33 +96,72 @@ def evaluate(
             [FolderSource(source), *open_store().sources]
         )  # fmt: skip
         found = store.get(version)
-
-        from dataclasses import asdict
+        other = store.get(against) if against is not None else None
 
         from training.data import data_folder, read_source, split
-        from training.evaluate import draw_version, evaluate_drawn
+        from training.folder import write_json
+        from training.measure import Bench, differences
         from training.pairs import World
-        from training.report import as_table
-        from training.run import write_json
+        from training.report import as_differences, as_table
 
         world = World(read_source(_source_of(found.manifest.training), data_folder(data)))
-        parts = split(world)
-        queries = world.with_relevant(parts.held_out if fold == "held-out" else parts.development)
-        drawn = draw_version(world, parts, queries, found)
-        if save_drawn is not None:
-            write_json(save_drawn, asdict(drawn))
-        manifest = found.manifest
-        brands: list[str] = []
-        if manifest.filter.brands_file is not None:
-            path = found.folder(default_cache_dir()) / manifest.filter.brands_file
-            brands = path.read_text(encoding="utf-8").splitlines()
-        result = evaluate_drawn(
-            world, queries, drawn, manifest.filter, brands, fold_case=manifest.prompt.fold_case
-        )
-        result = {"version": version, "digest": manifest.digest, "fold": fold, **result}
+        bench = Bench(world, split(world), held_out=fold == "held-out", drawn=drawn)
+        mine = bench.measure(found)
+        result = {"fold": fold, **mine.record(world)}
+        text = as_table(result)
+        if other is not None:
+            theirs = bench.measure(other)
+            result |= {"against": other.manifest.name, **differences(world, mine, theirs)}
+            text += "\n\n" + as_differences(result)
         if out is not None:
             write_json(out, result)
-        typer.echo(as_table(result))
+        typer.echo(text)
+
+
+def judge(
+    source: Annotated[
+        str, typer.Option(help="home_depot, best_buy or tables: what to learn from.")
+    ] = "home_depot",
+    data: DataOption = None,
+    run: Annotated[
+        Path, typer.Option(help="Folder of the run; the same command continues it.")
+    ] = Path("runs/judge"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write the judge into [<run>/judge].")
+    ] = None,
+    epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the grades.")] = 1.0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Most graded pairs to learn from [all].")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 7,
+    fold: Annotated[
+        str, typer.Option(help="Measured on: development (to choose by) or held-out (to report).")
+    ] = "development",
+) -> None:
+    """Train the judge of relevance on people's grades, and measure it."""
+    with _errors("judge"):
+        if fold not in ("held-out", "development"):
+            raise TrainingError(f"--fold is held-out or development, not {fold!r}")
+        if source not in ("home_depot", "best_buy", "tables"):
+            raise TrainingError(f"--source is home_depot, best_buy or tables, not {source!r}")
+
+        from training.data import data_folder, read_source, split
+        from training.folder import write_json
+        from training.judge_measure import measure_judge
+        from training.judge_train import JudgeSettings, train_judge
+        from training.pairs import World
+
+        world = World(read_source(source, data_folder(data)))
+        parts = split(world)
+        settings = JudgeSettings(epochs=epochs, seed=seed, limit=limit)
+        made = train_judge(world, parts, settings, run=run)
+        target = out or run / "judge"
+        made.save(target)
+        queries = parts.held_out if fold == "held-out" else parts.development
+        figures = measure_judge(made, world, queries)
+        write_json(run / f"measured-{fold}.json", figures)
+        typer.echo(json.dumps(figures, indent=1))
+        typer.echo(f"wrote the judge into {target}")
 
 
 def _source_of(record: dict[str, Any]) -> str:

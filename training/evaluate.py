@@ -30,13 +30,15 @@ from service.candidates import Scored
 from service.filters import CandidateFilter
 from training.data import Split
 from training.errors import DataError
-from training.metrics import bootstrap, tagging
+from training.metrics import bootstrap
 from training.pairs import PairMiner, World, is_trivial
 from training.schema import GRADE_ENGAGED
 from training.search import REWRITE_WEIGHT, fuse, recall
 from training.trial import draw, running
 
 HARM = 0.05
+MOST = 4
+"""Rewrites that a search backend may ask for beside the version's own number."""
 
 Rewriter = Callable[[str], Sequence[str]]
 """Rewrites of a normalised query, best first; none is a good answer."""
@@ -240,7 +242,7 @@ def draw_version(world: World, parts: Split, queries: Sequence[str], version: Ve
     return Drawn(candidates, labels, scores)
 
 
-def evaluate_drawn(
+def rows_of(
     world: World,
     queries: Sequence[str],
     drawn: Drawn,
@@ -248,21 +250,19 @@ def evaluate_drawn(
     brands: Sequence[str],
     *,
     fold_case: bool,
-) -> dict[str, Any]:
-    """The full record of one version: tagging, and recall with and without its filter."""
+) -> dict[str, Row]:
+    """One version, without its filter, with it, and with it and up to :data:`MOST` rewrites."""
     everything = FilterSpec(
         min_relevance=0.0, max_rewrites=32, keep_numbers=False, brands_file=None
     )
+    several = spec.model_copy(update={"max_rewrites": MOST})
     unfiltered = filtered(drawn.candidates, everything, (), fold_case=fold_case)
     answered = filtered(drawn.candidates, spec, brands, fold_case=fold_case)
+    up_to = filtered(drawn.candidates, several, brands, fold_case=fold_case)
     return {
-        "tagging": tagging(drawn.labels, drawn.scores),
-        "rewrite_weight": REWRITE_WEIGHT,
-        "rows": {
-            "plain query": measure(world, queries, lambda _: []),
-            "spelling corrections (oracle)": measure(world, queries, corrections_of(world)),
-            "unfiltered": measure(world, queries, unfiltered),
-            "version": measure(world, queries, answered),
-            "version, less weight": measure(world, queries, answered, REWRITE_WEIGHT),
-        },
+        "unfiltered": judge_row(world, queries, unfiltered),
+        "version": judge_row(world, queries, answered),
+        "version, less weight": judge_row(world, queries, answered, REWRITE_WEIGHT),
+        f"up to {MOST} rewrites": judge_row(world, queries, up_to),
+        f"up to {MOST}, less weight": judge_row(world, queries, up_to, REWRITE_WEIGHT),
     }

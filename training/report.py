@@ -48,3 +48,24 @@ def as_table(result: dict[str, Any]) -> str:
                 f"| {figures['rewrites'][0]:.2f} |"
             )
     return "\n".join(lines)
+
+
+def as_differences(result: dict[str, Any]) -> str:
+    """A Markdown table of paired differences to another version, with 95 % intervals."""
+    lines = [
+        f"{result['version']} less {result['against']}, {result['fold']} fold (paired bootstrap).",
+        "",
+        "| queries | rewrites | recall@100 | harmed | covered | increment | productivity |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row, parts in result["differences"].items():
+        for name, figures in parts.items():
+            lines.append(
+                f"| {name} | {row} | {_cell(figures['recall'])} "
+                f"| {_cell(figures['harmed'], percent=True)} "
+                f"| {_cell(figures['covered'], percent=True)} "
+                f"| {_cell(figures['increment'])} | {_cell(figures['productivity'])} |"
+            )
+    tags = result["tag_difference"]
+    lines += ["", f"Accuracy of tags: {_cell(tags['accuracy'], percent=True)}."]
+    return "\n".join(lines)

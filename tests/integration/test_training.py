@@ -192,17 +192,18 @@ def test_a_run_samples_from_the_serving_engine_and_its_version_is_measured(place
     assert json.loads((run / "samples-1.json").read_text()) == [] or record["samples"]
     assert json.loads((run / "stage-2.json").read_text())["tokens"] >= 2000
 
-    figures, drawn = place.folder / "figures.json", place.folder / "drawn.json"
+    figures, drawn = place.folder / "figures.json", place.folder / "drawn"
     code, output = place.execute(
         [
             "evaluate", "micro-2", "--source", str(run / "version"), "--data", str(place.data),
-            "--fold", "development", "--out", str(figures), "--save-drawn", str(drawn),
+            "--fold", "development", "--out", str(figures), "--drawn", str(drawn),
         ]
     )  # fmt: skip
     assert code == 0, output
     assert "Version micro-2, development fold" in output
     result = json.loads(figures.read_text())
-    kept = json.loads(drawn.read_text())
+    (path,) = drawn.iterdir()
+    kept = json.loads(path.read_text())
     assert set(result["rows"]) >= {"plain query", "unfiltered", "version"}
     assert result["rows"]["plain query"]["all"]["queries"] == len(kept["candidates"])
     assert all(len(found) == 2 for found in kept["candidates"].values())

@@ -157,5 +157,6 @@ def test_help_names_every_option(command: str, tmp_path: Path) -> None:
     done = requery(command, "--help", folder=tmp_path)
     assert done.returncode == 0
     options = {"train": ("--recipe", "--run", "--data", "--out", "--checkpoint-every"),
-               "evaluate": ("--source", "--data", "--fold", "--out", "--save-drawn")}  # fmt: skip
+               "evaluate": ("--source", "--data", "--fold", "--out", "--drawn",
+                                "--against")}  # fmt: skip
     assert all(option in done.stdout for option in options[command])

@@ -1,26 +1,30 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from model_store.manifest import FilterSpec
+from model_store.store import PACKAGED, FolderSource, Store
 from service.candidates import Scored
 from tests.unit.training.worlds import make_world, shop_tables
-from training.data import split
-from training.errors import DataError
+from training.data import Split, split
+from training.errors import DataError, RunError
 from training.evaluate import (
     Drawn,
     Outcome,
     corrections_of,
     draw_version,
-    evaluate_drawn,
     filtered,
     judge_rewrites,
     measure,
+    rows_of,
     slices,
     tag_pairs,
 )
+from training.measure import Bench, Measured, differences, load_drawn
 from training.pairs import World, is_echo
-from training.report import as_table
+from training.report import as_differences, as_table
 
 TITLES = {
     "a": "steel stake",
@@ -172,28 +176,27 @@ class TestWhole:
         _, labels = tag_pairs(shop, parts, queries, seed=0)
         candidates = {q: [Scored(f"{q} for the house", 0.9)] for q in queries}
         drawn = Drawn(candidates, labels, [0.9 if label else 0.1 for label in labels])
-        result = evaluate_drawn(shop, queries, drawn, FilterSpec(), [], fold_case=True)
+        rows = rows_of(shop, queries, drawn, FilterSpec(), [], fold_case=True)
+        result = Measured("x-1", "0" * 64, drawn, rows).record(shop)
         assert result["tagging"]["auc"] == [1.0, 1.0, 1.0]
         assert list(result["rows"]) == [
             "plain query", "spelling corrections (oracle)", "unfiltered", "version",
-            "version, less weight",
+            "version, less weight", "up to 4 rewrites", "up to 4, less weight",
         ]  # fmt: skip
         plain = result["rows"]["plain query"]["all"]
         assert plain["queries"] == len(queries)
         assert plain["gain"] == [0.0, 0.0, 0.0]
-        table = as_table({"version": "x-1", "fold": "held-out", **result})
+        table = as_table({"fold": "held-out", **result})
         lines = table.splitlines()
         assert lines[0].startswith("Version x-1, held-out fold")
         assert f"Tagging of {len(labels)} mined pairs: AUC 1.000 [1.000, 1.000]" in table
         header = next(line for line in lines if line.startswith("| queries"))
         body = [line for line in lines if line.startswith("| all (")]
-        assert len(body) == 5
+        assert len(body) == 7
         assert all(line.count("|") == header.count("|") for line in body)
 
     def test_data_without_negatives_is_an_error_before_the_engine_starts(self) -> None:
         world = make_world({"a": "red hammer"}, {"hammer": {"a": 3}, "red tool": {"a": 3}})
-        from training.data import Split
-
         parts = Split(("hammer", "red tool"), (), ("hammer",), frozenset())
         with pytest.raises(DataError, match="no pairs of both kinds"):
             draw_version(world, parts, ["hammer"], version=None)  # type: ignore[arg-type]
@@ -223,3 +226,56 @@ def test_table_cells_by_hand() -> None:
         "| all (7) | version | 0.729 [0.710, 0.750] | 0.010 [-0.002, 0.023] "
         "| 1.2 % [0.0, 2.0] | 80.5 % | 0.123 | 2.35 |"
     )
+
+
+class TestSideBySide:
+    def measured(self, world: World, name: str, rewrites: dict[str, list[str]]) -> Measured:
+        candidates = {q: [Scored(t, 0.9) for t in texts] for q, texts in rewrites.items()}
+        right = name == "good"
+        drawn = Drawn(candidates, [True, False], [0.9, 0.1] if right else [0.9, 0.9])
+        rows = rows_of(world, list(rewrites), drawn, FilterSpec(), [], fold_case=True)
+        return Measured(name, "0" * 64, drawn, rows)
+
+    def test_differences_by_hand(self, world: World) -> None:
+        good = self.measured(world, "good", {"steel": ["garden", "paint"]})
+        bad = self.measured(world, "bad", {"steel": []})
+        found = differences(world, good, bad)
+        # Recall 4/4 against 2/4; both more of the engaged ones are found by "good" alone.
+        row = found["differences"]["version"]["all"]
+        assert row["recall"] == [0.5, 0.5, 0.5]
+        assert row["increment"][0] == pytest.approx(2 / 3, abs=1e-3)
+        assert row["helped"][0] == row["covered"][0] == 1.0
+        assert found["tag_difference"]["accuracy"][0] == 0.5
+        text = as_differences({"version": "good", "against": "bad", "fold": "x", **found})
+        assert "| all | version | 0.500 [0.500, 0.500] | 0.0 % [0.0, 0.0] |" in text
+
+    def test_what_was_drawn_is_kept_and_not_drawn_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from training import measure as bench_module
+
+        shop = World(shop_tables())
+        parts = split(shop)
+        queries = shop.with_relevant(parts.development)
+        times = []
+
+        def draw(*_: object) -> Drawn:
+            times.append(1)
+            return Drawn({q: [Scored("a", 0.5)] for q in queries}, [True, False], [0.9, 0.1])
+
+        monkeypatch.setattr(bench_module, "draw_version", draw)
+        version = Store([FolderSource(PACKAGED)]).get("sft-1")
+        for _ in range(2):
+            bench = Bench(shop, parts, held_out=False, drawn=tmp_path / "kept")
+            measured = bench.measure(version)
+            assert measured.drawn.candidates[queries[0]] == [Scored("a", 0.5)]
+        assert len(times) == 1
+        (kept,) = (tmp_path / "kept").iterdir()
+        assert kept.name.startswith("sft-1-")
+        kept.write_text("{")
+        with pytest.raises(RunError, match="remove it to draw again"):
+            load_drawn(kept)
+
+    def test_a_fold_without_queries_is_said(self, world: World) -> None:
+        with pytest.raises(DataError, match="no query of the development fold"):
+            Bench(world, Split((), (), (), frozenset()), held_out=False, drawn=None)

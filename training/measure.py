@@ -1,0 +1,147 @@
+"""Versions measured side by side, on the same queries and the same pairs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from model_store.store import Version, default_cache_dir
+from service.candidates import Scored
+from training.data import Split
+from training.errors import DataError, RunError
+from training.evaluate import (
+    Drawn,
+    Row,
+    by_slice,
+    compare,
+    corrections_of,
+    draw_version,
+    measure,
+    rows_of,
+)
+from training.folder import write_json
+from training.metrics import bootstrap, tagging
+from training.pairs import World
+from training.search import REWRITE_WEIGHT
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A version, what it said, and what that did."""
+
+    version: str
+    digest: str
+    drawn: Drawn
+    rows: dict[str, Row]
+
+    def record(self, world: World) -> dict[str, Any]:
+        """Every figure, with intervals; the plain query and the corrections as first rows."""
+        queries = list(next(iter(self.rows.values())))
+        return {
+            "version": self.version,
+            "digest": self.digest,
+            "tagging": tagging(self.drawn.labels, self.drawn.scores),
+            "rewrite_weight": REWRITE_WEIGHT,
+            "rows": {
+                "plain query": measure(world, queries, lambda _: []),
+                "spelling corrections (oracle)": measure(world, queries, corrections_of(world)),
+                **{name: by_slice(world, row) for name, row in self.rows.items()},
+            },
+        }
+
+
+class Bench:
+    """Measures versions on one fold.
+
+    Args:
+        world: the data.
+        parts: its folds.
+        held_out: the fold to report on, else the one to choose by.
+        drawn: folder that keeps what versions said, so that a second look costs nothing.
+
+    Raises:
+        DataError: no query of the fold has a relevant product.
+    """
+
+    def __init__(self, world: World, parts: Split, *, held_out: bool, drawn: Path | None) -> None:
+        self._world, self._parts, self._folder = world, parts, drawn
+        self._fold = "held-out" if held_out else "development"
+        self._queries = world.with_relevant(parts.held_out if held_out else parts.development)
+        if not self._queries:
+            raise DataError(f"no query of the {self._fold} fold has a relevant product")
+
+    def measure(self, version: Version) -> Measured:
+        """Draw from a version, unless that was kept, and look up what it did.
+
+        Raises:
+            DataError: the data gives no relevant, or no irrelevant, pairs to judge.
+            EngineUnavailable: the engine could not start.
+            RunError: what was kept cannot be read.
+        """
+        manifest = version.manifest
+        drawn = self._draw(version)
+        brands: list[str] = []
+        if manifest.filter.brands_file is not None:
+            path = version.folder(default_cache_dir()) / manifest.filter.brands_file
+            brands = path.read_text(encoding="utf-8").splitlines()
+        rows = rows_of(
+            self._world,
+            self._queries,
+            drawn,
+            manifest.filter,
+            brands,
+            fold_case=manifest.prompt.fold_case,
+        )
+        return Measured(manifest.name, manifest.digest, drawn, rows)
+
+    def _draw(self, version: Version) -> Drawn:
+        if self._folder is None:
+            return draw_version(self._world, self._parts, self._queries, version)
+        # By digest: thresholds that changed since are another version, whose candidates are the
+        # same, but telling that apart is not worth a wrong figure.
+        name = f"{version.manifest.name}-{version.manifest.digest[:12]}-{self._fold}.json"
+        path = self._folder / name
+        if path.is_file():
+            kept = load_drawn(path)
+            if kept.candidates.keys() == set(self._queries):
+                return kept
+        drawn = draw_version(self._world, self._parts, self._queries, version)
+        write_json(path, asdict(drawn))
+        return drawn
+
+
+def load_drawn(path: Path) -> Drawn:
+    """What a bench kept.
+
+    Raises:
+        RunError: it cannot be read.
+    """
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return Drawn(
+            {query: [Scored(*one) for one in found] for query, found in kept["candidates"].items()},
+            [bool(label) for label in kept["labels"]],
+            [float(score) for score in kept["scores"]],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} cannot be read ({error}); remove it to draw again") from error
+
+
+def differences(world: World, mine: Measured, other: Measured) -> dict[str, Any]:
+    """``mine`` less ``other``, paired by query (and by pair for tags), with 95 % intervals."""
+    right = [
+        [(score >= 0.5) == label for label, score in zip(d.labels, d.scores, strict=True)]
+        for d in (mine.drawn, other.drawn)
+    ]
+    return {
+        "differences": {
+            name: compare(world, row, other.rows[name]) for name, row in mine.rows.items()
+        },
+        "tag_difference": {
+            "accuracy": bootstrap(
+                [float(a) - float(b) for a, b in zip(*right, strict=True)]
+            ).as_list()
+        },
+    }
