@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -195,20 +195,35 @@ class Recipe(_Part):
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
+    ``like: other.yaml`` (a path from the recipe's folder) takes over every field of another one
+    that the recipe does not name itself.
+
     Raises:
         RecipeError: unreadable, not YAML, or not in the shape of :class:`Recipe`.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Recipe.model_validate(document)
-    except OSError as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not YAML: {error}") from error
+        return Recipe.model_validate(_document(path, seen=()))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "document"
         raise RecipeError(f"{path}: {where}: {first['msg']}") from error
+
+
+def _document(path: Path, seen: tuple[Path, ...]) -> Any:
+    """What a recipe says, with what it takes over."""
+    if path.resolve() in seen:
+        raise RecipeError(f"{path} is like itself; name another recipe as 'like'")
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {error}") from error
+    if not isinstance(document, dict) or "like" not in document:
+        return document
+    own = {name: value for name, value in document.items() if name != "like"}
+    model = _document(path.parent / str(document["like"]), (*seen, path.resolve()))
+    return {**model, **own} if isinstance(model, dict) else own
 
 
 def recipe_digest(recipe: Recipe) -> str:

@@ -10,11 +10,12 @@ import training
 from training.errors import RecipeError
 from training.recipe import Recipe, load_recipe, recipe_digest
 
-RECIPES = sorted((Path(training.__file__).parent / "recipes").glob("*.yaml"))
+FOLDER = Path(training.__file__).parent / "recipes"
+RECIPES = sorted(FOLDER.rglob("*.yaml"))
 
 
 def document() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(RECIPES[0].read_text(encoding="utf-8"))
+    content: dict[str, Any] = yaml.safe_load((FOLDER / "sft-1.yaml").read_text(encoding="utf-8"))
     return content
 
 
@@ -113,3 +114,48 @@ class TestDigest:
         assert recipe_digest(self.changed(filter={"min_relevance": 0.9})) == before
         decoding = document()["decoding"] | {"temperatures": [0.3]}
         assert recipe_digest(self.changed(decoding=decoding)) == before
+
+
+class TestLike:
+    def write(self, folder: Path, name: str, text: str) -> Path:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def test_fields_that_are_not_named_are_taken_over(self, tmp_path: Path) -> None:
+        first = load_recipe(FOLDER / "grpo-1.yaml")
+        path = self.write(
+            tmp_path, "b.yaml", f"like: {FOLDER}/grpo-1.yaml\nname: other-1\nseed: 99\n"
+        )
+        other = load_recipe(path)
+        assert other == first.model_copy(update={"name": "other-1", "seed": 99})
+
+    def test_a_chain(self, tmp_path: Path) -> None:
+        self.write(tmp_path, "a.yaml", f"like: {FOLDER}/sft-1.yaml\nname: a-1\n")
+        path = self.write(tmp_path, "deep/b.yaml", "like: ../a.yaml\nseed: 3\n")
+        assert (load_recipe(path).name, load_recipe(path).seed) == ("a-1", 3)
+
+    def test_a_circle_is_said(self, tmp_path: Path) -> None:
+        self.write(tmp_path, "a.yaml", "like: b.yaml\n")
+        path = self.write(tmp_path, "b.yaml", "like: a.yaml\n")
+        with pytest.raises(RecipeError, match="is like itself"):
+            load_recipe(path)
+
+    def test_a_missing_one_is_named(self, tmp_path: Path) -> None:
+        path = self.write(tmp_path, "a.yaml", "like: nowhere.yaml\n")
+        with pytest.raises(RecipeError, match=r"nowhere\.yaml"):
+            load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start": None}, "name one as 'start'"),
+        ({"judge": None}, "need a 'judge'"),
+    ],
+)
+def test_what_alignment_needs(changes: dict[str, None], message: str) -> None:
+    document = load_recipe(FOLDER / "grpo-1.yaml").model_dump(mode="json") | changes
+    with pytest.raises(ValueError, match=message):
+        Recipe.model_validate(document)
