@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,8 @@ from model_store.errors import ModelStoreError
 from model_store.store import FolderSource, Store, open_store
 from service.engine.errors import EngineUnavailable
 from training.errors import TrainingError
+
+SOURCES = ("home_depot", "best_buy", "tables")
 
 DataOption = Annotated[
     Path | None,
@@ -66,6 +69,7 @@ def train(
 
 def evaluate(
     version: Annotated[str, typer.Argument(help="Name of the version.")],
+    *,
     source: Annotated[
         Path | None, typer.Option(help="Folder of versions to look in before the packaged ones.")
     ] = None,
@@ -73,6 +77,20 @@ def evaluate(
     fold: Annotated[
         str, typer.Option(help="held-out (to report) or development (to choose by).")
     ] = "held-out",
+    on: Annotated[
+        str | None,
+        typer.Option(help="Another source (best_buy, home_depot, tables), all of it unseen."),
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Of --on: only what shoppers did from then on."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Of --on: most queries, drawn by chance.")
+    ] = 1000,
+    depth: Annotated[
+        int, typer.Option(min=1, help="Products that a search returns: the budget of a fusion.")
+    ] = 100,
     against: Annotated[
         str | None, typer.Option(help="Another version: differences to it on the same queries.")
     ] = None,
@@ -95,19 +113,27 @@ def evaluate(
         store = open_store() if source is None else Store(
             [FolderSource(source), *open_store().sources]
         )  # fmt: skip
+        if on is not None and on not in SOURCES:
+            raise TrainingError(f"--on is one of {', '.join(SOURCES)}, not {on!r}")
+        if since is not None and on is None:
+            raise TrainingError("--since is for another source: name it with --on")
         found = store.get(version)
         other = store.get(against) if against is not None else None
 
-        from training.data import data_folder, read_source, split
+        from training.data import data_folder, read_source
         from training.folder import write_json
-        from training.measure import Bench, differences
+        from training.measure import Bench, differences, fold_exam, other_exam
         from training.pairs import World
         from training.report import as_differences, as_table
 
-        world = World(read_source(_source_of(found.manifest.training), data_folder(data)))
-        bench = Bench(world, split(world), held_out=fold == "held-out", drawn=drawn)
+        tables = read_source(on or _source_of(found.manifest.training), data_folder(data))
+        if since is not None:
+            tables = tables.since(since.replace(tzinfo=UTC))
+        world = World(tables, depth)
+        exam = fold_exam(world, fold) if on is None else other_exam(world, _named(on, since), limit)
+        bench = Bench(world, exam, drawn)
         mine = bench.measure(found)
-        result = {"fold": fold, **mine.record(world)}
+        result = {"fold": exam.name, "depth": depth, **mine.record(world)}
         text = as_table(result)
         if other is not None:
             theirs = bench.measure(other)
@@ -142,8 +168,8 @@ def judge(
     with _errors("judge"):
         if fold not in ("held-out", "development"):
             raise TrainingError(f"--fold is held-out or development, not {fold!r}")
-        if source not in ("home_depot", "best_buy", "tables"):
-            raise TrainingError(f"--source is home_depot, best_buy or tables, not {source!r}")
+        if source not in SOURCES:
+            raise TrainingError(f"--source is one of {', '.join(SOURCES)}, not {source!r}")
 
         from training.data import data_folder, read_source, split
         from training.folder import write_json
@@ -162,6 +188,10 @@ def judge(
         write_json(run / f"measured-{fold}.json", figures)
         typer.echo(json.dumps(figures, indent=1))
         typer.echo(f"wrote the judge into {target}")
+
+
+def _named(source: str, since: datetime | None) -> str:
+    return source if since is None else f"{source} since {since:%Y-%m-%d}"
 
 
 def _source_of(record: dict[str, Any]) -> str:

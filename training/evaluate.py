@@ -69,14 +69,15 @@ def judge_rewrites(
     ``weight`` is that of each rewrite's ranking, the query's own having 1.
     """
     base = world.plain(query)
-    results = [world.index.search(r) for r in rewrites]
+    results = [world.search(r) for r in rewrites]
+    weights = [1.0, *[weight] * len(results)]
     wanted = world.relevant[query]
     grades = world.grades[query]
     engaged = {p for p, g in grades.items() if g >= GRADE_ENGAGED}
     found = engaged.intersection(*[set().union(*results)]) if results else set()
     return Outcome(
         plain=recall(base, wanted),
-        recall=recall(fuse([base, *results], weights=[1.0, *[weight] * len(results)]), wanted),
+        recall=recall(fuse([base, *results], world.depth, weights=weights), wanted),
         productivity=len(found) / len(engaged) if engaged else 0.0,
         increment=len(found.difference(base)) / len(engaged) if engaged else 0.0,
         rewrites=len(rewrites),

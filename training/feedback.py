@@ -57,7 +57,7 @@ class Feedback:
         self._filter = CandidateFilter(form, fold_case=fold_case, brands=brands)
         self._broad = BROAD_SHARE * len(world.index)
         self._judged: dict[tuple[str, str], float] = {}
-        self._results = lru_cache(maxsize=1 << 14)(world.index.search)
+        self._results = lru_cache(maxsize=1 << 14)(world.search)
 
     def reward(self, query: str, group: Sequence[Sample]) -> list[Rewards]:
         """Rewards of one query's samples; the query must have a relevant product."""
@@ -94,7 +94,7 @@ class Feedback:
         plain, results = world.plain(query), self._results(text)
         wanted = world.relevant[query]
         base, own = recall(plain, wanted), recall(results, wanted)
-        fused = recall(fuse([plain, results]), wanted)
+        fused = recall(fuse([plain, results], world.depth), wanted)
         first = self.first_score(query, text)
         tag = bool(sample.tag)
         truth = rewards.verdict(

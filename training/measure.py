@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from model_store.store import Version, default_cache_dir
 from service.candidates import Scored
-from training.data import Split
+from training.data import Split, split
 from training.errors import DataError, RunError
 from training.evaluate import (
     Drawn,
@@ -52,25 +53,52 @@ class Measured:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """The queries that versions are measured on.
+
+    Attributes:
+        name: for the report, and for the names of what is kept.
+        queries: with a relevant product each.
+        parts: folds, from which pairs to judge are mined.
+    """
+
+    name: str
+    queries: tuple[str, ...]
+    parts: Split
+
+
+def fold_exam(world: World, name: str) -> Exam:
+    """A fold of the data that a version was trained on: ``held-out`` or ``development``."""
+    parts = split(world)
+    fold = parts.held_out if name == "held-out" else parts.development
+    return Exam(f"{name} fold", tuple(world.with_relevant(fold)), parts)
+
+
+def other_exam(world: World, name: str, limit: int, seed: int = 0) -> Exam:
+    """Up to ``limit`` queries of data that no stage has seen.
+
+    Raises:
+        DataError: no query has a relevant product.
+    """
+    found = world.with_relevant(world.canonical)
+    if not found:
+        raise DataError(f"{name}: no query has a relevant product")
+    chosen = random.Random(seed).sample(found, min(limit, len(found)))
+    return Exam(name, tuple(chosen), Split((), (), tuple(found), frozenset()))
+
+
 class Bench:
-    """Measures versions on one fold.
+    """Measures versions on one exam.
 
     Args:
         world: the data.
-        parts: its folds.
-        held_out: the fold to report on, else the one to choose by.
+        exam: the queries.
         drawn: folder that keeps what versions said, so that a second look costs nothing.
-
-    Raises:
-        DataError: no query of the fold has a relevant product.
     """
 
-    def __init__(self, world: World, parts: Split, *, held_out: bool, drawn: Path | None) -> None:
-        self._world, self._parts, self._folder = world, parts, drawn
-        self._fold = "held-out" if held_out else "development"
-        self._queries = world.with_relevant(parts.held_out if held_out else parts.development)
-        if not self._queries:
-            raise DataError(f"no query of the {self._fold} fold has a relevant product")
+    def __init__(self, world: World, exam: Exam, drawn: Path | None) -> None:
+        self._world, self._exam, self._folder = world, exam, drawn
 
     def measure(self, version: Version) -> Measured:
         """Draw from a version, unless that was kept, and look up what it did.
@@ -88,7 +116,7 @@ class Bench:
             brands = path.read_text(encoding="utf-8").splitlines()
         rows = rows_of(
             self._world,
-            self._queries,
+            self._exam.queries,
             drawn,
             manifest.filter,
             brands,
@@ -97,17 +125,18 @@ class Bench:
         return Measured(manifest.name, manifest.digest, drawn, rows)
 
     def _draw(self, version: Version) -> Drawn:
+        exam = self._exam
         if self._folder is None:
-            return draw_version(self._world, self._parts, self._queries, version)
+            return draw_version(self._world, exam.parts, exam.queries, version)
         # By digest: thresholds that changed since are another version, whose candidates are the
         # same, but telling that apart is not worth a wrong figure.
-        name = f"{version.manifest.name}-{version.manifest.digest[:12]}-{self._fold}.json"
-        path = self._folder / name
+        name = f"{version.manifest.name} {version.manifest.digest[:12]} {exam.name}.json"
+        path = self._folder / name.replace(" ", "-")
         if path.is_file():
             kept = load_drawn(path)
-            if kept.candidates.keys() == set(self._queries):
+            if kept.candidates.keys() == set(exam.queries):
                 return kept
-        drawn = draw_version(self._world, self._parts, self._queries, version)
+        drawn = draw_version(self._world, exam.parts, exam.queries, version)
         write_json(path, asdict(drawn))
         return drawn
 

@@ -32,7 +32,7 @@ from service.wording import words
 from training.brands import brands
 from training.folds import compact
 from training.schema import GRADE_BAD, GRADE_ENGAGED, GRADE_RELEVANT, Tables
-from training.search import SearchIndex, fuse, recall, stems
+from training.search import DEPTH, SearchIndex, fuse, recall, stems
 
 KEEP_OWN = 0.6
 ACCEPT_OWN = 0.5
@@ -80,9 +80,14 @@ class World:
     """A source's tables as lookups, with the search engine over its catalogue.
 
     Queries are in normal form; spellings that fold to one form share their grades.
+
+    Args:
+        tables: the source's.
+        depth: products that a search returns.
     """
 
-    def __init__(self, tables: Tables) -> None:
+    def __init__(self, tables: Tables, depth: int = DEPTH) -> None:
+        self.depth = depth
         self.titles: dict[str, str] = dict(tables.catalogue.iter_rows())
         self.index = SearchIndex(self.titles)
         self.canonical: dict[str, str] = {}
@@ -112,17 +117,21 @@ class World:
         self._plain: dict[str, list[str]] = {}
 
     def plain(self, query: str) -> list[str]:
-        """Results of the query alone (top 100), remembered."""
+        """Results of the query alone (top ``depth``), remembered."""
         if query not in self._plain:
-            self._plain[query] = self.index.search(query)
+            self._plain[query] = self.search(query)
         return self._plain[query]
+
+    def search(self, text: str) -> list[str]:
+        """Results of any text (top ``depth``)."""
+        return self.index.search(text, self.depth)
 
     def score(self, query: str, rewrite: str, source: str) -> Scored:
         """``own`` and ``gain`` of a rewrite; the query must have a relevant product."""
         wanted = self.relevant[query]
-        results = self.index.search(rewrite)
+        results = self.search(rewrite)
         base = self.plain(query)
-        gain = recall(fuse([base, results]), wanted) - recall(base, wanted)
+        gain = recall(fuse([base, results], self.depth), wanted) - recall(base, wanted)
         return Scored(rewrite, source, recall(results, wanted), gain)
 
     def with_relevant(self, queries: Iterable[str]) -> list[str]:

@@ -19,7 +19,7 @@ def as_table(result: dict[str, Any]) -> str:
     tag = result["tagging"]
     lines = [
         (
-            f"Version {result['version']}, {result['fold']} fold "
+            f"Version {result['version']}, {result['fold']} "
             f"(95 % bootstrap intervals over queries in brackets)."
         ),
         "",
@@ -34,8 +34,8 @@ def as_table(result: dict[str, Any]) -> str:
         ),
         "",
         (
-            "| queries | rewrites by | recall@100 | gain over the plain query | harmed | covered "
-            "| increment | rewrites |"
+            f"| queries | rewrites by | recall@{result['depth']} | gain over the plain query "
+            "| harmed | covered | increment | rewrites |"
         ),
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -53,9 +53,10 @@ def as_table(result: dict[str, Any]) -> str:
 def as_differences(result: dict[str, Any]) -> str:
     """A Markdown table of paired differences to another version, with 95 % intervals."""
     lines = [
-        f"{result['version']} less {result['against']}, {result['fold']} fold (paired bootstrap).",
+        f"{result['version']} less {result['against']}, {result['fold']} (paired bootstrap).",
         "",
-        "| queries | rewrites | recall@100 | harmed | covered | increment | productivity |",
+        (f"| queries | rewrites | recall@{result['depth']} | harmed | covered | increment "
+        "| productivity |"),
         "|---|---|---|---|---|---|---|",
     ]
     for row, parts in result["differences"].items():

@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 
 import polars as pl
@@ -88,6 +89,21 @@ class Tables:
                 Path(name).replace(folder / f"{field.name}.parquet")
             finally:
                 Path(name).unlink(missing_ok=True)
+
+    def since(self, when: datetime) -> Tables:
+        """What shoppers did from then on, and the queries that they did it for.
+
+        Raises:
+            DataError: nobody did anything since.
+        """
+        recent = self.interactions.filter(pl.col("last") >= when)
+        if recent.is_empty():
+            raise DataError(f"there are no interactions since {when:%Y-%m-%d}")
+        return replace(
+            self,
+            interactions=recent,
+            queries=self.queries.join(recent.select("query").unique(), on="query", how="semi"),
+        )
 
     @classmethod
     def load(cls, folder: Path) -> Tables:

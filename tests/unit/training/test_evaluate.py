@@ -7,7 +7,7 @@ import pytest
 from model_store.manifest import FilterSpec
 from model_store.store import PACKAGED, FolderSource, Store
 from service.candidates import Scored
-from tests.unit.training.worlds import make_world, shop_tables
+from tests.unit.training.worlds import make_tables, make_world, shop_tables
 from training.data import Split, split
 from training.errors import DataError, RunError
 from training.evaluate import (
@@ -22,7 +22,14 @@ from training.evaluate import (
     slices,
     tag_pairs,
 )
-from training.measure import Bench, Measured, differences, load_drawn
+from training.measure import (
+    Bench,
+    Measured,
+    differences,
+    fold_exam,
+    load_drawn,
+    other_exam,
+)
 from training.pairs import World, is_echo
 from training.report import as_differences, as_table
 
@@ -186,7 +193,7 @@ class TestWhole:
         plain = result["rows"]["plain query"]["all"]
         assert plain["queries"] == len(queries)
         assert plain["gain"] == [0.0, 0.0, 0.0]
-        table = as_table({"fold": "held-out", **result})
+        table = as_table({"fold": "held-out fold", "depth": 100, **result})
         lines = table.splitlines()
         assert lines[0].startswith("Version x-1, held-out fold")
         assert f"Tagging of {len(labels)} mined pairs: AUC 1.000 [1.000, 1.000]" in table
@@ -215,7 +222,8 @@ def test_table_cells_by_hand() -> None:
     table = as_table(
         {
             "version": "x-1",
-            "fold": "development",
+            "fold": "development fold",
+            "depth": 100,
             "tagging": {"pairs": 9, "auc": [0.9, 0.8, 1.0], "accuracy": [0.75, 0.7, 0.8]},
             "rewrite_weight": 0.6,
             "rows": {"version": {"all": figures}},
@@ -246,7 +254,9 @@ class TestSideBySide:
         assert row["increment"][0] == pytest.approx(2 / 3, abs=1e-3)
         assert row["helped"][0] == row["covered"][0] == 1.0
         assert found["tag_difference"]["accuracy"][0] == 0.5
-        text = as_differences({"version": "good", "against": "bad", "fold": "x", **found})
+        text = as_differences(
+            {"version": "good", "against": "bad", "fold": "x", "depth": 100, **found}
+        )
         assert "| all | version | 0.500 [0.500, 0.500] | 0.0 % [0.0, 0.0] |" in text
 
     def test_what_was_drawn_is_kept_and_not_drawn_again(
@@ -266,7 +276,7 @@ class TestSideBySide:
         monkeypatch.setattr(bench_module, "draw_version", draw)
         version = Store([FolderSource(PACKAGED)]).get("sft-1")
         for _ in range(2):
-            bench = Bench(shop, parts, held_out=False, drawn=tmp_path / "kept")
+            bench = Bench(shop, fold_exam(shop, "development"), tmp_path / "kept")
             measured = bench.measure(version)
             assert measured.drawn.candidates[queries[0]] == [Scored("a", 0.5)]
         assert len(times) == 1
@@ -276,6 +286,16 @@ class TestSideBySide:
         with pytest.raises(RunError, match="remove it to draw again"):
             load_drawn(kept)
 
-    def test_a_fold_without_queries_is_said(self, world: World) -> None:
-        with pytest.raises(DataError, match="no query of the development fold"):
-            Bench(world, Split((), (), (), frozenset()), held_out=False, drawn=None)
+    def test_all_of_another_source_is_unseen(self) -> None:
+        clicks = {"steel": {"a": 3}, "garden": {"c": 1}, "none": {"unknown": 1}}
+        world = make_world(TITLES, {}, clicks=clicks)
+        exam = other_exam(world, "other", limit=10)
+        assert set(exam.queries) == set(exam.parts.held_out) == {"steel", "garden"}
+        assert len(other_exam(world, "other", limit=1).queries) == 1
+        with pytest.raises(DataError, match="no query has a relevant product"):
+            other_exam(make_world(TITLES, {}), "empty", limit=10)
+
+    def test_a_smaller_budget(self) -> None:
+        world = World(make_tables(TITLES, GRADES), depth=1)
+        # One product a search: "steel" finds one of four, and fused with "garden" it still does.
+        assert judge_rewrites(world, "steel", ["garden"]).recall == 0.25
