@@ -91,6 +91,10 @@ def evaluate(
     depth: Annotated[
         int, typer.Option(min=1, help="Products that a search returns: the budget of a fusion.")
     ] = 100,
+    judge_folder: Annotated[
+        Path | None,
+        typer.Option("--judge", help="Judge that measures relevance.", file_okay=False),
+    ] = None,
     against: Annotated[
         str | None, typer.Option(help="Another version: differences to it on the same queries.")
     ] = None,
@@ -122,6 +126,7 @@ def evaluate(
 
         from training.data import data_folder, read_source
         from training.folder import write_json
+        from training.judge import load_judge
         from training.measure import Bench, differences, fold_exam, other_exam
         from training.pairs import World
         from training.report import as_differences, as_table
@@ -131,7 +136,8 @@ def evaluate(
             tables = tables.since(since.replace(tzinfo=UTC))
         world = World(tables, depth)
         exam = fold_exam(world, fold) if on is None else other_exam(world, _named(on, since), limit)
-        bench = Bench(world, exam, drawn)
+        score = None if judge_folder is None else load_judge(judge_folder)
+        bench = Bench(world, exam, drawn, score)
         mine = bench.measure(found)
         result = {"fold": exam.name, "depth": depth, **mine.record(world)}
         text = as_table(result)

@@ -28,7 +28,8 @@ from training.data import (
     tag_rows,
 )
 from training.errors import RunError
-from training.feedback import Feedback, Score
+from training.feedback import Feedback
+from training.first_results import Score
 from training.folder import Run, write_json
 from training.model import Trainee, load_trainee
 from training.packing import Row

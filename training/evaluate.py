@@ -12,6 +12,8 @@ simulated):
 * ``productivity``: share of E that the rewrites alone retrieve;
 * ``increment``: share of E that the rewrites retrieve and the query alone does not
   (both after BEQUE, arXiv 2311.03758);
+* ``relevance``: mean score that a judge (:mod:`training.judge`) gives, for the query, to the first
+  ten results of each rewrite; of queries that have one;
 * ``covered``: at least one accepted rewrite that differs in more than case, space or inflection.
 """
 
@@ -30,6 +32,7 @@ from service.candidates import Scored
 from service.filters import CandidateFilter
 from training.data import Split
 from training.errors import DataError
+from training.first_results import FirstResults
 from training.metrics import bootstrap
 from training.pairs import PairMiner, World, is_trivial
 from training.schema import GRADE_ENGAGED
@@ -54,6 +57,8 @@ class Outcome:
     increment: float
     rewrites: int
     covered: bool
+    relevance: float | None = None
+    """Mean judge score of the first results of its rewrites; of a query without any, nothing."""
 
     @property
     def gain(self) -> float:
@@ -62,11 +67,20 @@ class Outcome:
 
 
 def judge_rewrites(
-    world: World, query: str, rewrites: Sequence[str], weight: float = 1.0
+    world: World,
+    query: str,
+    rewrites: Sequence[str],
+    weight: float = 1.0,
+    first: FirstResults | None = None,
 ) -> Outcome:
     """Search with the query and its rewrites; the query must have a relevant product.
 
-    ``weight`` is that of each rewrite's ranking, the query's own having 1.
+    Args:
+        world: the data and its search engine.
+        query: normalised.
+        rewrites: best first.
+        weight: of each rewrite's ranking, the query's own having 1.
+        first: what a judge says of first results, if one is asked.
     """
     base = world.plain(query)
     results = [world.search(r) for r in rewrites]
@@ -82,6 +96,9 @@ def judge_rewrites(
         increment=len(found.difference(base)) / len(engaged) if engaged else 0.0,
         rewrites=len(rewrites),
         covered=any(not is_trivial(query, r) for r in rewrites),
+        relevance=sum(first(query, r) for r in rewrites) / len(rewrites)
+        if first and rewrites
+        else None,
     )
 
 
@@ -113,6 +130,7 @@ def summarise(outcomes: Mapping[str, Outcome], queries: Sequence[str]) -> dict[s
         "increment": interval(lambda o: o.increment),
         "covered": interval(lambda o: float(o.covered)),
         "rewrites": interval(lambda o: float(o.rewrites)),
+        "relevance": bootstrap([o.relevance for o in rows if o.relevance is not None]).as_list(),
     }
 
 
@@ -120,9 +138,18 @@ Row = dict[str, Outcome]
 """Query -> outcome, of one way to rewrite."""
 
 
-def judge_row(world: World, queries: Sequence[str], rewriter: Rewriter, weight: float = 1.0) -> Row:
+def judge_row(
+    world: World,
+    queries: Sequence[str],
+    rewriter: Rewriter,
+    weight: float = 1.0,
+    first: FirstResults | None = None,
+) -> Row:
     """What ``rewriter`` does to each query."""
-    return {q: judge_rewrites(world, q, rewriter(q), weight) for q in queries}
+    rewrites = {q: rewriter(q) for q in queries}
+    if first is not None:
+        first.prepare((q, text) for q, texts in rewrites.items() for text in texts)
+    return {q: judge_rewrites(world, q, rewrites[q], weight, first) for q in queries}
 
 
 def by_slice(world: World, row: Row) -> dict[str, Any]:
@@ -157,12 +184,21 @@ def compare(world: World, row: Row, other: Row) -> dict[str, dict[str, list[floa
     parts = slices(world, list(row))
     return {
         name: {
-            figure: bootstrap([value(row[q]) - value(other[q]) for q in part]).as_list()
-            for figure, value in PAIRED.items()
+            **{
+                figure: bootstrap([value(row[q]) - value(other[q]) for q in part]).as_list()
+                for figure, value in PAIRED.items()
+            },
+            "relevance": bootstrap(_both(row, other, part)).as_list(),
         }
         for name, part in parts.items()
         if part
     }
+
+
+def _both(row: Row, other: Row, queries: Sequence[str]) -> list[float]:
+    """Differences in relevance where both have a rewrite."""
+    pairs = ((row[q].relevance, other[q].relevance) for q in queries)
+    return [mine - theirs for mine, theirs in pairs if mine is not None and theirs is not None]
 
 
 def corrections_of(world: World) -> Rewriter:
@@ -251,6 +287,7 @@ def rows_of(
     brands: Sequence[str],
     *,
     fold_case: bool,
+    first: FirstResults | None = None,
 ) -> dict[str, Row]:
     """One version, without its filter, with it, and with it and up to :data:`MOST` rewrites."""
     everything = FilterSpec(
@@ -261,9 +298,9 @@ def rows_of(
     answered = filtered(drawn.candidates, spec, brands, fold_case=fold_case)
     up_to = filtered(drawn.candidates, several, brands, fold_case=fold_case)
     return {
-        "unfiltered": judge_row(world, queries, unfiltered),
-        "version": judge_row(world, queries, answered),
-        "version, less weight": judge_row(world, queries, answered, REWRITE_WEIGHT),
-        f"up to {MOST} rewrites": judge_row(world, queries, up_to),
-        f"up to {MOST}, less weight": judge_row(world, queries, up_to, REWRITE_WEIGHT),
+        "unfiltered": judge_row(world, queries, unfiltered, 1.0, first),
+        "version": judge_row(world, queries, answered, 1.0, first),
+        "version, less weight": judge_row(world, queries, answered, REWRITE_WEIGHT, first),
+        f"up to {MOST} rewrites": judge_row(world, queries, up_to, 1.0, first),
+        f"up to {MOST}, less weight": judge_row(world, queries, up_to, REWRITE_WEIGHT, first),
     }

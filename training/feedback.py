@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,13 +11,11 @@ from model_store.manifest import FilterSpec
 from service.candidates import Scored, Verdict
 from service.filters import CandidateFilter
 from training import rewards
+from training.first_results import FirstResults, Score
 from training.pairs import World, is_echo
 from training.rewards import NOTHING, Rewards
 from training.schema import GRADE_ENGAGED
 from training.search import fuse, recall, stems
-
-Score = Callable[[Sequence[tuple[str, str]]], list[float]]
-"""Judge scores in [0, 1] of pairs of a query and a product's title."""
 
 BROAD_SHARE = 0.02
 """Share of all titles that must hold the rarest word of a text for it to be broad."""
@@ -51,12 +49,12 @@ class Feedback:
         brands: Sequence[str] = (),
         fold_case: bool = True,
     ) -> None:
-        self._world, self._score, self._first = world, score, first
+        self._world = world
+        self._first = FirstResults(world, score, first)
         # What the service would drop for its form; its threshold is not one of the form.
         form = FilterSpec(min_relevance=0.0, max_rewrites=32)
         self._filter = CandidateFilter(form, fold_case=fold_case, brands=brands)
         self._broad = BROAD_SHARE * len(world.index)
-        self._judged: dict[tuple[str, str], float] = {}
         self._results = lru_cache(maxsize=1 << 14)(world.search)
 
     def reward(self, query: str, group: Sequence[Sample]) -> list[Rewards]:
@@ -64,7 +62,7 @@ class Feedback:
         texts = [s.text for s in group]
         shown = {s.text for s in group if s.text and s.tag is not None}
         usable = {t for t in shown if self._usable(query, t)}
-        self._judge(query, usable)
+        self._first.prepare((query, text) for text in {query, *usable})
         copies = Counter(texts)
         return [
             self._one(query, sample, copies[sample.text], len(group))
@@ -75,19 +73,12 @@ class Feedback:
 
     def prepare(self, groups: Sequence[tuple[str, Sequence[Sample]]]) -> None:
         """Let the judge look at all groups at once, which is quicker than one after the other."""
-        missing: dict[tuple[str, str], None] = {}
-        for query, group in groups:
-            for text in {s.text for s in group if s.text and s.tag is not None}:
-                if self._usable(query, text):
-                    missing.update(dict.fromkeys(self._unjudged(query, text)))
-            missing.update(dict.fromkeys(self._unjudged(query, query)))
-        self._ask(list(missing))
-
-    def first_score(self, query: str, text: str) -> float:
-        """Mean judge score, for ``query``, of the first results of ``text``."""
-        self._ask(self._unjudged(query, text))
-        found = self._results(text)[: self._first]
-        return rewards.relevance([self._judged[query, p] for p in found])
+        self._first.prepare(
+            (query, text)
+            for query, group in groups
+            for text in {query, *(s.text for s in group if s.tag is not None)}
+            if text == query or self._usable(query, text)
+        )
 
     def _one(self, query: str, sample: Sample, copies: int, group: int) -> Rewards:
         world, text = self._world, sample.text
@@ -95,14 +86,14 @@ class Feedback:
         wanted = world.relevant[query]
         base, own = recall(plain, wanted), recall(results, wanted)
         fused = recall(fuse([plain, results], world.depth), wanted)
-        first = self.first_score(query, text)
+        first = self._first(query, text)
         tag = bool(sample.tag)
         truth = rewards.verdict(
             own=own,
             base=base,
             change=fused - base,
             first=first,
-            plain_first=self.first_score(query, query),
+            plain_first=self._first(query, query),
         )
         agreed = rewards.agreement(tag, truth)
         form = rewards.rules(
@@ -140,19 +131,3 @@ class Feedback:
     def _is_broad(self, query: str, text: str) -> bool:
         rarest = self._world.index.rarest_term
         return rarest(text) > self._broad and rarest(text) > rarest(query)
-
-    def _judge(self, query: str, texts: set[str]) -> None:
-        self._ask(
-            [pair for text in sorted({query, *texts}) for pair in self._unjudged(query, text)]
-        )
-
-    def _unjudged(self, query: str, text: str) -> list[tuple[str, str]]:
-        found = self._results(text)[: self._first]
-        return [(query, p) for p in found if (query, p) not in self._judged]
-
-    def _ask(self, pairs: Sequence[tuple[str, str]]) -> None:
-        asked = list(dict.fromkeys(pairs))
-        if asked:
-            titles = self._world.titles
-            scores = self._score([(query, titles[product]) for query, product in asked])
-            self._judged.update(zip(asked, scores, strict=True))

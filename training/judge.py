@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -199,3 +199,12 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_id: int) -> dict[str, torch.T
         )
         for name in columns
     }
+
+
+def load_judge(folder: Path) -> Callable[[Sequence[Pair]], list[float]]:
+    """The scores of a judge in a folder.
+
+    Raises:
+        RunError: the folder holds no judge, or a damaged one.
+    """
+    return Judge.load(folder).score

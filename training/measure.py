@@ -22,10 +22,14 @@ from training.evaluate import (
     measure,
     rows_of,
 )
+from training.first_results import FirstResults, Score
 from training.folder import write_json
 from training.metrics import bootstrap, tagging
 from training.pairs import World
 from training.search import REWRITE_WEIGHT
+
+FIRST = 10
+"""Results of a rewrite that the judge looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,14 @@ class Bench:
         world: the data.
         exam: the queries.
         drawn: folder that keeps what versions said, so that a second look costs nothing.
+        score: a judge, if relevance is to be measured.
     """
 
-    def __init__(self, world: World, exam: Exam, drawn: Path | None) -> None:
+    def __init__(
+        self, world: World, exam: Exam, drawn: Path | None, score: Score | None = None
+    ) -> None:
         self._world, self._exam, self._folder = world, exam, drawn
+        self._first = FirstResults(world, score, FIRST) if score else None
 
     def measure(self, version: Version) -> Measured:
         """Draw from a version, unless that was kept, and look up what it did.
@@ -121,6 +129,7 @@ class Bench:
             manifest.filter,
             brands,
             fold_case=manifest.prompt.fold_case,
+            first=self._first,
         )
         return Measured(manifest.name, manifest.digest, drawn, rows)
 

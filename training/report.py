@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -12,6 +13,14 @@ def _cell(values: list[float], *, percent: bool = False) -> str:
         if percent
         else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
     )
+
+
+def _known(values: list[float]) -> bool:
+    return not math.isnan(values[0])
+
+
+def _mean(values: list[float]) -> str:
+    return f"{values[0]:.3f}" if _known(values) else "-"
 
 
 def as_table(result: dict[str, Any]) -> str:
@@ -35,9 +44,9 @@ def as_table(result: dict[str, Any]) -> str:
         "",
         (
             f"| queries | rewrites by | recall@{result['depth']} | gain over the plain query "
-            "| harmed | covered | increment | rewrites |"
+            "| harmed | covered | increment | relevance | rewrites |"
         ),
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row, parts in result["rows"].items():
         for name, figures in parts.items():
@@ -45,7 +54,7 @@ def as_table(result: dict[str, Any]) -> str:
                 f"| {name} ({figures['queries']}) | {row} | {_cell(figures['recall'])} "
                 f"| {_cell(figures['gain'])} | {_cell(figures['harmed'], percent=True)} "
                 f"| {100 * figures['covered'][0]:.1f} % | {figures['increment'][0]:.3f} "
-                f"| {figures['rewrites'][0]:.2f} |"
+                f"| {_mean(figures['relevance'])} | {figures['rewrites'][0]:.2f} |"
             )
     return "\n".join(lines)
 
@@ -55,9 +64,11 @@ def as_differences(result: dict[str, Any]) -> str:
     lines = [
         f"{result['version']} less {result['against']}, {result['fold']} (paired bootstrap).",
         "",
-        (f"| queries | rewrites | recall@{result['depth']} | harmed | covered | increment "
-        "| productivity |"),
-        "|---|---|---|---|---|---|---|",
+        (
+            f"| queries | rewrites | recall@{result['depth']} | harmed | covered | increment "
+            "| productivity |"
+        ),
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row, parts in result["differences"].items():
         for name, figures in parts.items():
@@ -65,7 +76,8 @@ def as_differences(result: dict[str, Any]) -> str:
                 f"| {name} | {row} | {_cell(figures['recall'])} "
                 f"| {_cell(figures['harmed'], percent=True)} "
                 f"| {_cell(figures['covered'], percent=True)} "
-                f"| {_cell(figures['increment'])} | {_cell(figures['productivity'])} |"
+                f"| {_cell(figures['increment'])} | {_cell(figures['productivity'])} "
+                f"| {_cell(figures['relevance']) if _known(figures['relevance']) else '-'} |"
             )
     tags = result["tag_difference"]
     lines += ["", f"Accuracy of tags: {_cell(tags['accuracy'], percent=True)}."]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,18 @@ from training.errors import DataError, RunError
 from training.evaluate import (
     Drawn,
     Outcome,
+    compare,
     corrections_of,
     draw_version,
     filtered,
     judge_rewrites,
+    judge_row,
     measure,
     rows_of,
     slices,
     tag_pairs,
 )
+from training.first_results import FirstResults
 from training.measure import (
     Bench,
     Measured,
@@ -129,7 +134,7 @@ def test_harm_begins_beyond_five_hundredths(monkeypatch: pytest.MonkeyPatch) -> 
 
     losses = iter([0.05, 0.06])
 
-    def lose(_world: World, _query: str, _rewrites: object, _weight: float) -> Outcome:
+    def lose(*_: object) -> Outcome:
         return Outcome(0.5, 0.5 - next(losses), 0.0, 0.0, 1, True)
 
     monkeypatch.setattr(evaluate, "judge_rewrites", lose)
@@ -218,6 +223,7 @@ def test_table_cells_by_hand() -> None:
         "covered": [0.805, 0.7, 0.9],
         "increment": [0.1234, 0.1, 0.2],
         "rewrites": [2.345, 2.0, 3.0],
+        "relevance": [0.6666, 0.6, 0.7],
     }
     table = as_table(
         {
@@ -232,7 +238,7 @@ def test_table_cells_by_hand() -> None:
     assert "accuracy 75.0 % [70.0, 80.0]." in table
     assert table.splitlines()[-1] == (
         "| all (7) | version | 0.729 [0.710, 0.750] | 0.010 [-0.002, 0.023] "
-        "| 1.2 % [0.0, 2.0] | 80.5 % | 0.123 | 2.35 |"
+        "| 1.2 % [0.0, 2.0] | 80.5 % | 0.123 | 0.667 | 2.35 |"
     )
 
 
@@ -257,7 +263,26 @@ class TestSideBySide:
         text = as_differences(
             {"version": "good", "against": "bad", "fold": "x", "depth": 100, **found}
         )
+        assert text.splitlines()[-3].endswith("| - |")
         assert "| all | version | 0.500 [0.500, 0.500] | 0.0 % [0.0, 0.0] |" in text
+
+    def test_relevance_is_the_judges_word_on_first_results(self, world: World) -> None:
+        asked: list[tuple[str, str]] = []
+
+        def score(pairs: Sequence[tuple[str, str]]) -> list[float]:
+            asked.extend(pairs)
+            return [0.8 if "garden" in title else 0.2 for _, title in pairs]
+
+        first = FirstResults(world, score, first=10)
+        rewrites = {"steel": ["garden", "paint"], "none": []}
+        world.relevant["none"] = frozenset("a")
+        row = judge_row(world, list(rewrites), rewrites.__getitem__, 1.0, first)
+        # "garden" finds two of 0.8, "paint" one of 0.2.
+        assert row["steel"].relevance == pytest.approx(0.5)
+        assert row["none"].relevance is None
+        assert len(asked) == len(set(asked)) == 3
+        better = {**row, "steel": replace(row["steel"], relevance=0.75)}
+        assert compare(world, better, row)["all"]["relevance"][0] == pytest.approx(0.25)
 
     def test_what_was_drawn_is_kept_and_not_drawn_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,47 @@
+"""What a judge says of the first results of a text, for a query."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from training.pairs import World
+
+Score = Callable[[Sequence[tuple[str, str]]], list[float]]
+"""Judge scores in [0, 1] of pairs of a query and a product's title."""
+
+
+class FirstResults:
+    """Mean judge scores of first results; no pair is judged twice.
+
+    Args:
+        world: the catalogue and its search engine.
+        score: the judge.
+        first: results that it looks at.
+    """
+
+    def __init__(self, world: World, score: Score, first: int) -> None:
+        self._world, self._score, self._first = world, score, first
+        self._judged: dict[tuple[str, str], float] = {}
+
+    def prepare(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Judge the first results of many texts at once, which is quicker than one by one.
+
+        Args:
+            texts: query, and text that is searched for.
+        """
+        missing = {
+            (query, product): None
+            for query, text in texts
+            for product in self._world.index.search(text, self._first)
+            if (query, product) not in self._judged
+        }
+        if missing:
+            titles = self._world.titles
+            scores = self._score([(query, titles[product]) for query, product in missing])
+            self._judged.update(zip(missing, scores, strict=True))
+
+    def __call__(self, query: str, text: str) -> float:
+        """Mean score in [0, 1] of what ``text`` finds first; 0 if it finds nothing."""
+        self.prepare([(query, text)])
+        found = self._world.index.search(text, self._first)
+        return sum(self._judged[query, p] for p in found) / len(found) if found else 0.0
