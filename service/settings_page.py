@@ -1,0 +1,105 @@
+"""``docs/settings.md``, made from the settings: ``python -m service.settings_page``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+
+from service.settings import Settings
+
+_HEAD = """\
+# Settings
+
+Every option of `requery serve`, as the environment has it; `requery precompute` reads the same.
+Made from [service/settings.py](../service/settings.py) by `python -m service.settings_page`: change
+it there. A setting that is empty counts as not set, and one that cannot be taken ends the start
+with a line that names it. What they are good for: [operations.md](operations.md),
+[reliability.md](reliability.md), [security.md](security.md).
+
+| name | type | default | unit | what |
+|---|---|---|---|---|
+"""
+_UNITS = {"_per_s": "requests/s", "_ms": "ms", "_bytes": "bytes", "_s": "s"}
+"""By how a name ends; the first that fits."""
+_TYPES: dict[Any, str] = {
+    bool: "true or false",
+    int: "integer",
+    float: "number",
+    str: "text",
+    Path: "path",
+    SecretStr: "secret",
+}
+_BOUNDS = {
+    "ge": "at least {}",
+    "gt": "above {}",
+    "le": "at most {}",
+    "lt": "below {}",
+    "min_length": "at least {} characters",
+}
+"""In words, by the attribute in which pydantic keeps a bound."""
+
+
+def page() -> str:
+    """The page, in Markdown."""
+    prefix = str(Settings.model_config.get("env_prefix"))
+    rows = (
+        (f"`{prefix}{name.upper()}`", _type(field), _default(field), _unit(name), _what(field))
+        for name, field in Settings.model_fields.items()
+    )
+    return _HEAD + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
+
+
+def _type(field: FieldInfo) -> str:
+    kinds = [_name(kind) for kind in _kinds(field.annotation)]
+    bounds = [
+        words.format(getattr(one, attribute))
+        for one in field.metadata
+        for attribute, words in _BOUNDS.items()
+        if getattr(one, attribute, None) is not None
+    ]
+    return ", ".join([" or ".join(kinds), *bounds])
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The alternatives of an annotation, without ``None``."""
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for kind in get_args(annotation) if kind is not NoneType]
+    return [annotation]
+
+
+def _name(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(kind))
+    return _TYPES[kind]
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.default
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value is None or value == "":
+        return ""
+    if isinstance(value, bool):
+        value = str(value).lower()
+    return f"`{value}`"
+
+
+def _unit(name: str) -> str:
+    return next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
+
+
+def _what(field: FieldInfo) -> str:
+    return field.description or ""
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
