@@ -10,7 +10,7 @@ RECIPE ?= training/recipes/sft-1.yaml
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help serve test lint typecheck unit integration fuzz bench-reliability format train lock clean
+.PHONY: help serve test lint typecheck unit integration fuzz bench-reliability screenshots format train lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ fuzz: .venv/.requery-dev ## Look for counterexamples for about ten minutes (ARGS
 
 bench-reliability: .venv/.requery-dev ## Measure what docs/reliability.md promises (half an hour; quiet machine)
 	.venv/bin/python -m loadtests.reliability all --out build/loadtests/reliability.json $(ARGS)
+
+screenshots: .venv/.requery-dev ## Take the pictures of docs/console.md anew
+	REQUERY_SCREENSHOTS=1 REQUERY_REQUIRE_BROWSER=1 .venv/bin/pytest tests/browser/test_pictures.py $(PYTEST_ARGS)
 
 format: .venv/.requery-dev ## Format the code
 	.venv/bin/ruff check --fix .

@@ -64,6 +64,29 @@ fail() {
   exit 1
 }
 
+# The tests of the console drive a Chromium. Without one they are skipped, so this never fails.
+has_browser() {
+  local name
+  for name in chromium chromium-browser google-chrome google-chrome-stable; do
+    if command -v "$name" >/dev/null; then return 0; fi
+  done
+  compgen -G "${PLAYWRIGHT_BROWSERS_PATH:-$HOME/.cache/ms-playwright}/chromium-*" >/dev/null
+}
+get_browser() {
+  has_browser && return 0
+  local root=()
+  if [ "$(id -u)" != 0 ]; then root=(sudo -n); fi
+  if command -v apt-get >/dev/null && "${root[@]}" true 2>/dev/null; then
+    say "installing chromium, for the tests of the console"
+    { timeout 120 "${root[@]}" apt-get update
+      timeout 300 "${root[@]}" apt-get install -y --no-install-recommends chromium; } >>"$log" 2>&1 </dev/null || true
+  fi
+  has_browser && return 0
+  say "having playwright get chromium, for the tests of the console"
+  timeout 300 "$venv/bin/playwright" install chromium >>"$log" 2>&1 </dev/null ||
+    say "there is no browser: the tests of the console will be skipped"
+}
+
 say "making $venv from $file (a few minutes, once)"
 "$python" -m venv "$venv" >>"$log" 2>&1 || fail
 rm -f "$venv"/.requery-cpu "$venv"/.requery-dev "$venv"/.requery-gpu
@@ -78,6 +101,7 @@ fi
 pip_install --no-deps -r "$file" || fail
 say "installing requery"
 pip_install --no-deps --no-build-isolation -e . || fail
+if [ "$lock" = dev ]; then get_browser; fi
 say "compiling byte code"
 "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$log" 2>&1 || true
 

@@ -12,8 +12,9 @@ from service.api import problems
 from service.api.auth import Auth, AuthMetrics
 from service.api.body import DeadlinePolicy
 from service.api.cache import CacheApi
+from service.api.console import Console
 from service.api.control import ControlApi
-from service.api.limits import RateLimitMiddleware, buckets
+from service.api.limits import EXEMPT, RateLimitMiddleware, buckets
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from service.api.openapi import document
 from service.api.operations import OperationsApi
@@ -69,13 +70,21 @@ def create_app(
     )
     for router in _routers(parts, auth, gpu=supplies.gpu):
         app.include_router(router)
+    console = Console() if settings.console else None
+    if console is not None:
+        app.include_router(console.router())
     problems.install(app)
     # The one added last is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     if settings.rate_limit_per_s:
         limit = settings.rate_limit_per_s, settings.rate_limit_burst
         app.add_middleware(
-            RateLimitMiddleware, auth=auth, keys=buckets(*limit), addresses=buckets(*limit)
+            RateLimitMiddleware,
+            auth=auth,
+            keys=buckets(*limit),
+            addresses=buckets(*limit),
+            # The page is many small files at once, out of memory.
+            exempt=EXEMPT if console is None else EXEMPT | console.paths,
         )
     app.add_middleware(
         RequestContextMiddleware, metrics=parts.metrics, log_requests=settings.log_requests

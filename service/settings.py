@@ -212,6 +212,13 @@ class Settings(BaseSettings):
         ),
     ] = 0
 
+    console: Annotated[
+        bool,
+        Field(
+            description="Serve the web console at '/'; its calls need the same keys as any."
+        ),
+    ] = True
+
     admin_key: Annotated[
         SecretStr | None,
         Field(

@@ -25,6 +25,7 @@ class RateLimitMiddleware:
         auth: tells callers apart.
         keys: tokens of keys, by name.
         addresses: tokens of addresses.
+        exempt: paths that are not limited.
     """
 
     def __init__(
@@ -34,15 +35,17 @@ class RateLimitMiddleware:
         auth: Auth,
         keys: Buckets,
         addresses: Buckets,
+        exempt: frozenset[str] = EXEMPT,
     ) -> None:
         self._app = app
+        self._exempt = exempt
         self._auth = auth
         self._keys = keys
         self._addresses = addresses
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] != "http" or scope["path"] in EXEMPT:
+        if scope["type"] != "http" or scope["path"] in self._exempt:
             await self._app(scope, receive, send)
             return
         key = self._auth.caller(scope).key

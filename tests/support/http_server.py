@@ -121,6 +121,7 @@ async def listening(
     *,
     make: Callable[[Settings], Awaitable[FastAPI]] | None = None,
     ready: bool = True,
+    port: int = 0,
     **options: Any,
 ) -> AsyncIterator[Listening]:
     """A server, which is told to stop and has stopped at the end of the block.
@@ -129,6 +130,7 @@ async def listening(
         engine: default answers at once.
         make: makes the application; default makes the real one.
         ready: whether to wait until the version is loaded.
+        port: where to listen; 0 takes any free one.
         options: settings; the default is to wait for nothing when it is told to stop.
     """
     scripted = engine or ScriptedEngine()
@@ -162,7 +164,7 @@ async def listening(
     server = Server(
         config, state, delay_s=settings.shutdown_delay_s, grace_s=settings.shutdown_grace_s
     )
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
     port = listener.getsockname()[1]
     # Without what it does to signals, which are the test runner's.
     ended = asyncio.create_task(server._serve([listener]))
