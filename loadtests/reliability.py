@@ -82,9 +82,14 @@ def redis_command(
     seconds: Annotated[
         float, typer.Option(help="Of each fault, and before it.")
     ] = RedisPlan().fault_s,
+    fault: Annotated[
+        list[str] | None, typer.Option(help=f"Which: {', '.join(redis.FAULTS)}. Default: all.")
+    ] = None,
 ) -> None:
     """Redis refused, reset, black-holed, slow, restarted empty, out of memory."""
-    plan = replace(RedisPlan(), before_s=seconds, fault_s=seconds)
+    if unknown := set(fault or ()) - set(redis.FAULTS):
+        raise typer.BadParameter(f"there is no fault {', '.join(sorted(unknown))}")
+    plan = replace(RedisPlan(), before_s=seconds, fault_s=seconds, faults=tuple(fault or ()))
     _main([_redis(plan, seed, quick=quick)], out, seed)
 
 

@@ -188,6 +188,8 @@ class Generations:
     def _keeper(
         self, key: str, version: Version, query: str
     ) -> Callable[[tuple[Candidate, ...]], Awaitable[None]]:
+        begun = self._cache.moment
+
         async def keep(candidates: tuple[Candidate, ...]) -> None:
             generation = Generation.of(candidates)
             judged = generation.judged = version.filter.judge(query, generation.candidates)
@@ -197,7 +199,7 @@ class Generations:
                 candidates=candidates,
                 verdicts=defaults.accepted + defaults.rejected,
             )
-            await self._cache.put(key, generation, empty=not defaults.accepted)
+            await self._cache.put(key, generation, empty=not defaults.accepted, since=begun)
 
         return keep
 

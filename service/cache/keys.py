@@ -25,3 +25,8 @@ def cache_key(digest: str, query: str) -> str:
 def version_prefix(digest: str) -> str:
     """What all keys of the version with this digest start with, and no others."""
     return f"requery:{SCHEMA}:{digest[:32]}:"
+
+
+def prefix_of(key: str) -> str:
+    """The :func:`version_prefix` that a key starts with."""
+    return key[: key.rfind(":") + 1]

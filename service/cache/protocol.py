@@ -28,14 +28,24 @@ class Purged(NamedTuple):
 class Cache(Protocol):
     """Keeps generations by key. A cache never fails a request: faults count as a miss."""
 
+    @property
+    def moment(self) -> int:
+        """Now, as :meth:`put` understands it: take it when a generation begins."""
+
     async def get(self, key: str, *, budget_s: float) -> Hit | None:
         """The generation under ``key``, if it can be had within ``budget_s`` seconds."""
 
-    async def put(self, key: str, generation: Generation, *, empty: bool = False) -> None:
+    async def put(
+        self, key: str, generation: Generation, *, empty: bool = False, since: int | None = None
+    ) -> None:
         """Keep a complete generation; gives up silently (but counted) when it cannot.
 
-        ``empty`` says that the version's own filter accepts none of the candidates: such an entry
-        lives shorter.
+        Args:
+            key: what it is kept under.
+            generation: with all of its candidates.
+            empty: the version's own filter accepts none of the candidates: such an entry lives
+                shorter.
+            since: the :attr:`moment` when it was begun; what has been purged since is not kept.
         """
 
     async def purge_query(self, digests: Iterable[str], query: str) -> Purged:

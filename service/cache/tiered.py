@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 
-from service.cache.keys import cache_key, version_prefix
+from service.cache.forgotten import Forgotten
+from service.cache.keys import cache_key, prefix_of, version_prefix
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.memory import MemoryCache
 from service.cache.protocol import Hit, Purged
 from service.cache.redis import RedisCache
 from service.candidates import Generation
+from service.errors import CacheUnavailable
 
 
 class TieredCache:
@@ -34,7 +37,12 @@ class TieredCache:
         self._shared = shared
         self._lifetimes = lifetimes
         self._read_budget_s = read_budget_s
-        self._purges = 0
+        self._forgotten = Forgotten()
+
+    @property
+    def moment(self) -> int:
+        """Now, as :meth:`put` understands it."""
+        return self._forgotten.moment
 
     async def get(self, key: str, *, budget_s: float) -> Hit | None:
         """The generation under ``key`` from the nearest tier that has it fresh, else stale."""
@@ -42,23 +50,37 @@ class TieredCache:
         shared = self._next(near, budget_s)
         if shared is None:
             return self._hit(near, "memory")
-        purges = self._purges
+        moment = self.moment
         far = await shared.get(key, budget_s=min(budget_s, self._read_budget_s))
         # While we waited, a generation may have finished and filled memory: without this look the
         # caller would start a second one. The same object also saves judging it again.
         near = self._memory.peek(key)
         if near is not None and (far is None or near.stored_at >= far.stored_at):
             return self._hit(near, "memory")
-        if far is not None and purges == self._purges:
+        # A look-up in Redis that was under way must not bring back what has been purged.
+        if far is not None and not self._purged(key, moment):
             self._memory.put(key, far)
         return self._hit(far, "redis")
 
-    async def put(self, key: str, generation: Generation, *, empty: bool = False) -> None:
-        """Keep ``generation`` in every tier; memory has it before this first waits."""
+    async def put(
+        self, key: str, generation: Generation, *, empty: bool = False, since: int | None = None
+    ) -> None:
+        """Keep ``generation`` in every tier; memory has it before this first waits.
+
+        Nothing is kept that has been purged since the moment ``since``.
+        """
+        moment = self.moment if since is None else since
+        if self._purged(key, moment):
+            return
         entry = self._lifetimes.entry(key, generation, empty=empty)
         self._memory.put(key, entry)
-        if self._shared is not None:
-            await self._shared.put(key, entry)
+        if self._shared is None:
+            return
+        await self._shared.put(key, entry)
+        if self._purged(key, moment):
+            # The write and the purge passed each other, and the write may have come last.
+            with suppress(CacheUnavailable):
+                await self._shared.forget([key])
 
     async def purge_query(self, digests: Iterable[str], query: str) -> Purged:
         """Forget what the versions with these digests have for a query, here and in Redis.
@@ -67,13 +89,14 @@ class TieredCache:
             digests: of the versions.
             query: in their normal form.
 
-        A generation that is under way can fill the cache again, and other replicas keep what is in
-        their memory: see :meth:`forget_query`.
+        Generations that are under way here are not kept. Other replicas have to be told: see
+        :meth:`forget_query`.
 
         Raises:
             CacheUnavailable: Redis did not answer. What is in memory is gone all the same.
         """
         keys = [cache_key(digest, query) for digest in digests]
+        self._forgotten.note(keys)
         try:
             far = 0 if self._shared is None else await self._shared.forget(keys)
         finally:
@@ -89,6 +112,7 @@ class TieredCache:
             CacheUnavailable: Redis did not answer. What is in memory is gone all the same.
         """
         prefix = version_prefix(digest)
+        self._forgotten.note([prefix])
         try:
             far = 0 if self._shared is None else await self._shared.forget_prefix(prefix)
         finally:
@@ -105,8 +129,9 @@ class TieredCache:
 
     def forget_version(self, digest: str) -> int:
         """The part of :meth:`purge_version` that each replica does for itself, on being told."""
-        self._purges += 1
-        return self._memory.forget_prefix(version_prefix(digest))
+        prefix = version_prefix(digest)
+        self._forgotten.note([prefix])
+        return self._memory.forget_prefix(prefix)
 
     async def close(self) -> None:
         """Close the shared tier."""
@@ -122,9 +147,13 @@ class TieredCache:
         return self._shared if wanted else None
 
     def _forget(self, keys: Iterable[str]) -> int:
-        # A look-up in Redis that is under way may bring back what is purged here.
-        self._purges += 1
+        keys = list(keys)
+        self._forgotten.note(keys)
         return self._memory.forget(keys)
+
+    def _purged(self, key: str, moment: int) -> bool:
+        """Whether an entry that was begun at ``moment`` has been purged since."""
+        return self._forgotten.since(moment, key, prefix_of(key))
 
     def _hit(self, entry: Entry | None, tier: str) -> Hit | None:
         if entry is None:

@@ -20,8 +20,8 @@ from model_store.prompt import PromptFormat
 from model_store.store import default_cache_dir
 from model_store.text import MAX_QUERY_CHARS
 from service.engine.errors import EngineUnavailable
+from service.engine.extension import WorkerExtension
 from service.engine.vllm import OnTokens, VllmEngine
-from service.engine.watchdog import ParentWatch
 
 Device = Literal["cpu", "cuda"]
 
@@ -37,6 +37,8 @@ _CUDA_KV_CACHE_BYTES = 4 * 2**30
 """A fixed share, so that several versions fit one GPU; vLLM's default would take nine tenths."""
 _CPU_MAX_SEQUENCES = 64
 _CUDA_MAX_SEQUENCES = 256
+_KERNELS = 512
+"""For some hundred numbers of rows, with five sizes of matrices: 220 MiB."""
 _MAX_THREADS = 16
 """The matrices of a small model are too small to divide among more."""
 
@@ -148,7 +150,7 @@ def engine_arguments(
         # Off, with the collectors that vLLM would put into the process's global registry.
         "disable_log_stats": True,
         "enable_log_requests": False,
-        "worker_extension_cls": f"{ParentWatch.__module__}.{ParentWatch.__qualname__}",
+        "worker_extension_cls": f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}",
     }
     if on_cpu:
         # The default on a CPU is 128, longer than almost every prompt: whole blocks are what the
@@ -208,6 +210,9 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         # OpenMP threads that spin while they wait take the core that another of them, or the
         # event loop, needs: on two busy cores that costs more than half the throughput.
         "OMP_WAIT_POLICY": "passive",
+        # oneDNN keeps the code that it makes for each number of rows that a matrix meets: 0.4 MiB
+        # each, and ten times as long to make as to run. Its default, 1024, fills for hours.
+        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(_KERNELS),
     }
 
 

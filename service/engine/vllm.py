@@ -20,13 +20,17 @@ from contextlib import aclosing, contextmanager, suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import structlog
+
 from model_store.manifest import DecodingSpec
 from model_store.prompt import PromptFormat
 from service.engine.cpu_time import cpu_seconds
 from service.engine.errors import EngineUnavailable
+from service.engine.extension import WorkerExtension
 from service.engine.protocol import Candidate
 from service.engine.scoring import read_candidate, relevance, within
-from service.engine.watchdog import ParentWatch
+
+_log = structlog.get_logger(component="engine")
 
 OnTokens = Callable[[int, int], None]
 """Told of each finished engine request: its prompt tokens and its generated tokens."""
@@ -129,7 +133,7 @@ class VllmEngine:
             scratch = {"VLLM_RPC_BASE_PATH": self._scratch.name, "TMPDIR": self._scratch.name}
             self._llm = await _construct(self._arguments, self._environment | scratch)
             self._listen()
-            await self._llm.collective_rpc(ParentWatch.end_with_parent.__name__)
+            await self._extend()
             self._rewrite_params = [
                 self._sampling(temperature, self._decoding.max_tokens)
                 for temperature in self._decoding.temperatures
@@ -198,6 +202,22 @@ class VllmEngine:
             return outputs
 
         core.get_output_async = heard
+
+    async def _extend(self) -> None:
+        """What :class:`WorkerExtension` adds to the engine core."""
+        labels = self._prompts.labels
+        rpc = self._llm.collective_rpc
+        await rpc(WorkerExtension.end_with_parent.__name__)
+        ids = [labels.relevant, labels.irrelevant]
+        for reason in await rpc(WorkerExtension.compute_labels_exactly.__name__, args=(ids,)):
+            if reason:
+                _log.warning(
+                    "relevance_rounded",
+                    model=self._arguments.get("model"),
+                    reason=reason,
+                    detail="relevance is rounded to the steps of bfloat16: the same pair may get "
+                    "values up to 0.03 apart",
+                )
 
     async def _warm_up(self) -> None:
         on_tokens, self._on_tokens = self._on_tokens, None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,16 @@ from service.errors import FieldError, InvalidRequest
 from service.overrides.entries import Entry, read_entries
 from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import MAX_ENTRIES, Table
+from service.watched_file import FileUnusable, WatchedFile
 
 _log = structlog.get_logger(component="overrides")
 
 MAX_BYTES = 16 * 2**20
 """Longest file read."""
 _POLL_S = 0.25
-_YOUNG_S = 3.0
-"""A file changed more recently than this could change again without a new time stamp."""
 _EXAMPLE = "overrides: [{kind: block_query, query: ..., author: ..., reason: ...}]"
 
 _PLACE = re.compile(r"\boverrides\.(\d+)(?:\.([\w.]*\w))?")
-
-_Stamp = tuple[int, int, int]
 
 
 class OverridesFileInvalid(Exception):
@@ -51,10 +47,8 @@ class OverridesFile:
 
     def __init__(self, path: Path, *, metrics: OverrideMetrics) -> None:
         self._path = path
+        self._file = WatchedFile(path, max_bytes=MAX_BYTES)
         self._metrics = metrics
-        self._stamp: _Stamp | None = None
-        self._young = True
-        self._digest = b""
         self.table = Table(source="file")
         """What it says; the last good state if it is malformed now."""
         self.problem: str | None = None
@@ -97,26 +91,11 @@ class OverridesFile:
 
     def _read(self) -> None:
         try:
-            stamp = _stamp(self._path)
-            if stamp == self._stamp and not self._young:
-                return
-            content = self._path.read_bytes() if stamp[1] <= MAX_BYTES else b""
-            if _stamp(self._path) != stamp:
-                return  # somebody is writing it: the next look will see it whole
-        except OSError as error:
-            # Once it is back it is read anew, whatever its time stamp says.
-            self._stamp, self._digest = None, b""
-            raise self._invalid(
-                f"cannot be read ({error.strerror or error}); check its path and permissions"
-            ) from error
-        self._stamp = stamp
-        self._young = abs(time.time() - stamp[0] / 1e9) < _YOUNG_S
-        digest = hashlib.blake2b(content, digest_size=16, key=str(stamp[1]).encode()).digest()
-        if digest == self._digest:
+            content = self._file.changed()
+        except FileUnusable as error:
+            raise self._invalid(str(error)) from error
+        if content is None:
             return
-        self._digest = digest
-        if stamp[1] > MAX_BYTES:
-            raise self._invalid(f"is {stamp[1]} bytes long, and at most {MAX_BYTES} are taken")
         self.table = self._table(content)
         if self.problem is not None:
             _log.info("overrides_file_mended", file=str(self._path))
@@ -157,11 +136,6 @@ class OverridesFile:
             reason=problem,
             detail=f"its last good state ({len(self.table)} entries) stays in force; mend the file",
         )
-
-
-def _stamp(path: Path) -> _Stamp:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 _PARSERS: Mapping[str, Callable[[bytes], Any]] = {

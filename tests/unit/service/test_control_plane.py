@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -208,6 +209,20 @@ class TestPurge:
             "cache.purge_version", "cache.purge_query", "cache.purge_query",
         ]  # fmt: skip
         assert "stake" not in json.dumps([e for e in trail if e["document"] == "purges"])
+
+    @pytest.mark.parametrize("what", ["query", "model_version"])
+    async def test_a_generation_under_way_does_not_undo_it(self, serve: Serve, what: str) -> None:
+        engine = ScriptedEngine(held=True)
+        service = await serve(engine)
+        under_way = asyncio.create_task(service.rewrite("stake"))
+        await engine.reached_hold.wait()
+        await self.purge(service, **{what: {"query": "stake", "model_version": "test-1"}[what]})
+        engine.release()
+        assert (await under_way)["status"] == "ok"
+        await service.idle()
+        assert (await service.rewrite("stake"))["source"] == "engine"
+        await service.idle()
+        assert (await service.rewrite("stake"))["source"] == "memory"
 
     async def test_it_needs_something_to_purge(self, serve: Serve) -> None:
         service = await serve()

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +83,35 @@ def test_a_port_that_nobody_may_take(
     with pytest.raises(SystemExit):
         serve._listen("127.0.0.1", 80)
     assert "port 80: Permission denied" in capsys.readouterr().err
+
+
+LEAVING = """
+import atexit, sys
+from service.serve import _leave_at_once
+
+class Slow:
+    def __del__(self):
+        print("taken apart", flush=True)
+
+slow = Slow()
+slow.itself = slow
+atexit.register(print, "registered")
+print("said", end=" ")
+_leave_at_once()
+"""
+
+
+def leave(**streams: Any) -> subprocess.CompletedProcess[str]:
+    buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+    command = [sys.executable, "-c", LEAVING]
+    return subprocess.run(command, env=buffered, check=False, text=True, timeout=120, **streams)
+
+
+def test_a_process_that_has_stopped_leaves_nothing_unsaid_and_does_not_take_itself_apart() -> None:
+    left = leave(capture_output=True)
+    assert (left.returncode, left.stdout, left.stderr) == (0, "said registered\n", "")
+
+
+def test_output_that_cannot_be_written_shows_in_the_exit_code() -> None:
+    with Path("/dev/full").open("w") as full:
+        assert leave(stdout=full).returncode == 120

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,7 @@ def test_cpu_is_eager_and_in_one_engine_process_by_default() -> None:
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["TORCH_COMPILE_DISABLE"] == "1"
+    assert int(environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"]) < 1024
 
 
 def test_compiling_on_a_cpu_lets_the_compiler_run() -> None:
@@ -67,7 +68,8 @@ def test_cuda_is_compiled_and_keeps_the_cpu_variables_out() -> None:
     environment = engine_environment(EngineSettings(), "cuda")
     assert arguments["enforce_eager"] is False
     assert "distributed_executor_backend" not in arguments
-    assert not {"OMP_NUM_THREADS", "VLLM_ENABLE_V1_MULTIPROCESSING"} & set(environment)
+    cpu_only = {"OMP_NUM_THREADS", "VLLM_ENABLE_V1_MULTIPROCESSING"}
+    assert not (cpu_only | {"ONEDNN_PRIMITIVE_CACHE_CAPACITY"}) & set(environment)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -132,3 +134,11 @@ def test_importing_the_engine_imports_neither_torch_nor_vllm() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_worker_gets_an_extension_that_vllm_can_import() -> None:
+    arguments = engine_arguments(MANIFEST, Path("/m"), EngineSettings(), "cpu")
+    module, _, name = arguments["worker_extension_cls"].rpartition(".")
+    extension = getattr(import_module(module), name)
+    assert callable(extension.end_with_parent)
+    assert callable(extension.compute_labels_exactly)
