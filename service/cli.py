@@ -73,6 +73,18 @@ def evaluate(ctx: typer.Context) -> None:
     _run("evaluate", "training.cli", "evaluate", ctx.args, extra="train")
 
 
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def judge(ctx: typer.Context) -> None:
+    """Train the judge of relevance, for rewards and for measuring."""
+    _run("judge", "training.cli", "judge", ctx.args, extra="train")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
+def ab(ctx: typer.Context) -> None:
+    """Simulate an A/B test of the versions of a running service."""
+    _run("ab", "training.cli", "ab", ctx.args, extra="train")
+
+
 def _run(
     name: str, module: str, attribute: str, arguments: list[str], *, extra: str | None = None
 ) -> None:

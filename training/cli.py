@@ -1,4 +1,4 @@
-"""``requery train``, ``requery evaluate`` and ``requery judge``."""
+"""``requery train``, ``requery evaluate``, ``requery judge`` and ``requery ab``."""
 
 from __future__ import annotations
 
@@ -198,6 +198,67 @@ def judge(
 
 def _named(source: str, since: datetime | None) -> str:
     return source if since is None else f"{source} since {since:%Y-%m-%d}"
+
+
+def ab(
+    *,
+    url: Annotated[
+        str, typer.Option(envvar="REQUERY_URL", help="The running service.")
+    ] = "http://localhost:8000",
+    shoppers: Annotated[int, typer.Option(min=2, help="Simulated shoppers.")] = 2000,
+    holdout_share: Annotated[
+        float, typer.Option(min=0.0, max=0.99, help="Part of them that searches without rewrites.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 7,
+    source: Annotated[str, typer.Option(help="home_depot, best_buy or tables.")] = "home_depot",
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.", file_okay=False)] = Path(
+        "runs/ab"
+    ),
+    deadline_ms: Annotated[int, typer.Option(min=1, help="Deadline of each search.")] = 500,
+    max_rewrites: Annotated[
+        int | None, typer.Option(min=1, help="Rewrites to ask for [the version's own number].")
+    ] = None,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=100, help="Shoppers at a time; each waits for its answers.")
+    ] = 4,
+    page: Annotated[int, typer.Option(min=1, max=100, help="Products on a page.")] = 24,
+    rewrite_weight: Annotated[
+        float, typer.Option(min=0.0, help="Of a rewrite's ranking beside the query's own 1.")
+    ] = 0.6,
+    judge_folder: Annotated[
+        Path | None,
+        typer.Option("--judge", help="Judge for products without grades [they count as bad]."),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(envvar="REQUERY_KEY", help="Key that may ask for rewrites.")
+    ] = None,
+) -> None:
+    """Simulate an A/B test of the running service's versions, and of no rewrites at all."""
+    with _errors("ab"):
+        if source not in SOURCES:
+            raise TrainingError(f"--source is home_depot, best_buy or tables, not {source!r}")
+
+        from training.ab.experiment import Settings, experiment
+        from training.ab.report import as_markdown
+        from training.ab.run import Service
+
+        result = experiment(
+            Service(url, key, deadline_ms, max_rewrites, concurrency),
+            Settings(
+                shoppers,
+                holdout_share,
+                seed,
+                page=page,
+                rewrite_weight=rewrite_weight,
+                judge=judge_folder,
+            ),
+            source=source,
+            data=data,
+            out=out,
+        )
+        typer.echo(as_markdown(result))
+        typer.echo(f"wrote the report of the simulated experiment into {out}")
 
 
 def _source_of(record: dict[str, Any]) -> str:
