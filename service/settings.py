@@ -214,9 +214,7 @@ class Settings(BaseSettings):
 
     console: Annotated[
         bool,
-        Field(
-            description="Serve the web console at '/'; its calls need the same keys as any."
-        ),
+        Field(description="Serve the web console at '/'; its calls need the same keys as any."),
     ] = True
 
     admin_key: Annotated[
