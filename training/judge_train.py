@@ -175,28 +175,33 @@ def train_judge(
     folder = base or find_base(BASE, default_cache_dir()).parent
     set_seed(settings.seed)
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    checkpoints = run / "checkpoints"
+    steps = max(1, round(settings.epochs * len(examples) / settings.rows))
+    last = last_checkpoint(checkpoints)
+    # The trainer takes one step more when it goes on from a run's very last checkpoint.
+    finished = last is not None and int(last.name.rpartition("-")[2]) >= steps
     model = AutoModelForSequenceClassification.from_pretrained(
-        str(folder),
+        str(last if finished else folder),
         num_labels=1,
         # The name under which the library applies binary cross-entropy to each output.
         problem_type="multi_label_classification",
         dtype=torch.float32,
         local_files_only=True,
     )
-    rows = encode(tokenizer, [e.pair for e in examples], settings.max_length)
-    data = [{**row, "labels": [e.target]} for row, e in zip(rows, examples, strict=True)]
-    checkpoints = run / "checkpoints"
-    trainer = Trainer(
-        model=model,
-        args=_arguments(checkpoints, settings, len(data), checkpoint_every),
-        train_dataset=data,
-        data_collator=lambda rows: {
-            **collate(rows, tokenizer.pad_token_id),
-            "labels": torch.tensor([row["labels"] for row in rows]),
-        },
-    )
-    last = last_checkpoint(checkpoints)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if not finished:
+        rows = encode(tokenizer, [e.pair for e in examples], settings.max_length)
+        trainer = Trainer(
+            model=model,
+            args=_arguments(checkpoints, settings, steps, checkpoint_every),
+            train_dataset=[
+                {**row, "labels": [e.target]} for row, e in zip(rows, examples, strict=True)
+            ],
+            data_collator=lambda batch: {
+                **collate(batch, tokenizer.pad_token_id),
+                "labels": torch.tensor([row["labels"] for row in batch]),
+            },
+        )
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
     judge = Judge(model.to(best_device()), tokenizer, max_length=settings.max_length)
     judge.calibration = calibrate(judge, development_examples(world, parts, settings))
     return judge
@@ -211,10 +216,9 @@ def _claim(run: Path, settings: JudgeSettings) -> None:
 
 
 def _arguments(
-    folder: Path, settings: JudgeSettings, examples: int, checkpoint_every: int
+    folder: Path, settings: JudgeSettings, steps: int, checkpoint_every: int
 ) -> TrainingArguments:
     cpu = not torch.cuda.is_available()
-    steps = max(1, round(settings.epochs * examples / settings.rows))
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=settings.rows,

@@ -210,13 +210,15 @@ class TestPurge:
         ]  # fmt: skip
         assert "stake" not in json.dumps([e for e in trail if e["document"] == "purges"])
 
-    @pytest.mark.parametrize("what", ["query", "model_version"])
-    async def test_a_generation_under_way_does_not_undo_it(self, serve: Serve, what: str) -> None:
+    @pytest.mark.parametrize("what", [{"query": "stake"}, {"model_version": "test-1"}], ids=str)
+    async def test_a_generation_under_way_does_not_undo_it(
+        self, serve: Serve, what: dict[str, Any]
+    ) -> None:
         engine = ScriptedEngine(held=True)
         service = await serve(engine)
         under_way = asyncio.create_task(service.rewrite("stake"))
         await engine.reached_hold.wait()
-        await self.purge(service, **{what: {"query": "stake", "model_version": "test-1"}[what]})
+        await self.purge(service, **what)
         engine.release()
         assert (await under_way)["status"] == "ok"
         await service.idle()

@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from tests.unit.training.test_judge import load
 from tests.unit.training.tiny_bert import write_tiny_bert
-from tests.unit.training.worlds import make_world, shop_tables
+from tests.unit.training.worlds import MATERIALS, THINGS, make_world, shop_tables
 from training import judge_train
 from training.data import Split, split
 from training.errors import DataError, RunError
@@ -102,14 +103,37 @@ def _shared(example: Example) -> set[str]:
     return set(stems(example.query)) & set(stems(example.title))
 
 
-SETTINGS = JudgeSettings(epochs=6, rows=16, learning_rate=5e-3, limit=240, max_length=16)
+SETTINGS = JudgeSettings(epochs=4, junk_share=0.0, learning_rate=2e-3, rows=16, max_length=16)
+
+
+@pytest.fixture(scope="module")
+def simple() -> tuple[World, Split]:
+    """A shop where steel, brass and the like is good for every query, and the rest is bad.
+
+    A random model can learn that in seconds; to compare words it would have to be a real one.
+    """
+    titles = {
+        f"p{i}{j}": f"{material} {thing} for the house"
+        for i, thing in enumerate(THINGS)
+        for j, material in enumerate(MATERIALS)
+    }
+    grades = {
+        f"{material} {thing}": {
+            f"p{(i + k) % len(THINGS)}{(j + k) % len(MATERIALS)}": 1.0 if (j + k) % 2 else 3.0
+            for k in range(6)
+        }
+        for i, thing in enumerate(THINGS)
+        for j, material in enumerate(MATERIALS)
+    }
+    world = make_world(titles, grades)
+    return world, split(world)
 
 
 class Stopped(Exception):
     """What ends a run half-way."""
 
 
-class StopAt(TrainerCallback):
+class StopAt(TrainerCallback):  # type: ignore[misc]
     """Raises right after a checkpoint was written."""
 
     def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
@@ -125,21 +149,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(shop: tuple[World, Split], place: Path) -> Judge:
+def made(simple: tuple[World, Split], place: Path) -> Judge:
     run = place / "whole"
-    return train_judge(*shop, SETTINGS, run=run, base=place / "base", checkpoint_every=20)
+    return train_judge(*simple, SETTINGS, run=run, base=place / "base", checkpoint_every=20)
 
 
 class TestTraining:
-    def test_it_learns(self, shop: tuple[World, Split], made: Judge) -> None:
-        world, parts = shop
+    def test_it_learns(self, simple: tuple[World, Split], made: Judge) -> None:
+        world, parts = simple
         figures = measure_judge(made, world, parts.development)
         assert figures["order"] > 0.7
-        assert figures["junk"]["auc"] > 0.8
-        assert figures["spearman"] > 0.3
+        assert figures["relevant"]["auc"][0] > 0.7
+        assert figures["spearman"] > 0.4
 
-    def test_the_mean_score_is_the_mean_grade(self, shop: tuple[World, Split], made: Judge) -> None:
-        world, parts = shop
+    def test_the_mean_score_is_the_mean_grade(
+        self, simple: tuple[World, Split], made: Judge
+    ) -> None:
+        world, parts = simple
         examples = judge_train.development_examples(world, parts, SETTINGS)
         scores = made.score([e.pair for e in examples])
         # What least cross-entropy with a free shift implies.
@@ -147,48 +173,45 @@ class TestTraining:
 
     def test_a_stopped_run_ends_in_the_same_weights(
         self,
-        shop: tuple[World, Split],
+        simple: tuple[World, Split],
         made: Judge,
         place: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        class Interrupted(judge_train.Trainer):
-            def __init__(self, *args: Any, **kwargs: Any) -> None:
-                super().__init__(*args, **kwargs)
-                self.add_callback(StopAt())
-
         run = place / "stopped"
         with monkeypatch.context() as patched:
-            patched.setattr(judge_train, "Trainer", Interrupted)
+            patched.setattr(judge_train, "Trainer", partial(Trainer, callbacks=[StopAt()]))
             with pytest.raises(Stopped):
-                train_judge(*shop, SETTINGS, run=run, base=place / "base", checkpoint_every=20)
-        again = train_judge(*shop, SETTINGS, run=run, base=place / "base", checkpoint_every=20)
+                train_judge(*simple, SETTINGS, run=run, base=place / "base", checkpoint_every=20)
+        again = train_judge(*simple, SETTINGS, run=run, base=place / "base", checkpoint_every=20)
         for name, weights in made.model.state_dict().items():
             assert torch.equal(weights, again.model.state_dict()[name]), name
         assert again.calibration == made.calibration
 
     def test_a_finished_run_is_not_trained_again(
-        self, shop: tuple[World, Split], made: Judge, place: Path
+        self, simple: tuple[World, Split], made: Judge, place: Path
     ) -> None:
-        state = place / "whole" / "checkpoints" / "checkpoint-113" / "trainer_state.json"
-        before = state.stat().st_mtime_ns
-        again = train_judge(*shop, SETTINGS, run=place / "whole", base=place / "base")
+        checkpoints = place / "whole" / "checkpoints"
+        before = sorted(p.name for p in checkpoints.iterdir())
+        again = train_judge(*simple, SETTINGS, run=place / "whole", base=place / "base")
+        for name, weights in made.model.state_dict().items():
+            assert torch.equal(weights, again.model.state_dict()[name]), name
         assert again.calibration == made.calibration
-        assert state.stat().st_mtime_ns == before
+        assert sorted(p.name for p in checkpoints.iterdir()) == before
 
     def test_another_seed_makes_another_judge(
-        self, shop: tuple[World, Split], made: Judge, place: Path
+        self, simple: tuple[World, Split], made: Judge, place: Path
     ) -> None:
         other = replace(SETTINGS, seed=8)
-        judge = train_judge(*shop, other, run=place / "other", base=place / "base")
+        judge = train_judge(*simple, other, run=place / "other", base=place / "base")
         assert judge.calibration != made.calibration
 
     def test_a_run_with_other_settings_is_refused(
-        self, shop: tuple[World, Split], made: Judge, place: Path
+        self, simple: tuple[World, Split], made: Judge, place: Path
     ) -> None:
         with pytest.raises(RunError, match="holds a run with other settings"):
             train_judge(
-                *shop, replace(SETTINGS, epochs=2), run=place / "whole", base=place / "base"
+                *simple, replace(SETTINGS, epochs=2), run=place / "whole", base=place / "base"
             )
 
 

@@ -1,0 +1,114 @@
+"""Baselines on catalogues small enough to work out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.training.worlds import make_world
+from training.baselines import RelevanceFeedback, SpellingCorrector, baselines, vocabulary
+from training.data import Split
+from training.evaluate import measure
+
+COUNTS = {"ceiling": 50, "fan": 40, "lawn": 30, "mower": 30, "ge": 20, "celling": 1, "fad": 2}
+
+
+class TestVocabulary:
+    def test_counts_words_of_letters(self) -> None:
+        counts = vocabulary(["GE Fan, 3 in. wd40", "fan"], ["a fan"])
+        assert counts == {"ge": 1, "fan": 3, "in": 1, "a": 1}
+
+
+class TestSpelling:
+    def corrector(self, *, compound: bool) -> SpellingCorrector:
+        return SpellingCorrector(COUNTS, min_count=2, compound=compound)
+
+    @pytest.mark.parametrize("compound", [False, True])
+    @pytest.mark.parametrize(
+        ("query", "expected"),
+        [
+            ("cieling fan", ["ceiling fan"]),  # neighbours swapped: one edit
+            ("celling fan", ["ceiling fan"]),  # in the catalogue, but once: taken for a slip
+            ("ceiling fan", []),
+            ("ge fan", []),
+            ("zzzzzzzz", []),
+            ("", []),
+        ],
+    )
+    def test_by_hand(self, compound: bool, query: str, expected: list[str]) -> None:
+        assert self.corrector(compound=compound)(query) == expected
+
+    def test_the_fewest_edits_come_before_the_commonest_word(self) -> None:
+        # "fan" is two edits away from "fadd", "fad" one.
+        assert self.corrector(compound=False)("fadd") == ["fad"]
+
+    def test_numbers_and_codes_stay(self) -> None:
+        assert self.corrector(compound=False)("wd40 5000 fna") == ["wd40 5000 fan"]
+
+    def test_short_words_get_one_edit_at_most(self) -> None:
+        assert self.corrector(compound=False)("mwr") == []
+        assert self.corrector(compound=False)("moweerr") == ["mower"]
+
+    def test_compound_splits_and_joins(self) -> None:
+        assert self.corrector(compound=False)("lawnmower") == []
+        assert self.corrector(compound=True)("lawnmower") == ["lawn mower"]
+        assert self.corrector(compound=True)("lawn mow er") == ["lawn mower"]
+
+
+# Each result of "ladder" has three words and the term once, so all weigh alike.
+LADDERS = {
+    "a": "ladder oak step",
+    "b": "ladder oak pine",
+    "c": "ladder oak step",
+    "d": "drill steel bit",
+}
+
+
+class TestFeedback:
+    def feedback(self, **settings: object) -> RelevanceFeedback:
+        world = make_world(LADDERS, {"ladder": {"a": 3.0}})
+        return RelevanceFeedback(world, **settings)  # type: ignore[arg-type]
+
+    def test_words_by_their_share_of_the_first_results(self) -> None:
+        # P(oak) = 3/9, P(step) = 2/9, P(pine) = 1/9.
+        assert self.feedback(terms=2)("ladder") == ["ladder oak step"]
+        assert self.feedback(terms=9)("ladder") == ["ladder oak step pine"]
+
+    def test_each_word_by_itself(self) -> None:
+        assert self.feedback(terms=2, single=True)("ladder") == ["ladder oak", "ladder step"]
+
+    def test_products_that_match_better_count_for_more(self) -> None:
+        titles = {"a": "pump oil red", "b": "pump well blue", "c": "pump well blue"}
+        world = make_world(titles, {"oil pump": {"a": 3.0}})
+        sharp = RelevanceFeedback(world, terms=1, mu=0.01)
+        # "oil" is in the first product alone: with a sharp model its words win,
+        assert sharp("oil pump") == ["oil pump red"]
+        # with a flat one the words of the two others, which are more.
+        assert RelevanceFeedback(world, terms=1, mu=1e6)("oil pump") == ["oil pump blue"]
+
+    def test_a_term_that_no_title_has_changes_nothing(self) -> None:
+        assert self.feedback(terms=1)("ladder zzz") == ["ladder zzz oak"]
+
+    def test_the_commonest_spelling_is_written(self) -> None:
+        titles = {"a": "saw blades", "b": "saw blade", "c": "saw blades"}
+        world = make_world(titles, {"saw": {"a": 3.0}})
+        assert RelevanceFeedback(world, terms=1)("saw") == ["saw blades"]
+
+    def test_numbers_short_words_and_stop_words_do_not_expand(self) -> None:
+        world = make_world({"a": "saw for 10in 5 ft"}, {"saw": {"a": 3.0}})
+        assert RelevanceFeedback(world)("saw") == []
+
+    def test_nothing_found(self) -> None:
+        assert self.feedback()("zzz") == []
+        assert self.feedback()("") == []
+
+
+def test_baselines_are_rewriters_to_measure() -> None:
+    titles = {f"p{i}": f"oak ladder model {i}" for i in range(6)} | {"x": "steel drill"}
+    world = make_world(titles, {"laddre": {"p1": 3.0}, "drill": {"x": 3.0}})
+    parts = Split(train=("drill",), development=("laddre",), held_out=(), protected=frozenset())
+    found = baselines(world, parts)
+    assert found["SymSpell"]("laddre") == ["ladder"]
+    row = measure(world, ["laddre"], found["SymSpell"])
+    # The query finds nothing, its correction everything.
+    assert row["all"]["gain"][0] == 1.0
+    assert list(found["RM3"]("drill")) == ["drill steel"]
