@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.timeout(1500),  # three starts of an engine, on a machine that may be busy
 ]
 
-VERSION = "grpo-1"
+VERSION = "sft-1"
 STALL_S = 10.0
 """Longer than any step of a healthy engine on a busy machine."""
 DEADLINE_MS = 20_000

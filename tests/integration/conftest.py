@@ -24,7 +24,7 @@ from service.engine.vllm import VllmEngine
 from tests.support.redis_server import RedisServer
 from tests.support.service import Serve, serving
 
-VERSION = "grpo-1"
+VERSION = "sft-1"
 START_SECONDS = 240
 """Patience, not a promise: the machine that runs the tests may be slow and busy."""
 

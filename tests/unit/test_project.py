@@ -64,9 +64,11 @@ def test_the_locks_cover_what_the_project_asks_for(project: dict[str, Any]) -> N
     assert runtime | names(extras["train"]) | names(extras["dev"]) <= set(pins("dev"))
 
 
-def test_the_base_in_the_lock_is_the_one_in_the_metadata(project: dict[str, Any]) -> None:
-    (entry,) = project["tool"]["uv"]["dependency-metadata"]
-    assert pins("cpu")[entry["name"]] == entry["version"]
+def test_the_bases_in_the_locks_are_those_in_the_metadata(project: dict[str, Any]) -> None:
+    served, judge = project["tool"]["uv"]["dependency-metadata"]
+    assert pins("cpu")[served["name"]] == served["version"]
+    assert pins("dev")[judge["name"]] == judge["version"]
+    assert judge["name"] not in pins("cpu"), "the judge serves no traffic"
 
 
 def test_the_licence_is_whole() -> None:
