@@ -12,6 +12,7 @@ simulated):
 * ``productivity``: share of E that the rewrites alone retrieve;
 * ``increment``: share of E that the rewrites retrieve and the query alone does not
   (both after BEQUE, arXiv 2311.03758);
+* ``hit_rate``: engaged products that the rewrites of their query find / all engaged products;
 * ``relevance``: mean score that a judge (:mod:`training.judge`) gives, for the query, to the first
   ten results of each rewrite; of queries that have one;
 * ``covered``: at least one accepted rewrite that differs in more than case, space or inflection.
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tqdm import tqdm
@@ -33,7 +34,7 @@ from service.filters import CandidateFilter
 from training.data import Split
 from training.errors import DataError
 from training.first_results import FirstResults
-from training.metrics import bootstrap
+from training.metrics import bootstrap, hit_rate
 from training.pairs import PairMiner, World, is_trivial
 from training.schema import GRADE_ENGAGED
 from training.search import REWRITE_WEIGHT, fuse, recall
@@ -59,6 +60,9 @@ class Outcome:
     covered: bool
     relevance: float | None = None
     """Mean judge score of the first results of its rewrites; of a query without any, nothing."""
+    hits: int = field(default=0, compare=False)
+    """Engaged products that the rewrites find."""
+    engaged: int = field(default=0, compare=False)
 
     @property
     def gain(self) -> float:
@@ -99,6 +103,8 @@ def judge_rewrites(
         relevance=sum(first(query, r) for r in rewrites) / len(rewrites)
         if first and rewrites
         else None,
+        hits=len(found),
+        engaged=len(engaged),
     )
 
 
@@ -130,6 +136,7 @@ def summarise(outcomes: Mapping[str, Outcome], queries: Sequence[str]) -> dict[s
         "increment": interval(lambda o: o.increment),
         "covered": interval(lambda o: float(o.covered)),
         "rewrites": interval(lambda o: float(o.rewrites)),
+        "hit_rate": hit_rate([o.hits for o in rows], [o.engaged for o in rows]).as_list(),
         "relevance": bootstrap([o.relevance for o in rows if o.relevance is not None]).as_list(),
     }
 

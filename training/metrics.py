@@ -44,6 +44,28 @@ def bootstrap(values: Sequence[float] | Array, seed: int = 0) -> Interval:
     return Interval(float(array.mean()), float(low), float(high))
 
 
+def hit_rate(hits: Sequence[int], engaged: Sequence[int], seed: int = 0) -> Interval:
+    """sum(hits) / sum(engaged) with a 95 % percentile bootstrap that draws queries again.
+
+    Beside a mean over queries, in which one with a single engaged product counts as much as one
+    with twenty.
+
+    Without engaged products it is NaN.
+    """
+    tops, bottoms = np.asarray(hits, dtype=float), np.asarray(engaged, dtype=float)
+    keep = bottoms > 0
+    tops, bottoms = tops[keep], bottoms[keep]
+    if bottoms.size == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    rng = np.random.default_rng(seed)
+    ratios = np.empty(RESAMPLES)
+    for start in range(0, RESAMPLES, 500):
+        picks = rng.integers(0, bottoms.size, (500, bottoms.size))
+        ratios[start : start + 500] = tops[picks].sum(axis=1) / bottoms[picks].sum(axis=1)
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return Interval(float(tops.sum() / bottoms.sum()), float(low), float(high))
+
+
 def tagging(labels: Sequence[bool], scores: Sequence[float], seed: int = 0) -> dict[str, object]:
     """Accuracy at 0.5 and ROC AUC of relevance scores, each with a bootstrap interval over pairs.
 

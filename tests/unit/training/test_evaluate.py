@@ -126,6 +126,8 @@ def test_measure_by_hand() -> None:
     assert row["covered"][0] == 0.5
     assert row["rewrites"][0] == 1.0
     assert row["increment"][0] == pytest.approx(1 / 3, abs=1e-4)
+    # "garden" finds c of {a, c, e} and "paint" e; the query "garden" has c and no rewrite: 2 of 4.
+    assert row["hit_rate"][0] == 0.5
     assert row["gain"][1] <= row["gain"][0] <= row["gain"][2]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.metrics import Interval, bootstrap, tagging
+from training.metrics import Interval, bootstrap, hit_rate, tagging
 
 
 def test_all_equal_values_leave_no_doubt() -> None:
@@ -76,3 +76,14 @@ def test_exactly_one_half_counts_as_relevant() -> None:
 def test_one_kind_alone_cannot_be_measured(labels: list[bool]) -> None:
     with pytest.raises(ValueError, match="relevant and irrelevant"):
         tagging(labels, [0.5] * len(labels))
+
+
+class TestHitRate:
+    def test_interval(self) -> None:
+        # Whichever two of the two queries are drawn: 1/1, 1/4 or 2/5.
+        found = hit_rate([1, 1], [1, 4])
+        assert (found.mean, found.low, found.high) == pytest.approx((0.4, 0.25, 1.0))
+
+    def test_without_engaged_products(self) -> None:
+        assert math.isnan(hit_rate([0], [0]).mean)
+        assert math.isnan(hit_rate([], []).mean)
