@@ -23,6 +23,7 @@ from training.brands import brands
 from training.data import (
     domain_rows,
     mine_all,
+    misspell_some,
     sft_rows,
     split,
     tag_rows,
@@ -143,18 +144,16 @@ class Course:
         from training.grpo import align
 
         count = stage.steps * stage.queries_per_step
-        feedback = Feedback(
-            self.world,
-            load_judge(self.recipe),
-            first=stage.results,
-            brands=brands(self.world.titles.values()),
-            fold_case=self.recipe.prompt.fold_case,
+        queries = pick_prompts(self.world, self.parts.train, count, stage.missed_share, seed)
+        # Before the world learns of misspelt queries, which are none of its own.
+        rows = tag_rows(
+            self.mined, self.world, self.parts, self.recipe, trainee.prompts, stage=stage, seed=seed
         )
         return align(
             trainee,
-            pick_prompts(self.world, self.parts.train, count, stage.missed_share, seed),
-            tag_rows(self.mined, self.recipe, trainee.prompts, stage, seed=seed),
-            feedback,
+            misspell_some(self.world, self.parts, queries, stage.misspelt_share, seed),
+            rows,
+            self._feedback(stage),
             stage,
             max_tokens=self.recipe.decoding.max_tokens,
             run=self.run.folder,

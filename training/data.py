@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,9 @@ from model_store.text import normalise
 from training.catalogue import CatalogueMiner
 from training.errors import DataError
 from training.folds import DEVELOPMENT, HELD_OUT, compact, fold_of, variants
+from training.noise import corrupt
 from training.packing import Row, Tree, pack, tree_of
-from training.pairs import PairMiner, QueryPairs, World
+from training.pairs import PairMiner, QueryPairs, World, is_echo
 from training.readers import best_buy, home_depot
 from training.recipe import GrpoStage, Recipe, SftStage
 from training.schema import Tables
@@ -151,18 +152,47 @@ def sft_rows(
 
 def tag_rows(
     mined: Mapping[str, QueryPairs],
+    world: World,
+    parts: Split,
     recipe: Recipe,
     prompts: PromptFormat,
-    stage: GrpoStage,
     *,
+    stage: GrpoStage,
     seed: int,
 ) -> list[Row]:
-    """Packed mined pairs to judge beside a GRPO stage, as many rows as it uses, none to write."""
-    judged = [QueryPairs(p.query, [], p.write + p.accept, p.reject) for p in mined.values()]
+    """Packed pairs to judge beside a GRPO stage, as many rows as it uses, none to write."""
+    catalogue = CatalogueMiner(world, parts.train, seed, parts.protected)
+    told = catalogue.mine(stage.catalogue_pairs) if stage.catalogue_pairs else ()
+    judged = [
+        QueryPairs(p.query, [], p.write + p.accept, p.reject) for p in (*mined.values(), *told)
+    ]
     trees = [t for p in judged if (t := tree_of(p, prompts, recipe.decoding.max_tokens)).branches]
     tokens = stage.steps * stage.tag_rows * stage.row_tokens
     packed = _budget(trees, tokens, random.Random(seed))
     return pack(packed, stage.row_tokens, prompts.labels.relevant)
+
+
+def misspell_some(
+    world: World, parts: Split, queries: Sequence[str], share: float, seed: int
+) -> list[str]:
+    """``queries`` in their order, about ``share`` of them misspelt as people misspell.
+
+    Those that people misspelt themselves stay as they are. The world learns what is meant.
+    """
+    rng = random.Random(seed)
+    slips = real_slips(world.corrections, parts.train)
+    found = []
+    for query in queries:
+        form = query
+        if rng.random() < share and query not in world.corrections:
+            form = normalise(corrupt(query, rng, slips), fold_case=True)
+        known = form in world.relevant or compact(form) in parts.protected
+        if form and not known and not is_echo(query, form):
+            world.misspelt(form, query)
+            found.append(form)
+        else:
+            found.append(query)
+    return found
 
 
 def _noisy(world: World, parts: Split, recipe: Recipe, seed: int) -> list[QueryPairs]:

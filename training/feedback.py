@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from model_store.manifest import FilterSpec
@@ -62,7 +62,8 @@ class Feedback:
         texts = [s.text for s in group]
         shown = {s.text for s in group if s.text and s.tag is not None}
         usable = {t for t in shown if self._usable(query, t)}
-        self._first.prepare((query, text) for text in {query, *usable})
+        need = self._world.meant(query)
+        self._first.prepare((need, text) for text in {query, *usable})
         copies = Counter(texts)
         return [
             self._one(query, sample, copies[sample.text], len(group))
@@ -74,7 +75,7 @@ class Feedback:
     def prepare(self, groups: Sequence[tuple[str, Sequence[Sample]]]) -> None:
         """Let the judge look at all groups at once, which is quicker than one after the other."""
         self._first.prepare(
-            (query, text)
+            (self._world.meant(query), text)
             for query, group in groups
             for text in {query, *(s.text for s in group if s.tag is not None)}
             if text == query or self._usable(query, text)
@@ -86,16 +87,26 @@ class Feedback:
         wanted = world.relevant[query]
         base, own = recall(plain, wanted), recall(results, wanted)
         fused = recall(fuse([plain, results], world.depth), wanted)
-        first = self._first(query, text)
+        # A shopper's need is what was meant, however it was spelt.
+        need = world.meant(query)
+        scores = self._first.each(need, text)
+        first, plain_first = rewards.relevance(list(scores.values())), self._first(need, query)
         tag = bool(sample.tag)
         truth = rewards.verdict(
-            own=own,
-            base=base,
-            change=fused - base,
-            first=first,
-            plain_first=self._first(query, query),
+            own=own, base=base, change=fused - base, first=first, plain_first=plain_first
         )
         agreed = rewards.agreement(tag, truth)
+        if not tag:
+            # Never shown: what it would have found is worth nothing.
+            return Rewards(agreement=agreed)
+        engaged = [p for p, g in world.grades[query].items() if g >= GRADE_ENGAGED]
+        found = Rewards(
+            increment=rewards.increment(results, plain, engaged),
+            gain=rewards.gain(fused, base),
+            agreement=agreed,
+        )
+        if truth is False and fused <= base:
+            return found
         form = rewards.rules(
             query,
             text,
@@ -103,18 +114,20 @@ class Feedback:
             group=group,
             known=self._known(query, text),
             broad=self._is_broad(query, text),
+            added=set(stems(query)) < set(stems(text)),
         )
-        if not tag:
-            # Never shown: what it would have found is worth nothing.
-            return Rewards(agreement=agreed)
-        engaged = [p for p, g in world.grades[query].items() if g >= GRADE_ENGAGED]
-        return Rewards(
-            relevance=first,
-            productivity=rewards.productivity(results, engaged),
-            increment=rewards.increment(results, plain, engaged),
-            gain=rewards.gain(fused, base),
+        known = set(plain)
+        return replace(
+            found,
+            relevance=rewards.met(first, rewards.SAME * max(plain_first, rewards.FAIR)),
+            productivity=rewards.met(
+                rewards.productivity(results, engaged),
+                rewards.KEEP_OWN * rewards.productivity(plain, engaged),
+            ),
+            discovery=rewards.discovery(
+                [None if p in known else s for p, s in scores.items()], plain_first
+            ),
             rules=form,
-            agreement=agreed,
         )
 
     def _usable(self, query: str, text: str) -> bool:

@@ -42,6 +42,10 @@ class FirstResults:
 
     def __call__(self, query: str, text: str) -> float:
         """Mean score in [0, 1] of what ``text`` finds first; 0 if it finds nothing."""
+        scores = self.each(query, text)
+        return sum(scores.values()) / len(scores) if scores else 0.0
+
+    def each(self, query: str, text: str) -> dict[str, float]:
+        """Score in [0, 1] of each product that ``text`` finds first, in their order."""
         self.prepare([(query, text)])
-        found = self._world.index.search(text, self._first)
-        return sum(self._judged[query, p] for p in found) / len(found) if found else 0.0
+        return {p: self._judged[query, p] for p in self._world.index.search(text, self._first)}

@@ -116,6 +116,15 @@ class World:
         }
         self._plain: dict[str, list[str]] = {}
 
+    def meant(self, query: str) -> str:
+        """The query in its corrected spelling, if one is known."""
+        return self.corrections.get(query, query)
+
+    def misspelt(self, form: str, query: str) -> None:
+        """Let ``form`` stand for ``query``, which is what is meant by it."""
+        self.corrections[form] = self.meant(query)
+        self.grades[form], self.relevant[form] = self.grades[query], self.relevant[query]
+
     def plain(self, query: str) -> list[str]:
         """Results of the query alone (top ``depth``), remembered."""
         if query not in self._plain:

@@ -108,9 +108,13 @@ class GrpoStage(_Part):
     """First results of a rewrite that the judge looks at."""
     missed_share: Annotated[float, Field(ge=0, le=1)] = 0.75
     """Share of queries that do not find all of their relevant products by themselves."""
+    misspelt_share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Share of queries that are misspelt on the way, as people misspell: their corrections gain."""
     tag_rows: Annotated[int, Field(ge=0)] = 1
     """Packed rows of pairs to judge, learnt beside in each step."""
     tag_weight: Annotated[float, Field(ge=0)] = 1.0
+    catalogue_pairs: Annotated[int, Field(ge=0)] = 0
+    """Queries out of the catalogue (:mod:`training.catalogue`) among those rows."""
     row_tokens: Annotated[int, Field(ge=32)] = 256
 
 

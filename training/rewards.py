@@ -6,18 +6,28 @@ nothing; one that the model itself tags IRRELEVANT is never shown, so what it wo
 worth nothing either, and only its tag is rewarded.
 
 ========================  =====================================================================
-``relevance``             mean judge score, for the query, of the rewrite's first results
-``productivity``          share of the query's engaged products that the rewrite finds
-``increment``             share of them that the rewrite finds and the query alone does not
+``relevance``             mean judge score of the rewrite's first results for the query, as a share
+                          of :data:`SAME` of the query's own, at most 1
+``productivity``          share of the query's engaged products that the rewrite finds, as a share
+                          of :data:`KEEP_OWN` of those that the query finds, at most 1
+``increment``             share of the engaged products that the rewrite finds and the query alone
+                          does not
+``discovery``             how relevant the judge finds those of the first results that the query
+                          alone does not find (:func:`discovery`)
 ``gain``                  recall of query and rewrite fused at the query's budget, less the
                           query's own, times :data:`GAIN_SCALE`, within [-1, 1]
-``rules``                 product of six guards in [0, 1] on the form (:func:`rules`)
+``rules``                 product of seven guards in [0, 1] on the form (:func:`rules`)
 ``agreement``             1 if the tag is the judges' verdict, 0 if not, 0.5 if they have none
 ========================  =====================================================================
 
+Relevance and productivity are bars to clear, not prizes: the query with a harmless word behind it
+is as relevant and as productive as the query, and where more of the two is paid for, that is what a
+model learns to write. What is shown and should not be, by the judges' verdict, clears no bar.
+
 Productivity and increment are BEQUE's (arXiv 2311.03758); that relevance, productivity, increment
-and rules are rewarded together is the proposal of arXiv 2603.02555. ``gain`` is ours: ``increment``
-says what a rewrite adds, not what it pushes out of a page of fixed size.
+and rules are rewarded together is the proposal of arXiv 2603.02555. ``gain`` and ``discovery`` are
+ours: ``increment`` says what a rewrite adds, not what it pushes out of a page of fixed size, and
+few of the products that a rewrite adds were ever graded by people.
 """
 
 from __future__ import annotations
@@ -28,12 +38,17 @@ from typing import Literal
 
 from rapidfuzz.distance import Levenshtein
 
-RewardName = Literal["relevance", "productivity", "increment", "gain", "rules", "agreement"]
+RewardName = Literal[
+    "relevance", "productivity", "increment", "discovery", "gain", "rules", "agreement"
+]
 
 GAIN_SCALE = 4.0
 """A fusion's recall moves by hundredths where the other rewards move by tenths."""
-ENOUGH_DIFFERENCE = 0.15
-"""Edit distance, as a share of the longer text, from which a rewrite differs enough."""
+ENOUGH_DIFFERENCE = 0.05
+"""Edit distance, as a share of the longer text, from which a rewrite differs enough: one letter of
+twenty, which is what a correction may need."""
+ADDED = 0.3
+"""What is left of the rules' reward where a rewrite is the query and more words."""
 EXTRA_WORDS = 2
 LENGTH_RATIO = 1.5
 """A rewrite of a query of n words is too long from ``LENGTH_RATIO * n + EXTRA_WORDS``."""
@@ -44,6 +59,9 @@ SAME = 0.9
 WORSE = 0.6
 FAIR = 0.5
 """Judge score of first results from which a query can be said to find what it asks for."""
+WELCOME = 0.75
+"""Judge score of a new product, as a share of the query's own first results, from which it is
+welcome."""
 
 
 def relevance(scores: Sequence[float]) -> float:
@@ -66,16 +84,42 @@ def gain(fused: float, plain: float) -> float:
     return max(-1.0, min(1.0, GAIN_SCALE * (fused - plain)))
 
 
-def rules(query: str, text: str, *, copies: int, group: int, known: float, broad: bool) -> float:
-    """The product of six guards, each 1 where there is nothing to object to.
+def met(value: float, bar: float) -> float:
+    """``value / bar``, at most 1: how far a bar is met; 1 if there is none (0)."""
+    return min(1.0, value / bar) if bar > 0 else 1.0
+
+
+def discovery(scores: Sequence[float | None], plain_first: float) -> float:
+    """Mean over the first results of ``2 * (score - bar)`` of those that are new, within [-1, 1].
+
+    New products of fair relevance are what a rewrite is for, and new ones that have nothing to do
+    with the query are what it must not bring; what the query finds by itself counts for nothing.
+
+    Args:
+        scores: judge scores of a rewrite's first results; ``None`` where the query alone finds it.
+        plain_first: mean judge score of the query's own first results, of which the bar is
+            :data:`WELCOME`.
+    """
+    if not scores:
+        return 0.0
+    bar = WELCOME * max(plain_first, FAIR)
+    total = sum(2.0 * (score - bar) for score in scores if score is not None)
+    return max(-1.0, min(1.0, total / len(scores)))
+
+
+def rules(
+    query: str, text: str, *, copies: int, group: int, known: float, broad: bool, added: bool
+) -> float:
+    """The product of seven guards, each 1 where there is nothing to object to.
 
     * length: ``limit / n`` for ``n`` words beyond ``limit = 1.5 * (words of the query) + 2``;
-    * difference: ``d / 0.15`` below an edit distance of ``d = 0.15`` of the longer text;
+    * difference: ``d / 0.05`` below an edit distance of ``d = 0.05`` of the longer text;
     * stuffing: distinct words / words;
     * repeats: ``1 - (copies - 1) / group`` for a text that ``copies`` samples of a group have;
     * known: share of words that the catalogue or the query has (to a search engine that takes any
       word, "clade garden hose" is as good as "garden hose");
-    * specific: 0 for one broad word that retrieves everything.
+    * specific: 0 for one broad word that retrieves everything;
+    * another wording: :data:`ADDED` for the query with words added ("outdoor rug in white").
 
     Args:
         query: normalised.
@@ -85,6 +129,7 @@ def rules(query: str, text: str, *, copies: int, group: int, known: float, broad
         known: share of the words of ``text`` that are in some title or in the query.
         broad: every word of ``text`` is in so many titles that it asks for nothing in particular,
             which is not so of the query.
+        added: the text says all that the query says, and more.
     """
     words = text.split()
     limit = LENGTH_RATIO * len(query.split()) + EXTRA_WORDS
@@ -93,7 +138,8 @@ def rules(query: str, text: str, *, copies: int, group: int, known: float, broad
     difference = min(1.0, distance / ENOUGH_DIFFERENCE)
     stuffing = len(set(words)) / len(words)
     repeats = 1.0 - (copies - 1) / group
-    return length * difference * stuffing * repeats * known * (0.0 if broad else 1.0)
+    specific, another = 0.0 if broad else 1.0, ADDED if added else 1.0
+    return length * difference * stuffing * repeats * known * specific * another
 
 
 def verdict(
@@ -133,6 +179,7 @@ class Rewards:
     relevance: float = 0.0
     productivity: float = 0.0
     increment: float = 0.0
+    discovery: float = 0.0
     gain: float = 0.0
     rules: float = 0.0
     agreement: float = 0.0
