@@ -8,12 +8,20 @@ import pytest
 from model_store.prompt import PromptFormat
 from tests.support.model_versions import PROMPT, byte_tokenizer
 from tests.unit.training.worlds import make_world, rooms_world, shop_tables
-from training.data import Split, domain_rows, mine_all, sft_rows, split
+from training.data import (
+    Split,
+    domain_rows,
+    mine_all,
+    misspell_some,
+    sft_rows,
+    split,
+    tag_rows,
+)
 from training.errors import DataError
-from training.folds import fold_of, variants
+from training.folds import compact, fold_of, variants
 from training.packing import Row
 from training.pairs import QueryPairs, Scored, World
-from training.recipe import Optimiser, Recipe, SftStage, load_recipe
+from training.recipe import GrpoStage, Optimiser, Recipe, SftStage, load_recipe
 
 SHIPPED = Path(__file__).parents[3] / "training" / "recipes" / "sft-1.yaml"
 
@@ -207,3 +215,59 @@ class TestRows:
         assert all(not r.tag for r in rows)
         small = domain_rows(world, parts.train, prompts, tokens=500, row_tokens=256, seed=1)
         assert 500 <= tokens(small) <= 500 + 256
+
+
+class TestMisspellSome:
+    def test_a_share_is_misspelt_and_the_world_knows_what_was_meant(self) -> None:
+        shop = World(shop_tables())
+        known = split(shop)
+        queries = [q for q in known.train if q not in shop.corrections] * 4
+        found = misspell_some(shop, known, queries, 0.5, seed=3)
+        changed = [(a, b) for a, b in zip(queries, found, strict=True) if a != b]
+        assert len(queries) / 4 < len(changed) < len(queries) * 3 / 4
+        for query, form in changed:
+            assert shop.meant(form) == query
+            assert shop.relevant[form] == shop.relevant[query]
+            assert compact(form) not in known.protected
+
+    def test_none_is_none_and_a_seed_decides(self) -> None:
+        shop = World(shop_tables())
+        known = split(shop)
+        assert misspell_some(shop, known, known.train, 0.0, seed=3) == list(known.train)
+        again = [
+            misspell_some(World(shop_tables()), known, known.train, 0.5, seed=3) for _ in range(2)
+        ]
+        assert again[0] == again[1]
+
+    def test_a_query_that_people_misspelt_stays(self) -> None:
+        shop = make_world(
+            {"a": "steel stake"},
+            {"steele stake": {"a": 3.0}, "steel stake": {"a": 3.0}},
+            {"steele stake": "steel stake"},
+        )
+        known = Split(("steele stake",), (), (), frozenset())
+        assert misspell_some(shop, known, ["steele stake"], 1.0, seed=3) == ["steele stake"]
+
+
+class TestTagRows:
+    def rows(self, prompts: PromptFormat, recipe: Recipe, catalogue: int) -> list[Row]:
+        rooms = rooms_world()
+        queries = tuple(sorted({" ".join(t.split()[:2]) for t in rooms.titles.values()}))
+        stage = GrpoStage(
+            kind="grpo", steps=4, learning_rate=1e-4, rewards={"gain": 1.0}, tag_rows=2,
+            catalogue_pairs=catalogue,
+        )  # fmt: skip
+        known = Split(queries, (), (), frozenset())
+        return tag_rows({}, rooms, known, recipe, prompts, stage=stage, seed=1)
+
+    def test_the_catalogue_gives_pairs_to_judge_and_none_to_write(
+        self, prompts: PromptFormat, recipe: Recipe
+    ) -> None:
+        rows = self.rows(prompts, recipe, catalogue=20)
+        assert rows
+        assert all(row.tag and not row.target for row in rows)
+
+    def test_without_it_and_without_mined_pairs_there_is_nothing(
+        self, prompts: PromptFormat, recipe: Recipe
+    ) -> None:
+        assert self.rows(prompts, recipe, catalogue=0) == []

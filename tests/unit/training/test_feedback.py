@@ -12,8 +12,8 @@ from training.pairs import World
 from training.rewards import NOTHING, RewardName, Rewards
 
 WEIGHTS: dict[RewardName, float] = {
-    "relevance": 1.0, "productivity": 0.5, "increment": 2.0, "gain": 2.0, "rules": 0.5,
-    "agreement": 0.5,
+    "relevance": 1.0, "productivity": 0.5, "increment": 2.0, "discovery": 2.0, "gain": 2.0,
+    "rules": 1.0, "agreement": 0.5,
 }  # fmt: skip
 """As in the recipe grpo-1."""
 
@@ -66,9 +66,12 @@ def test_a_rewrite_that_finds_what_the_query_misses(feedback: Feedback) -> None:
     # The query's own word "stake" finds the six stakes of steel, and the one of oak: 6 of 7. The
     # post comes with "metal".
     got = one(feedback, "metal garden post")
-    assert got.relevance == pytest.approx(0.9)
-    assert got.productivity == pytest.approx(1 / 7)
+    assert got.relevance == 1.0
+    # One of seven, where 0.6 of the query's six are enough.
+    assert got.productivity == pytest.approx(1 / 3.6)
     assert got.increment == pytest.approx(1 / 7)
+    # Its first three are new. The query's own are two of steel and the oak: welcome from 0.475.
+    assert got.discovery == pytest.approx(2 * (0.9 - 0.75 * (0.9 + 0.9 + 0.1) / 3))
     assert got.gain == pytest.approx(4 / 7)
     assert got.rules == 1.0
     # By itself it finds a sixth of what the query finds: to people's grades no relevant rewrite.
@@ -77,11 +80,10 @@ def test_a_rewrite_that_finds_what_the_query_misses(feedback: Feedback) -> None:
 
 def test_a_rewrite_that_finds_the_same(feedback: Feedback) -> None:
     got = one(feedback, "steel stake")
-    assert got.productivity == pytest.approx(6 / 7)
-    assert got.increment == got.gain == 0.0
+    assert got.productivity == got.relevance == 1.0
+    assert got.increment == got.gain == got.discovery == 0.0
     assert got.agreement == 1.0
-    # One letter of eleven differs.
-    assert got.rules == pytest.approx((1 / 11) / 0.15)
+    assert got.rules == 1.0
 
 
 def test_what_is_tagged_irrelevant_is_worth_its_tag_alone(feedback: Feedback) -> None:
@@ -136,6 +138,16 @@ class TestCheating:
         assert self.worth(feedback, "white") < honest
         assert one(feedback, "white").rules == 0.0
 
+    def test_a_harmless_word_behind_the_query(self, feedback: Feedback, honest: float) -> None:
+        assert one(feedback, "stel stake number").rules == pytest.approx(0.3)
+        assert self.worth(feedback, "stel stake number") < honest
+
+    def test_being_shown_against_the_verdict(self, feedback: Feedback) -> None:
+        # It finds nothing that was asked for: it had better say so itself.
+        shown, told = (one(feedback, "white thing", tag=tag) for tag in (True, False))
+        assert shown.relevance == shown.rules == 0.0
+        assert shown.fused(WEIGHTS) < told.fused(WEIGHTS)
+
     def test_a_word_that_nothing_holds(self, feedback: Feedback, honest: float) -> None:
         assert one(feedback, "clade steel stake").rules == pytest.approx(2 / 3)
         assert self.worth(feedback, "clade steel stake") < honest
@@ -149,6 +161,14 @@ class TestCheating:
     def test_calling_nothing_relevant(self, feedback: Feedback, honest: float) -> None:
         silent = one(feedback, "steel garden stake", tag=False).fused(WEIGHTS)
         assert silent < honest
+
+
+def test_the_judge_is_asked_for_what_was_meant(world: World, judge: Scores) -> None:
+    world.misspelt("oack", "oak")
+    (got,) = Feedback(world, judge, first=3).reward("oack", [Sample("oak stake", True)])
+    assert {query for query, _ in judge.asked} == {"oak"}
+    assert got.gain == 1.0
+    assert got.increment == 1.0
 
 
 def test_the_judge_is_asked_once_of_each_pair(feedback: Feedback, judge: Scores) -> None:

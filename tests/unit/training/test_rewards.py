@@ -32,8 +32,36 @@ def test_gain_is_scaled_and_bounded(fused: float, plain: float, expected: float)
     assert rewards.gain(fused, plain) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("value", "bar", "expected"),
+    [(0.3, 0.6, 0.5), (0.6, 0.6, 1.0), (0.9, 0.6, 1.0), (0.0, 0.0, 1.0)],
+)
+def test_a_bar_is_cleared_once(value: float, bar: float, expected: float) -> None:
+    assert rewards.met(value, bar) == pytest.approx(expected)
+
+
+class TestDiscovery:
+    # The query's own results have 0.8: a new product is welcome from 0.6.
+
+    def test_new_products_count_by_how_relevant_they_are(self) -> None:
+        # Two of four are new: 2 * (0.9 - 0.6) and 2 * (0.7 - 0.6), over four.
+        assert rewards.discovery([None, 0.9, None, 0.7], 0.8) == pytest.approx(0.2)
+
+    def test_what_the_query_finds_too_counts_for_nothing(self) -> None:
+        assert rewards.discovery([None, None], 0.8) == 0.0
+        assert rewards.discovery([], 0.8) == 0.0
+
+    def test_new_products_of_another_kind_cost(self) -> None:
+        assert rewards.discovery([0.1, 0.1], 0.8) == pytest.approx(-1.0)
+
+    def test_a_query_that_finds_rubbish_lowers_no_bar(self) -> None:
+        assert rewards.discovery([0.3], 0.1) == pytest.approx(2 * (0.3 - 0.75 * 0.5))
+
+
 def rules(query: str, text: str, **changes: object) -> float:
-    settings: dict[str, object] = {"copies": 1, "group": 8, "known": 1.0, "broad": False}
+    settings: dict[str, object] = {
+        "copies": 1, "group": 8, "known": 1.0, "broad": False, "added": False,
+    }  # fmt: skip
     return rewards.rules(query, text, **(settings | changes))  # type: ignore[arg-type]
 
 
@@ -46,8 +74,15 @@ class TestRules:
         assert rules("red hose", "a b c d e f g h i j") == pytest.approx(0.5)
 
     def test_nearly_the_query_again(self) -> None:
-        # One letter of 20 differs: 0.05 of the 0.15 that is enough.
-        assert rules("abcdefghij klmnopqrs", "abcdefghij klmnopqrt") == pytest.approx(1 / 3)
+        # One letter of 25 differs: 0.04 of the 0.05 that is enough.
+        query = "abcdefghij klmnopqrs tuvw"
+        assert rules(query, query[:-1] + "x") == pytest.approx(0.04 / 0.05)
+
+    def test_a_correction_of_one_letter_differs_enough(self) -> None:
+        assert rules("garden hoze", "garden hose") == 1.0
+
+    def test_the_query_with_words_added(self) -> None:
+        assert rules("outdoor rug", "outdoor rug in white", added=True) == pytest.approx(0.3)
 
     def test_a_word_over_and_over(self) -> None:
         assert rules("garden pipe", "hose hose hose hose") == pytest.approx(0.25)
