@@ -340,7 +340,12 @@ async def _version(target: Target) -> str:
 def _promises(found: dict[str, Any]) -> tuple[Promise, ...]:
     trends = found["trends_after_warm_up"]
     memory = trends["rss_bytes"]
-    grown = None if memory is None else memory["growth_percent"]
+    # A step shows in the levels before it bends the trend.
+    grown = (
+        None
+        if memory is None
+        else max(memory["growth_percent"], 100.0 * (memory["last"] / memory["first"] - 1.0))
+    )
     minutes = f"{found['seconds'] / 60:.0f} minutes"
     leaks = _idle_differences(found["idle_before"], found["idle_after"])
     unexpected = sum(found["unexpected"].values())

@@ -21,6 +21,7 @@ from model_store.store import default_cache_dir
 from model_store.text import MAX_QUERY_CHARS
 from service.engine.errors import EngineUnavailable
 from service.engine.extension import WorkerExtension
+from service.engine.kernels import CAPACITY
 from service.engine.vllm import OnTokens, VllmEngine
 
 Device = Literal["cpu", "cuda"]
@@ -212,7 +213,7 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         "OMP_WAIT_POLICY": "passive",
         # oneDNN keeps the code that it makes for each number of rows that a matrix meets: 0.4 MiB
         # each, and ten times as long to make as to run. Its default, 1024, fills for hours.
-        "ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(_KERNELS),
+        CAPACITY: str(_KERNELS),
     }
 
 

@@ -208,6 +208,7 @@ class VllmEngine:
         labels = self._prompts.labels
         rpc = self._llm.collective_rpc
         await rpc(WorkerExtension.end_with_parent.__name__)
+        await rpc(WorkerExtension.make_kernels.__name__)
         ids = [labels.relevant, labels.irrelevant]
         for reason in await rpc(WorkerExtension.compute_labels_exactly.__name__, args=(ids,)):
             if reason:

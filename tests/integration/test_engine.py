@@ -62,6 +62,12 @@ async def candidates_of(served: Served, query: str) -> list[Candidate]:
     return [candidate async for candidate in served.engine.generate(query)]
 
 
+async def test_kernels_are_made_at_the_start(served: Served) -> None:
+    # Made again, they are all there: as many as the bound allows for whole rows of sizes.
+    (made,) = await served.engine._llm.collective_rpc("make_kernels")
+    assert 0 < made <= 512
+
+
 async def test_answers_one_candidate_for_each_temperature(served: Served) -> None:
     found = await candidates_of(served, "steele stake")
     assert len(found) == len(served.manifest.decoding.temperatures)
