@@ -74,6 +74,12 @@ def evaluate(ctx: typer.Context) -> None:
 
 
 @app.command(context_settings=_PASS_ON, add_help_option=False)
+def compare(ctx: typer.Context) -> None:
+    """Put versions and simpler ways to rewrite side by side."""
+    _run("compare", "training.cli", "compare", ctx.args, extra="train")
+
+
+@app.command(context_settings=_PASS_ON, add_help_option=False)
 def judge(ctx: typer.Context) -> None:
     """Train the judge of relevance, for rewards and for measuring."""
     _run("judge", "training.cli", "judge", ctx.args, extra="train")

@@ -1,4 +1,4 @@
-"""``requery train``, ``requery evaluate``, ``requery judge`` and ``requery ab``."""
+"""``requery train``, ``evaluate``, ``compare``, ``judge`` and ``ab``."""
 
 from __future__ import annotations
 
@@ -194,6 +194,90 @@ def judge(
         write_json(run / f"measured-{fold}.json", figures)
         typer.echo(json.dumps(figures, indent=1))
         typer.echo(f"wrote the judge into {target}")
+
+
+def compare(
+    versions: Annotated[list[str], typer.Argument(help="Names of the versions.")],
+    *,
+    source: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folders of versions to look in before the packaged ones."),
+    ] = None,
+    data: DataOption = None,
+    fold: Annotated[
+        str, typer.Option(help="held-out (to report) or development (to choose by).")
+    ] = "held-out",
+    on: Annotated[
+        str | None,
+        typer.Option(help="Another source (best_buy, home_depot, tables), all of it unseen."),
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(formats=["%Y-%m-%d"], help="Of --on: only what shoppers did from then on."),
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Of --on: most queries, drawn by chance.")
+    ] = 1000,
+    depth: Annotated[
+        int, typer.Option(min=1, help="Products that a search returns: the budget of a fusion.")
+    ] = 100,
+    judge_folder: Annotated[
+        Path | None,
+        typer.Option("--judge", help="Judge that measures relevance.", file_okay=False),
+    ] = None,
+    prompted: Annotated[
+        bool, typer.Option(help="Also the base of the first version, asked by examples.")
+    ] = False,
+    drawn: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to keep all candidates in; those that are there are not drawn again.",
+            file_okay=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder of the table, the figures and the plot.", file_okay=False)
+    ] = Path("runs/compare"),
+) -> None:
+    """Put versions side by side with what needs no training: spelling, expansion, the base."""
+    with _errors("compare"):
+        if fold not in ("held-out", "development"):
+            raise TrainingError(f"--fold is held-out or development, not {fold!r}")
+        if on is not None and on not in SOURCES:
+            raise TrainingError(f"--on is one of {', '.join(SOURCES)}, not {on!r}")
+        if since is not None and on is None:
+            raise TrainingError("--since is for another source: name it with --on")
+        folders = [FolderSource(folder) for folder in source or ()]
+        store = Store([*folders, *open_store().sources])
+        found = [store.get(name) for name in versions]
+
+        from training.baselines import baselines
+        from training.compare import as_markdown, baseline_ways, plot, record, way, way_of
+        from training.data import data_folder, read_source
+        from training.folder import write_json
+        from training.judge import load_judge
+        from training.measure import Bench, fold_exam, other_exam, prompted_rewriter
+        from training.pairs import World
+
+        tables = read_source(on or _source_of(found[0].manifest.training), data_folder(data))
+        if since is not None:
+            tables = tables.since(since.replace(tzinfo=UTC))
+        world = World(tables, depth)
+        exam = fold_exam(world, fold) if on is None else other_exam(world, _named(on, since), limit)
+        bench = Bench(
+            world, exam, drawn, None if judge_folder is None else load_judge(judge_folder)
+        )
+        ways = baseline_ways(world, exam.queries, baselines(world, exam.parts), bench.first)
+        if prompted:
+            base = prompted_rewriter(found[0], exam, drawn)
+            ways.append(way(world, exam.queries, "the base model, prompted", base, bench.first))
+        measured = [bench.measure(version) for version in found]
+        result = record(world, [*ways, *map(way_of, measured)], measured, exam=exam.name)
+        write_json(out / "compare.json", result)
+        (out / "compare.md").write_text(as_markdown(result) + "\n", encoding="utf-8")
+        plot(result, out / "compare.png")
+        typer.echo(as_markdown(result))
+        typer.echo(f"wrote table, figures and plot into {out}")
 
 
 def _named(source: str, since: datetime | None) -> str:

@@ -23,7 +23,8 @@ PANELS: dict[str, tuple[str, ...]] = {
     "fused reward": ("reward",),
     "rewards": (
         "rewards/relevance/mean", "rewards/productivity/mean", "rewards/increment/mean",
-        "rewards/gain/mean", "rewards/rules/mean", "rewards/agreement/mean",
+        "rewards/discovery/mean", "rewards/gain/mean", "rewards/rules/mean",
+        "rewards/agreement/mean",
     ),
     "divergence from the start": ("kl",),
     "entropy of tokens (nats)": ("entropy",),

@@ -13,8 +13,8 @@ simulated):
 * ``increment``: share of E that the rewrites retrieve and the query alone does not
   (both after BEQUE, arXiv 2311.03758);
 * ``hit_rate``: engaged products that the rewrites of their query find / all engaged products;
-* ``relevance``: mean score that a judge (:mod:`training.judge`) gives, for the query, to the first
-  ten results of each rewrite; of queries that have one;
+* ``relevance``: mean score that a judge (:mod:`training.judge`) gives, for the query in correct
+  spelling, to the first ten results of each rewrite; of queries that have one;
 * ``covered``: at least one accepted rewrite that differs in more than case, space or inflection.
 """
 
@@ -100,7 +100,7 @@ def judge_rewrites(
         increment=len(found.difference(base)) / len(engaged) if engaged else 0.0,
         rewrites=len(rewrites),
         covered=any(not is_trivial(query, r) for r in rewrites),
-        relevance=sum(first(query, r) for r in rewrites) / len(rewrites)
+        relevance=sum(first(world.meant(query), r) for r in rewrites) / len(rewrites)
         if first and rewrites
         else None,
         hits=len(found),
@@ -155,7 +155,7 @@ def judge_row(
     """What ``rewriter`` does to each query."""
     rewrites = {q: rewriter(q) for q in queries}
     if first is not None:
-        first.prepare((q, text) for q, texts in rewrites.items() for text in texts)
+        first.prepare((world.meant(q), text) for q, texts in rewrites.items() for text in texts)
     return {q: judge_rewrites(world, q, rewrites[q], weight, first) for q in queries}
 
 

@@ -8,17 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from model_store.base import find_base
 from model_store.store import Version, default_cache_dir
 from service.candidates import Scored
 from training.data import Split, split
 from training.errors import DataError, RunError
 from training.evaluate import (
+    MOST,
     Drawn,
+    Rewriter,
     Row,
     by_slice,
     compare,
     corrections_of,
     draw_version,
+    filtered,
     measure,
     rows_of,
 )
@@ -41,13 +45,18 @@ class Measured:
     drawn: Drawn
     rows: dict[str, Row]
 
+    @property
+    def tagging(self) -> dict[str, object]:
+        """Accuracy and AUC of its tags (:func:`training.metrics.tagging`)."""
+        return tagging(self.drawn.labels, self.drawn.scores)
+
     def record(self, world: World) -> dict[str, Any]:
         """Every figure, with intervals; the plain query and the corrections as first rows."""
         queries = list(next(iter(self.rows.values())))
         return {
             "version": self.version,
             "digest": self.digest,
-            "tagging": tagging(self.drawn.labels, self.drawn.scores),
+            "tagging": self.tagging,
             "rewrite_weight": REWRITE_WEIGHT,
             "rows": {
                 "plain query": measure(world, queries, lambda _: []),
@@ -106,7 +115,7 @@ class Bench:
         self, world: World, exam: Exam, drawn: Path | None, score: Score | None = None
     ) -> None:
         self._world, self._exam, self._folder = world, exam, drawn
-        self._first = FirstResults(world, score, FIRST) if score else None
+        self.first = FirstResults(world, score, FIRST) if score else None
 
     def measure(self, version: Version) -> Measured:
         """Draw from a version, unless that was kept, and look up what it did.
@@ -118,18 +127,14 @@ class Bench:
         """
         manifest = version.manifest
         drawn = self._draw(version)
-        brands: list[str] = []
-        if manifest.filter.brands_file is not None:
-            path = version.folder(default_cache_dir()) / manifest.filter.brands_file
-            brands = path.read_text(encoding="utf-8").splitlines()
         rows = rows_of(
             self._world,
             self._exam.queries,
             drawn,
             manifest.filter,
-            brands,
+            brands_of(version),
             fold_case=manifest.prompt.fold_case,
-            first=self._first,
+            first=self.first,
         )
         return Measured(manifest.name, manifest.digest, drawn, rows)
 
@@ -148,6 +153,47 @@ class Bench:
         drawn = draw_version(self._world, exam.parts, exam.queries, version)
         write_json(path, asdict(drawn))
         return drawn
+
+
+def prompted_rewriter(version: Version, exam: Exam, folder: Path | None) -> Rewriter:
+    """The untrained base of a version, asked by examples, behind the version's own filters.
+
+    It gives no tags: every rewrite counts as relevant.
+
+    Args:
+        version: whose base and filters.
+        exam: the queries.
+        folder: keeps what was said, as a :class:`Bench` does.
+
+    Raises:
+        RunError: what was kept cannot be read.
+        BaseNotFound: the base is not here.
+    """
+    from training.prompted import PromptedBase
+
+    manifest = version.manifest
+    path = (
+        folder / f"base {manifest.base.sha256[:12]} {exam.name}.json".replace(" ", "-")
+        if folder
+        else None
+    )
+    kept = load_drawn(path).candidates if path is not None and path.is_file() else {}
+    if kept.keys() != set(exam.queries):
+        base = PromptedBase(find_base(manifest.base, default_cache_dir()))
+        said = base(exam.queries)
+        kept = {query: [Scored(text, 1.0) for text in texts] for query, texts in said.items()}
+        if path is not None:
+            write_json(path, asdict(Drawn(kept, [], [])))
+    spec = manifest.filter.model_copy(update={"max_rewrites": MOST})
+    return filtered(kept, spec, brands_of(version), fold_case=manifest.prompt.fold_case)
+
+
+def brands_of(version: Version) -> list[str]:
+    """The brands that a version's rewrites must keep."""
+    name = version.manifest.filter.brands_file
+    if name is None:
+        return []
+    return (version.folder(default_cache_dir()) / name).read_text(encoding="utf-8").splitlines()
 
 
 def load_drawn(path: Path) -> Drawn:
