@@ -23,7 +23,7 @@ from training.errors import DataError
 from training.feedback import Feedback, Sample
 from training.likelihood import log_probs
 from training.model import Trainee
-from training.packing import Collator, Row
+from training.packing import Collator, Row, hidden_states
 from training.recipe import GrpoStage
 from training.rewards import Rewards
 from training.sampler import Sampler
@@ -157,13 +157,7 @@ class OnePassGrpo(GRPOTrainer):
         batch = Collator(self._trainee.pad_id)(rows)
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         with self.accelerator.autocast():
-            hidden = base.model(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                position_ids=batch["position_ids"],
-                use_cache=False,
-            ).last_hidden_state.flatten(0, 1)
-            both = base.lm_head(hidden[batch["tag_source"]])
+            both = base.lm_head(hidden_states(base, batch)[batch["tag_source"]])
         # Index 1 is RELEVANT, as in the tag tensor.
         both = both[:, [labels.irrelevant, labels.relevant]].float()
         accuracy = (both.argmax(-1) == batch["tag"]).float().mean().item()

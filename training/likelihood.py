@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from training.packing import Collator, Row
+from training.packing import Collator, Row, hidden_states
 
 Ids = Sequence[int]
 
@@ -80,12 +80,7 @@ def log_probs(
     batch = Collator(pad_id)(rows)
     device = next(base.parameters()).device
     batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    hidden = base.model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=batch["position_ids"],
-        use_cache=False,
-    ).last_hidden_state.flatten(0, 1)
+    hidden = hidden_states(base, batch)
     logits = base.lm_head(hidden[batch["source"]]).float() / temperature
     every = torch.log_softmax(logits, dim=-1)
     chosen = every.gather(1, batch["target"][:, None])[:, 0]

@@ -7,8 +7,9 @@ single sequences ``QUERY q REWRITE r_i LABEL`` at about half of the tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -168,3 +169,22 @@ class Collator:
             "tag_source": flat("tag_source"),
             "tag": torch.tensor([t for r in rows for t in r.tag], dtype=torch.long),
         }
+
+
+def hidden_states(base: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What a causal model makes of a packed batch, before its head.
+
+    Args:
+        base: with ``model`` and ``lm_head``, adapter inside.
+        batch: as a :class:`Collator` makes it, on the model's device.
+
+    Returns:
+        (rows x width, hidden size), to be indexed by ``source`` and ``tag_source``.
+    """
+    found: torch.Tensor = base.model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        position_ids=batch["position_ids"],
+        use_cache=False,
+    ).last_hidden_state
+    return found.flatten(0, 1)

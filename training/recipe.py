@@ -89,7 +89,21 @@ class SampleStage(_Part):
     temperature: Annotated[float, Field(gt=0)] = 1.0
 
 
-class GrpoStage(_Part):
+class _RewardedStage(_Part):
+    """What stages have in common that learn from what the search engine and the judge give back."""
+
+    temperature: Annotated[float, Field(gt=0)]
+    """Of sampling."""
+    learning_rate: Annotated[float, Field(gt=0)]
+    rewards: Annotated[dict[RewardName, float], Field(min_length=1)]
+    """Weight of each reward (:mod:`training.rewards`); one that is not named does not count."""
+    results: Annotated[int, Field(ge=1)] = 5
+    """First results of a rewrite that the judge looks at."""
+    missed_share: Annotated[float, Field(ge=0, le=1)] = 0.75
+    """Share of queries that do not find all of their relevant products by themselves."""
+
+
+class GrpoStage(_RewardedStage):
     """Alignment on what the search engine and the judge give back (:mod:`training.grpo`)."""
 
     kind: Literal["grpo"]
@@ -98,16 +112,9 @@ class GrpoStage(_Part):
     group: Annotated[int, Field(ge=2)] = 8
     """Samples for each query, compared with each other."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
-    learning_rate: Annotated[float, Field(gt=0)]
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     beta: Annotated[float, Field(ge=0)] = 0.02
     """Weight of the divergence from the model that the stage began with."""
-    rewards: Annotated[dict[RewardName, float], Field(min_length=1)]
-    """Weight of each reward (:mod:`training.rewards`); one that is not named does not count."""
-    results: Annotated[int, Field(ge=1)] = 5
-    """First results of a rewrite that the judge looks at."""
-    missed_share: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """Share of queries that do not find all of their relevant products by themselves."""
     misspelt_share: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Share of queries that are misspelt on the way, as people misspell: their corrections gain."""
     tag_rows: Annotated[int, Field(ge=0)] = 1
@@ -118,23 +125,19 @@ class GrpoStage(_Part):
     row_tokens: Annotated[int, Field(ge=32)] = 256
 
 
-class DpoStage(_Part):
+class DpoStage(_RewardedStage):
     """Preference optimisation on the model's own samples (:mod:`training.preference`)."""
 
     kind: Literal["dpo"]
     queries: Annotated[int, Field(ge=1)]
     per_query: Annotated[int, Field(ge=2)] = 8
     temperature: Annotated[float, Field(gt=0)] = 0.9
-    rewards: Annotated[dict[RewardName, float], Field(min_length=1)]
-    results: Annotated[int, Field(ge=1)] = 5
-    missed_share: Annotated[float, Field(ge=0, le=1)] = 0.75
     min_margin: Annotated[float, Field(gt=0)] = 0.5
     """Least difference of fused rewards between the best and the worst sample of a query."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     batch: Annotated[int, Field(ge=1)] = 16
     """Pairs in a step."""
     epochs: Annotated[int, Field(ge=1)] = 1
-    learning_rate: Annotated[float, Field(gt=0)]
 
 
 Stage = Annotated[

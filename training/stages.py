@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from training.errors import DataError
 from training.model import Trainee
-from training.packing import Collator, Row
+from training.packing import Collator, Row, hidden_states
 from training.recipe import Optimiser
 
 
@@ -39,12 +39,7 @@ class OnePassTrainer(Trainer):
     ) -> torch.Tensor:
         """Mean token loss of rewrites + ``tag_weight`` x mean two-label loss of tags."""
         base = self.accelerator.unwrap_model(model).get_base_model()
-        hidden = base.model(
-            input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            position_ids=inputs["position_ids"],
-            use_cache=False,
-        ).last_hidden_state.flatten(0, 1)
+        hidden = hidden_states(base, inputs)
         loss: torch.Tensor = hidden.new_zeros((), dtype=torch.float32)
         if inputs["target"].numel():
             logits = base.lm_head(hidden[inputs["source"]]).float()
