@@ -105,8 +105,6 @@ class Feedback:
             gain=rewards.gain(fused, base),
             agreement=agreed,
         )
-        if truth is False and fused <= base:
-            return found
         form = rewards.rules(
             query,
             text,
@@ -116,6 +114,8 @@ class Feedback:
             broad=self._is_broad(query, text),
             added=set(stems(query)) < set(stems(text)),
         )
+        if form == 0 or (truth is False and fused <= base):
+            return found
         known = set(plain)
         return replace(
             found,

@@ -22,7 +22,8 @@ worth nothing either, and only its tag is rewarded.
 
 Relevance and productivity are bars to clear, not prizes: the query with a harmless word behind it
 is as relevant and as productive as the query, and where more of the two is paid for, that is what a
-model learns to write. What is shown and should not be, by the judges' verdict, clears no bar.
+model learns to write. What is shown and should not be, by the judges' verdict, clears no bar, and
+neither does what the rules give nothing for: they are worth what they bring (increment and gain).
 
 Productivity and increment are BEQUE's (arXiv 2311.03758); that relevance, productivity, increment
 and rules are rewarded together is the proposal of arXiv 2603.02555. ``gain`` and ``discovery`` are
@@ -47,8 +48,6 @@ GAIN_SCALE = 4.0
 ENOUGH_DIFFERENCE = 0.05
 """Edit distance, as a share of the longer text, from which a rewrite differs enough: one letter of
 twenty, which is what a correction may need."""
-ADDED = 0.3
-"""What is left of the rules' reward where a rewrite is the query and more words."""
 EXTRA_WORDS = 2
 LENGTH_RATIO = 1.5
 """A rewrite of a query of n words is too long from ``LENGTH_RATIO * n + EXTRA_WORDS``."""
@@ -119,7 +118,7 @@ def rules(
     * known: share of words that the catalogue or the query has (to a search engine that takes any
       word, "clade garden hose" is as good as "garden hose");
     * specific: 0 for one broad word that retrieves everything;
-    * another wording: :data:`ADDED` for the query with words added ("outdoor rug in white").
+    * another wording: 0 for the query with words added ("outdoor rug in white").
 
     Args:
         query: normalised.
@@ -138,8 +137,7 @@ def rules(
     difference = min(1.0, distance / ENOUGH_DIFFERENCE)
     stuffing = len(set(words)) / len(words)
     repeats = 1.0 - (copies - 1) / group
-    specific, another = 0.0 if broad else 1.0, ADDED if added else 1.0
-    return length * difference * stuffing * repeats * known * specific * another
+    return 0.0 if broad or added else length * difference * stuffing * repeats * known
 
 
 def verdict(

@@ -139,7 +139,8 @@ class TestCheating:
         assert one(feedback, "white").rules == 0.0
 
     def test_a_harmless_word_behind_the_query(self, feedback: Feedback, honest: float) -> None:
-        assert one(feedback, "stel stake number").rules == pytest.approx(0.3)
+        got = one(feedback, "stel stake number")
+        assert got.relevance == got.productivity == got.discovery == got.rules == 0.0
         assert self.worth(feedback, "stel stake number") < honest
 
     def test_being_shown_against_the_verdict(self, feedback: Feedback) -> None:
