@@ -31,7 +31,7 @@ unit: .venv/.requery-dev ## Run the unit tests (no model, no server)
 	.venv/bin/pytest -m "not integration" -n 2 $(PYTEST_ARGS)
 
 integration: .venv/.requery-dev ## Run the tests with the real model, engine and Redis
-	.venv/bin/pytest -m integration $(PYTEST_ARGS)
+	.venv/bin/pytest -m integration -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 fuzz: .venv/.requery-dev ## Look for counterexamples for about ten minutes (ARGS="--requests 20000")
 	scripts/fuzz.sh $(ARGS)

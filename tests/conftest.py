@@ -8,6 +8,26 @@ from typing import Any
 import pytest
 import structlog
 
+ENGINE_FILES = frozenset(
+    {
+        "test_engine.py", "test_engine_death.py", "test_engine_faults.py",
+        "test_engine_supervised.py", "test_materialise.py", "test_service.py", "test_training.py",
+        "test_versions_live.py",
+    }
+)  # fmt: skip
+"""Integration tests with real engines: one at a time, since each takes every core and gigabytes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which integration tests ``pytest -n 2 --dist loadgroup`` must not run side by side."""
+    for item in items:
+        if item.get_closest_marker("integration"):
+            # What a file shares, it starts once.
+            path = item.path
+            group = "engine" if path.name in ENGINE_FILES else f"{path.parent.name}/{path.name}"
+            group = "browser" if path.parent.name == "browser" else group
+            item.add_marker(pytest.mark.xdist_group(group))
+
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
