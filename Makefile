@@ -10,7 +10,7 @@ RECIPE ?= training/recipes/sft-1.yaml
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help serve test lint typecheck unit integration fuzz bench-reliability screenshots format train lock clean
+.PHONY: help serve test lint typecheck unit integration fuzz bench-reliability screenshots format train lock image clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ unit: .venv/.requery-dev ## Run the unit tests (no model, no server)
 	.venv/bin/pytest -m "not integration" -n 2 $(PYTEST_ARGS)
 
 integration: .venv/.requery-dev ## Run the tests with the real model, engine and Redis
-	.venv/bin/pytest -m integration -n 2 --dist loadgroup $(PYTEST_ARGS)
+	.venv/bin/pytest -m integration -n 2 --dist loadscope $(PYTEST_ARGS)
 
 fuzz: .venv/.requery-dev ## Look for counterexamples for about ten minutes (ARGS="--requests 20000")
 	scripts/fuzz.sh $(ARGS)
@@ -48,6 +48,10 @@ format: .venv/.requery-dev ## Format the code
 
 train: .venv/.requery-dev ## Train a version (RECIPE=training/recipes/<name>.yaml)
 	.venv/bin/requery train --recipe $(RECIPE) $(ARGS)
+
+image: .venv/.requery-dev ## Build the CPU image as root with buildah and try it (many minutes; ARGS="--debootstrap --host-config")
+	PIP=.venv/bin/pip deploy/container/build.sh $(ARGS)
+	REQUERY_TEST_IMAGE=requery:cpu .venv/bin/pytest tests/deploy/test_image.py $(PYTEST_ARGS)
 
 lock: .venv/.requery-dev ## Write the lock files anew (UPGRADE=1 for newest releases)
 	scripts/lock.sh

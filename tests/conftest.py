@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -18,15 +19,25 @@ ENGINE_FILES = frozenset(
 """Integration tests with real engines: one at a time, since each takes every core and gigabytes."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which integration tests ``pytest -n 2 --dist loadgroup`` must not run side by side."""
-    for item in items:
-        if item.get_closest_marker("integration"):
-            # What a file shares, it starts once.
-            path = item.path
-            group = "engine" if path.name in ENGINE_FILES else f"{path.parent.name}/{path.name}"
-            group = "browser" if path.parent.name == "browser" else group
-            item.add_marker(pytest.mark.xdist_group(group))
+def group_of(nodeid: str) -> str:
+    """Tests of one group run one after the other: those of a file share what they start."""
+    path = PurePosixPath(nodeid.partition("::")[0])
+    if path.name in ENGINE_FILES:
+        return "engine"
+    return "browser" if path.parent.name == "browser" else str(path)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """How ``pytest -n 2 --dist loadscope`` divides integration tests: by :func:`group_of`."""
+    if config.getvalue("dist") != "loadscope":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc] # xdist is untyped
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ENGINE_FILES, group_of
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -75,3 +77,11 @@ def test_the_licence_is_whole() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text
     assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_every_file_said_to_need_an_engine_is_there() -> None:
+    files = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(ENGINE_FILES) <= set(files)
+    assert group_of("tests/integration/test_engine.py::test_x[a::b]") == "engine"
+    assert group_of("tests/browser/test_try.py::test_x") == "browser"
+    assert group_of("tests/chaos/test_clock.py::T::test_x") == "tests/chaos/test_clock.py"
