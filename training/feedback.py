@@ -13,7 +13,7 @@ from service.filters import CandidateFilter
 from training import rewards
 from training.first_results import FirstResults, Score
 from training.pairs import World, is_echo
-from training.rewards import NOTHING, Rewards
+from training.rewards import DROPPED, Rewards
 from training.schema import GRADE_ENGAGED
 from training.search import fuse, recall, stems
 
@@ -68,7 +68,7 @@ class Feedback:
         return [
             self._one(query, sample, copies[sample.text], len(group))
             if sample.text in usable and sample.tag is not None
-            else NOTHING
+            else DROPPED
             for sample in group
         ]
 

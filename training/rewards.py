@@ -2,8 +2,8 @@
 
 A reward is for what a shopper would get. The service drops a rewrite that is malformed, that says
 the query again, or that loses a number or a brand, so such a sample (not ``usable``) is worth
-nothing; one that the model itself tags IRRELEVANT is never shown, so what it would have found is
-worth nothing either, and only its tag is rewarded.
+less than nothing; one that the model itself tags IRRELEVANT is never shown, so what it would have
+found is worth nothing, and only its tag is rewarded.
 
 ========================  =====================================================================
 ``relevance``             mean judge score of the rewrite's first results for the query, as a share
@@ -16,7 +16,8 @@ worth nothing either, and only its tag is rewarded.
                           alone does not find (:func:`discovery`)
 ``gain``                  recall of query and rewrite fused at the query's budget, less the
                           query's own, times :data:`GAIN_SCALE`, within [-1, 1]
-``rules``                 product of seven guards in [0, 1] on the form (:func:`rules`)
+``rules``                 product of seven guards in [0, 1] on the form (:func:`rules`); -1 if the
+                          service would drop it
 ``agreement``             1 if the tag is the judges' verdict, 0 if not, 0.5 if they have none
 ========================  =====================================================================
 
@@ -187,5 +188,6 @@ class Rewards:
         return sum(weight * float(getattr(self, name)) for name, weight in weights.items())
 
 
-NOTHING = Rewards()
-"""Of a sample that the service would drop for its form."""
+DROPPED = Rewards(rules=-1.0)
+"""Of a sample that the service would drop for its form: it takes the place of one that it would
+not. Without this the query itself is the safe thing to say."""

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.training.worlds import make_world
 from training.feedback import Feedback, Sample
 from training.pairs import World
-from training.rewards import NOTHING, RewardName, Rewards
+from training.rewards import DROPPED, RewardName, Rewards
 
 WEIGHTS: dict[RewardName, float] = {
     "relevance": 1.0, "productivity": 0.5, "increment": 2.0, "discovery": 2.0, "gain": 2.0,
@@ -92,28 +92,30 @@ def test_what_is_tagged_irrelevant_is_worth_its_tag_alone(feedback: Feedback) ->
 
 
 @pytest.mark.parametrize("text", ["stel stakes", "Stel  Stake", "stake stel", "", "!!"])
-def test_what_the_service_would_drop_is_worth_nothing(feedback: Feedback, text: str) -> None:
-    assert one(feedback, text) == NOTHING
+def test_what_the_service_would_drop_is_worth_less_than_nothing(
+    feedback: Feedback, text: str
+) -> None:
+    assert one(feedback, text) == DROPPED
 
 
-def test_what_came_to_no_end_is_worth_nothing(feedback: Feedback) -> None:
-    assert one(feedback, "steel stake", tag=None) == NOTHING
+def test_what_came_to_no_end_is_worth_less_than_nothing(feedback: Feedback) -> None:
+    assert one(feedback, "steel stake", tag=None) == DROPPED
 
 
-def test_a_lost_number_is_worth_nothing(world: World, judge: Scores) -> None:
+def test_a_lost_number_is_worth_less_than_nothing(world: World, judge: Scores) -> None:
     world.grades["steel stake 5"] = {"steel5": 3.0}
     world.relevant["steel stake 5"] = frozenset({"steel5"})
     feedback = Feedback(world, judge, first=3)
     lost, kept = feedback.reward(
         "steel stake 5", [Sample("steel post", True), Sample("metal stake 5", True)]
     )
-    assert lost == NOTHING
+    assert lost == DROPPED
     assert kept.relevance > 0
 
 
-def test_a_lost_brand_is_worth_nothing(world: World, judge: Scores) -> None:
+def test_a_lost_brand_is_worth_less_than_nothing(world: World, judge: Scores) -> None:
     feedback = Feedback(world, judge, first=3, brands=["stel"])
-    assert one(feedback, "steel stake") == NOTHING
+    assert one(feedback, "steel stake") == DROPPED
 
 
 class TestCheating:
@@ -127,7 +129,7 @@ class TestCheating:
         return self.worth(feedback, "steel garden stake")
 
     def test_copying_the_query(self, feedback: Feedback, honest: float) -> None:
-        assert self.worth(feedback, "stake stel") == 0.0 < honest
+        assert self.worth(feedback, "stake stel") < 0.0 < honest
 
     def test_stuffing_keywords(self, feedback: Feedback, honest: float) -> None:
         stuffed = "steel steel garden stake stake stake stake post post metal metal number"

@@ -21,6 +21,8 @@ STAGE = DpoStage(
 
 def feedback() -> Feedback:
     titles = {"a": "steel stake", "b": "metal post", "c": "oak stake"}
+    # So many others that none of those words is a broad one.
+    titles |= {f"other{i}": f"white thing {i}" for i in range(150)}
     world = make_world(titles, {"stel stake": {"a": 3.0, "b": 3.0, "c": 1.0}})
     return Feedback(world, lambda pairs: [0.9 if "metal" in t else 0.2 for _, t in pairs], first=3)
 
@@ -32,11 +34,11 @@ def drawn(text: str, number: int, *, tag: bool = True) -> Drawn:
 def test_the_best_and_the_worst_make_a_pair() -> None:
     samples = [drawn("oak", 1), drawn("metal post", 2), drawn("stakes", 3)]
     (pair,) = prefer(feedback(), [("stel stake", samples)], STAGE)
-    # "metal post" adds the product that the query misses: 0.9 and half of an agreement;
-    # "stakes" and "oak" find what is bad: 0.2, and "oak" is tagged wrongly.
+    # "metal post" adds the product that the query misses: as relevant as can be, and half of an
+    # agreement. "oak" finds what is bad and is shown all the same: nothing.
     assert pair.best == (2, 7)
     assert pair.worst == (1, 7)
-    assert pair.margin == pytest.approx(0.9 + 0.5 - 0.2)
+    assert pair.margin == pytest.approx(1.0 + 0.5)
 
 
 def test_samples_that_are_worth_the_same_make_none() -> None:

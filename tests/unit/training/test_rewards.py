@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from training import rewards
-from training.rewards import NOTHING, Rewards
+from training.rewards import DROPPED, Rewards
 
 
 def test_relevance_is_the_mean_score() -> None:
@@ -138,4 +138,4 @@ def test_fusion_is_a_weighted_sum_of_what_is_named() -> None:
     one = Rewards(relevance=0.8, increment=0.25, gain=-0.5, rules=1.0)
     assert one.fused({"relevance": 1.0, "increment": 2.0, "gain": 1.0}) == pytest.approx(0.8)
     assert one.fused({"rules": 0.5}) == 0.5
-    assert NOTHING.fused({"relevance": 1.0, "agreement": 1.0}) == 0.0
+    assert DROPPED.fused({"relevance": 1.0, "rules": 0.5, "agreement": 1.0}) == -0.5
