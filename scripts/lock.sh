@@ -42,7 +42,7 @@ if ! compile requirements/cpu.txt "${cpu[@]}" --extra cpu 2>/dev/null; then
   compile requirements/cpu.txt "${cpu[@]}" --extra cpu
 fi
 # A superset of the CPU lock with the same pins, so that both can share one environment.
-compile requirements/dev.txt "${cpu[@]}" -c requirements/cpu.txt --extra cpu --extra train --extra dev
+compile requirements/dev.txt "${cpu[@]}" -c requirements/cpu.txt --extra cpu --extra train --extra ray --extra otel --extra dev
 # The ordinary index has torch's CUDA build. Nobody has run this lock on the machine that wrote it,
 # which has no GPU.
 compile requirements/gpu.txt --index-strategy unsafe-best-match --extra gpu

@@ -72,19 +72,28 @@ has_browser() {
   done
   compgen -G "${PLAYWRIGHT_BROWSERS_PATH:-$HOME/.cache/ms-playwright}/chromium-*" >/dev/null
 }
-get_browser() {
-  has_browser && return 0
+apt_install() { # package, what for; whether it came is for the caller to find out
   local root=()
   if [ "$(id -u)" != 0 ]; then root=(sudo -n); fi
   if command -v apt-get >/dev/null && "${root[@]}" true 2>/dev/null; then
-    say "installing chromium, for the tests of the console"
+    say "installing $1, for $2"
     { timeout 120 "${root[@]}" apt-get update
-      timeout 300 "${root[@]}" apt-get install -y --no-install-recommends chromium; } >>"$log" 2>&1 </dev/null || true
+      timeout 300 "${root[@]}" apt-get install -y --no-install-recommends "$1"; } >>"$log" 2>&1 </dev/null || true
   fi
+}
+get_browser() {
+  has_browser && return 0
+  apt_install chromium "the tests of the console"
   has_browser && return 0
   say "having playwright get chromium, for the tests of the console"
   timeout 300 "$venv/bin/playwright" install chromium >>"$log" 2>&1 </dev/null ||
     say "there is no browser: the tests of the console will be skipped"
+}
+# The same goes for the tests of metrics, dashboards and alerts.
+get_prometheus() {
+  command -v promtool >/dev/null && return 0
+  apt_install prometheus "the tests of metrics and alerts"
+  command -v promtool >/dev/null || say "there is no Prometheus: tests that need one will be skipped"
 }
 
 say "making $venv from $file (a few minutes, once)"
@@ -101,7 +110,7 @@ fi
 pip_install --no-deps -r "$file" || fail
 say "installing requery"
 pip_install --no-deps --no-build-isolation -e . || fail
-if [ "$lock" = dev ]; then get_browser; fi
+if [ "$lock" = dev ]; then get_browser; get_prometheus; fi
 say "compiling byte code"
 "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$log" 2>&1 || true
 

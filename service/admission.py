@@ -112,6 +112,12 @@ class AdmissionMetrics:
             ["version"],
             registry=registry,
         )
+        self._waiting = Gauge(
+            "requery_admission_waiting",
+            "Generations for batches that wait for a place; shoppers never wait for one",
+            ["version"],
+            registry=registry,
+        )
         self._shed = Counter(
             "requery_shed",
             "Work turned away since the engine was full, by kind",
@@ -135,6 +141,7 @@ class AdmissionMetrics:
         """Read limit and use at every scrape."""
         self._limit.labels(version).set_function(lambda: gate.limit)
         self._in_use.labels(version).set_function(lambda: gate.in_use)
+        self._waiting.labels(version).set_function(lambda: gate.waiting)
         for kind in Kind:
             self._shed.labels(version, kind.value)
         self._evicted.labels(version)
@@ -241,6 +248,11 @@ class Gate:
     def limit(self) -> float:
         """Candidates that may be under way."""
         return self._limit.value
+
+    @property
+    def waiting(self) -> int:
+        """Those in :meth:`wait` that have no place yet."""
+        return len(self._queue)
 
     def admit(self, weight: int, kind: Kind) -> Permit:
         """A permit for ``weight`` candidates, at once.

@@ -27,6 +27,7 @@ from service.logging import query_fields
 from service.parts import Parts, Supplies, assemble, release
 from service.settings import Settings
 from service.tagger import Tagger
+from service.tracing import Tracing, TracingMiddleware, traced
 
 
 def create_app(
@@ -50,15 +51,21 @@ def create_app(
         UnknownVersion: the default version is not among the known ones.
         OverridesFileInvalid: the overrides file is not there, or malformed.
         KeysFileInvalid: the file of API keys is not there, or malformed.
-        ValueError: the Redis URL is none, or exposures go to a Redis that is not configured.
+        ValueError: the Redis URL is none, exposures go to a Redis that is not configured, or
+            traces are wanted and OpenTelemetry is not installed.
     """
     # Of the admin key the application keeps only the hash.
     parts = assemble(settings.model_copy(update={"admin_key": None}), supplies)
     auth = _auth(settings, parts.metrics.registry)
+    tracing = None
+    if settings.otlp_endpoint is not None:
+        tracing = Tracing.to_collector(
+            settings.otlp_endpoint, sample=settings.trace_sample, release=release()
+        )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with auth.keys.followed(), running(parts, on_load_failure):
+        async with traced(tracing), auth.keys.followed(), running(parts, on_load_failure):
             yield
 
     app = FastAPI(
@@ -89,6 +96,8 @@ def create_app(
     app.add_middleware(
         RequestContextMiddleware, metrics=parts.metrics, log_requests=settings.log_requests
     )
+    if tracing is not None:
+        app.add_middleware(TracingMiddleware, tracing=tracing)
     app.openapi = document(app)  # type: ignore[method-assign] # FastAPI's documented way
     return app
 

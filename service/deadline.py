@@ -23,6 +23,10 @@ class Deadline:
         """Seconds left, never negative."""
         return max(0.0, self.at - time.monotonic())
 
+    def overdue(self) -> float:
+        """Seconds since it passed, never negative."""
+        return max(0.0, time.monotonic() - self.at)
+
 
 class Stopwatch:
     """Adds up where the time of one request went, stage after stage."""

@@ -23,6 +23,7 @@ from service.control.redis_board import RedisBoard
 from service.experiments import Experiments
 from service.exposures import ExposureMetrics, Exposures, choose_sink
 from service.generations import Generations
+from service.goodput import Goodput
 from service.loader import Loader, LoaderMetrics
 from service.logging import query_fields
 from service.memory import MemoryBudget
@@ -37,6 +38,7 @@ from service.redis import AnyRedis, connect
 from service.rewriter import Rewriter
 from service.roster import Roster, RosterMetrics, roster_document
 from service.routing import DOCUMENT, SCHEMA, Kill, Router, Routing
+from service.routing_metrics import RoutingMetrics
 from service.settings import Settings
 from service.shadow import Shadow, ShadowMetrics
 from service.supervisor import Supervisor, SupervisorMetrics
@@ -120,11 +122,16 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
     control = ControlMetrics(metrics.registry)
     versions = Versions(supplies.versions, default=settings.default_version)
     versions.watch(lambda known: metrics.watch_engine(known.name, lambda: known.up))
+    goodput = Goodput(metrics.registry)
+    versions.watch(lambda known: goodput.watch(known.name))
 
     board = _board(settings, control)
     documents = _documents(settings, board, control)
     routing = documents.routing
     routing.on_change(lambda plan: versions.want_default(plan.default))
+    plans = RoutingMetrics(metrics.registry)
+    plans.show(routing.value)
+    routing.on_change(plans.show)
     router = Router(routing)
     control.watch_local_kill(lambda: router.local_kill is not None)
     breakers = BreakerMetrics(metrics.registry)
@@ -192,7 +199,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
             max_refreshing=settings.refresh_max_in_flight,
         ),
         metrics=metrics,
-        witnesses=[Experiments(exposures, shadow)],
+        witnesses=[goodput, Experiments(exposures, shadow)],
     )
     return Parts(
         settings=settings,

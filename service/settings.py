@@ -314,6 +314,23 @@ class Settings(BaseSettings):
         SecretStr,
         Field(description="Secret that keeps hashed queries in logs from being guessed."),
     ] = SecretStr("")
+    otlp_endpoint: Annotated[
+        str | None,
+        Field(
+            pattern=r"^https?://[^/\s]",
+            description="OTLP/HTTP collector that traces are sent to (http://host:4318); without "
+            "it there are none. Needs the extra 'otel'; OTEL_* variables say the rest.",
+        ),
+    ] = None
+    trace_sample: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of the requests that are traced; a caller's traceparent decides "
+            "for itself.",
+        ),
+    ] = 0.01
 
     def sources(self) -> list[str]:
         """Places of :attr:`model_sources`."""

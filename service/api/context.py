@@ -51,6 +51,11 @@ def attach(scope: Scope, context: RequestContext) -> None:
     scope[_KEY] = context
 
 
+def find_context(scope: Scope) -> RequestContext | None:
+    """The context, if the middleware came to attach one."""
+    return scope.get(_KEY)
+
+
 def context_of(scope: Scope) -> RequestContext:
     """The context that the middleware attached."""
     context = scope[_KEY]

@@ -180,10 +180,14 @@ class TestGate:
 
 
 class TestWaiting:
-    async def test_batches_come_in_order_when_there_is_room(self, gate: Gate) -> None:
+    async def test_batches_come_in_order_when_there_is_room(
+        self, gate: Gate, registry: CollectorRegistry
+    ) -> None:
         held = fill(gate)
         waiting = [asyncio.create_task(gate.wait(8, Kind.BATCH, 60.0)) for _ in range(3)]
         await asyncio.sleep(0)
+        name, labels = "requery_admission_waiting", {"version": "v"}
+        assert registry.get_sample_value(name, labels) == 3
         for permit in held:
             permit.release(whole=False)
         first, second = await asyncio.gather(*waiting[:2])
@@ -191,6 +195,7 @@ class TestWaiting:
         assert second is not None
         assert gate.in_use == 16  # the third exceeds the share of batches
         assert not waiting[2].done()
+        assert registry.get_sample_value(name, labels) == 1
         first.release(whole=True)
         assert await waiting[2] is not None
 
