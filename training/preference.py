@@ -6,6 +6,11 @@ them, and the best and the worst become a pair. DPO (arXiv 2305.18290) then mini
     -log sigmoid(beta * ((log p(best) - log r(best)) - (log p(worst) - log r(worst))))
 
 with ``p`` the model and ``r`` the model as the stage found it. A completion's tag is part of it.
+
+That loss asks only that the best be likelier than the worst, which a model can also reach by saying
+neither: it then says things that nobody has seen. So the stage may add ``anchor`` times the mean
+negative log probability of the best completion's tokens (arXiv 2404.19733), of those that are tagged
+relevant.
 """
 
 from __future__ import annotations
@@ -96,12 +101,24 @@ def dpo_loss(
     return -functional.logsigmoid(beta * margin).mean()
 
 
+def anchor_loss(best: torch.Tensor, lengths: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
+    """Negative log probability of a token of the best completions, averaged; 0 if none is shown.
+
+    Args:
+        best: log probabilities of whole completions (shape: pairs).
+        lengths: their tokens (pairs).
+        shown: whether each is tagged relevant (pairs, bool).
+    """
+    tokens = lengths[shown].sum()
+    return -best[shown].sum() / tokens.clamp(min=1)
+
+
 class _DpoTrainer(Trainer):
     """Batches of preferences with their reference log probabilities."""
 
-    def __init__(self, *, trainee: Trainee, beta: float, **kwargs: Any) -> None:
+    def __init__(self, *, trainee: Trainee, beta: float, anchor: float, **kwargs: Any) -> None:
         super().__init__(model=trainee.model, **kwargs)
-        self._trainee, self._beta = trainee, beta
+        self._trainee, self._beta, self._anchor = trainee, beta, anchor
 
     def compute_loss(
         self,
@@ -110,12 +127,18 @@ class _DpoTrainer(Trainer):
         return_outputs: bool = False,  # noqa: ARG002 - the base class passes both by name
         num_items_in_batch: Any = None,  # noqa: ARG002
     ) -> torch.Tensor:
-        """See :func:`dpo_loss`."""
+        """See :func:`dpo_loss` and :func:`anchor_loss`."""
         base = self.accelerator.unwrap_model(model).get_base_model()
         preferences: list[Preference] = [item[0] for item in inputs["pairs"]]
         best, worst = _totals(base, self._trainee, preferences)
         reference = torch.tensor([item[1] for item in inputs["pairs"]], device=best.device)
-        return dpo_loss(best, worst, reference[:, 0], reference[:, 1], self._beta)
+        loss = dpo_loss(best, worst, reference[:, 0], reference[:, 1], self._beta)
+        if not self._anchor:
+            return loss
+        relevant = self._trainee.prompts.labels.relevant
+        shown = torch.tensor([p.best[-1] == relevant for p in preferences], device=best.device)
+        lengths = torch.tensor([len(p.best) for p in preferences], device=best.device)
+        return loss + self._anchor * anchor_loss(best, lengths, shown)
 
 
 def _totals(
@@ -177,6 +200,7 @@ def align_by_preference(
     trainer = _DpoTrainer(
         trainee=trainee,
         beta=stage.beta,
+        anchor=stage.anchor,
         args=arguments,
         train_dataset=list(zip(preferences, reference, strict=True)),
         data_collator=lambda items: {"pairs": items},

@@ -135,6 +135,8 @@ class DpoStage(_RewardedStage):
     min_margin: Annotated[float, Field(gt=0)] = 0.5
     """Least difference of fused rewards between the best and the worst sample of a query."""
     beta: Annotated[float, Field(gt=0)] = 0.1
+    anchor: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the loss on the best samples themselves."""
     batch: Annotated[int, Field(ge=1)] = 16
     """Pairs in a step."""
     epochs: Annotated[int, Field(ge=1)] = 1

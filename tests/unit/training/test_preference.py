@@ -10,7 +10,7 @@ import torch
 
 from tests.unit.training.worlds import make_world
 from training.feedback import Feedback
-from training.preference import Drawn, Preference, dpo_loss, load, prefer, save
+from training.preference import Drawn, Preference, anchor_loss, dpo_loss, load, prefer, save
 from training.recipe import DpoStage
 
 STAGE = DpoStage(
@@ -61,3 +61,10 @@ def test_loss_by_hand() -> None:
     best, worst = torch.tensor([-2.0]), torch.tensor([-6.0])
     loss = dpo_loss(best, worst, torch.tensor([-5.0]), torch.tensor([-5.0]), beta=0.1)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-0.4)))
+
+
+def test_the_anchor_is_the_mean_loss_of_a_token_of_what_is_shown() -> None:
+    best, lengths = torch.tensor([-6.0, -2.0, -50.0]), torch.tensor([4, 2, 5])
+    shown = torch.tensor([True, True, False])
+    assert anchor_loss(best, lengths, shown).item() == pytest.approx(8 / 6)
+    assert anchor_loss(best, lengths, torch.zeros(3, dtype=torch.bool)).item() == 0.0
