@@ -9,7 +9,7 @@ with ``p`` the model and ``r`` the model as the stage found it. A completion's t
 
 That loss asks only that the best be likelier than the worst, which a model can also reach by saying
 neither: it then says things that nobody has seen. So the stage may add ``anchor`` times the mean
-negative log probability of the best completion's tokens (arXiv 2404.19733), of those that are tagged
+negative log probability of the best completion's tokens (arXiv 2404.19733), where it is tagged
 relevant.
 """
 
