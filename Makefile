@@ -10,7 +10,7 @@ RECIPE ?= training/recipes/sft-1.yaml
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help serve test lint typecheck unit integration fuzz bench-reliability screenshots format train lock image clean
+.PHONY: help serve test lint typecheck unit integration fuzz bench bench-gpu bench-reliability screenshots format train lock image clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,6 +35,13 @@ integration: .venv/.requery-dev ## Run the tests with the real model, engine and
 
 fuzz: .venv/.requery-dev ## Look for counterexamples for about ten minutes (ARGS="--requests 20000")
 	scripts/fuzz.sh $(ARGS)
+
+bench: .venv/.requery-dev ## Measure what docs/performance.md describes (some hours; quiet machine)
+	.venv/bin/python -m loadtests.bench all --out build/loadtests/bench.json $(ARGS)
+
+bench-gpu: ## The same on an NVIDIA GPU, for larger models, beside what the hardware allows
+	@venv=$$(REQUERY_DEVICE=cuda scripts/setup.sh serve | tail -n 1); \
+	REQUERY_DEVICE=cuda "$$venv/bin/python" -m loadtests.bench gpu --out build/loadtests/bench-gpu.json $(ARGS)
 
 bench-reliability: .venv/.requery-dev ## Measure what docs/reliability.md promises (half an hour; quiet machine)
 	.venv/bin/python -m loadtests.reliability all --out build/loadtests/reliability.json $(ARGS)

@@ -175,8 +175,8 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
         # It would write into the home folder, which a container may not have.
-        "VLLM_CACHE_ROOT": str(default_cache_dir() / "vllm"),
-        "VLLM_CONFIG_ROOT": str(default_cache_dir() / "vllm-config"),
+        "VLLM_CACHE_ROOT": _folder("VLLM_CACHE_ROOT", "vllm"),
+        "VLLM_CONFIG_ROOT": _folder("VLLM_CONFIG_ROOT", "vllm-config"),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         # Whatever is installed beside us has no business in the engine.
@@ -192,7 +192,7 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
     }
     if _is_compiled(settings, device):
         # Temporary files go when an engine does; what has been compiled should stay.
-        environment["TORCHINDUCTOR_CACHE_DIR"] = str(default_cache_dir() / "inductor")
+        environment["TORCHINDUCTOR_CACHE_DIR"] = _folder("TORCHINDUCTOR_CACHE_DIR", "inductor")
     else:
         # The sampler compiles a small function even in eager mode, which takes seconds and a
         # C++ compiler that a server need not have.
@@ -215,6 +215,14 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         # each, and ten times as long to make as to run. Its default, 1024, fills for hours.
         CAPACITY: str(_KERNELS),
     }
+
+
+def _folder(variable: str, name: str) -> str:
+    """Where a library keeps files: as its own variable says, else in our cache folder.
+
+    A container may have weights in a cache folder that nothing can be written to.
+    """
+    return os.environ.get(variable) or str(default_cache_dir() / name)
 
 
 def _is_compiled(settings: EngineSettings, device: Device) -> bool:

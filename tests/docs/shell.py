@@ -17,6 +17,7 @@ import typer
 
 from service import cli
 from service.settings import Settings
+from tests.docs import deploying
 from tests.docs.blocks import ROOT
 
 SETTINGS = {f"REQUERY_{name.upper()}" for name in Settings.model_fields}
@@ -93,6 +94,8 @@ def check(command: Command) -> None:
             _check_requery(arguments)
         case "python":
             _check_python(arguments)
+        case "docker" | "helm" | "kubectl":
+            deploying.check(program, arguments)
         case _:
             pytest.fail(f"no test knows what {program!r} is")
 

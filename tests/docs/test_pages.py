@@ -20,6 +20,7 @@ from service.client import Rewrite
 from service.keyring import check_keys_file
 from service.overrides.entries import read_entries
 from service.settings_page import page as settings_page
+from tests.deploy.charts import render
 from tests.docs import contract, shell
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, Block, blocks
 from tests.docs.exceptions import EXCEPTIONS
@@ -218,6 +219,8 @@ def test_yaml_is_what_it_is_said_to_be(block: Block, tmp_path: Path) -> None:
         recipes.load_recipe(file)
     elif isinstance(content, list) and all("sha256" in one for one in content):
         assert len(check_keys_file(file)) == len(content)
+    elif block.notes.get("values") == "requery":
+        assert render(content)
     elif isinstance(content, dict) and "overrides" in content:
         assert read_entries(content["overrides"], most=100)
     elif isinstance(content, dict) and {"kind", "apiVersion"} <= content.keys():

@@ -72,6 +72,21 @@ def test_cuda_is_compiled_and_keeps_the_cpu_variables_out() -> None:
     assert not (cpu_only | {"ONEDNN_PRIMITIVE_CACHE_CAPACITY"}) & set(environment)
 
 
+def test_libraries_keep_their_files_in_our_cache_folder_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ("VLLM_CACHE_ROOT", "VLLM_CONFIG_ROOT", "TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setenv("REQUERY_CACHE_DIR", "/cache")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    environment = engine_environment(EngineSettings(), "cuda")
+    assert {Path(environment[name]).parent for name in names} == {Path("/cache")}
+    for name in names:
+        monkeypatch.setenv(name, f"/tmp/{name}")
+    environment = engine_environment(EngineSettings(), "cuda")
+    assert {name: environment[name] for name in names} == {name: f"/tmp/{name}" for name in names}
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_nothing_is_reported_or_fetched_on_any_device(device: loading.Device) -> None:
     arguments = engine_arguments(MANIFEST, Path("/m"), EngineSettings(), device)
