@@ -16,14 +16,15 @@ ENGINE_FILES = frozenset(
         "test_versions_live.py",
     }
 )  # fmt: skip
-"""Integration tests with real engines: one at a time, since each takes every core and gigabytes."""
+"""Integration tests with real engines: like those with a Ray cluster they come one at a time, since
+each takes every core and gigabytes."""
 
 
 def group_of(nodeid: str) -> str:
     """Tests of one group run one after the other: those of a file share what they start."""
     path = PurePosixPath(nodeid.partition("::")[0])
-    if path.name in ENGINE_FILES:
-        return "engine"
+    if path.name in ENGINE_FILES or path.parent.name == "ray":
+        return "heavy"
     return "browser" if path.parent.name == "browser" else str(path)
 
 

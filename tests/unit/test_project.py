@@ -82,6 +82,7 @@ def test_the_licence_is_whole() -> None:
 def test_every_file_said_to_need_an_engine_is_there() -> None:
     files = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
     assert set(ENGINE_FILES) <= set(files)
-    assert group_of("tests/integration/test_engine.py::test_x[a::b]") == "engine"
+    assert group_of("tests/integration/test_engine.py::test_x[a::b]") == "heavy"
+    assert group_of("tests/ray/test_cluster.py::test_x") == "heavy"
     assert group_of("tests/browser/test_try.py::test_x") == "browser"
     assert group_of("tests/chaos/test_clock.py::T::test_x") == "tests/chaos/test_clock.py"
