@@ -36,7 +36,7 @@ integration: .venv/.requery-dev ## Run the tests with the real model, engine and
 fuzz: .venv/.requery-dev ## Look for counterexamples for about ten minutes (ARGS="--requests 20000")
 	scripts/fuzz.sh $(ARGS)
 
-bench: .venv/.requery-dev ## Measure what docs/performance.md describes (some hours; quiet machine)
+bench: .venv/.requery-dev ## Measure what docs/performance.md describes (an hour or more; quiet machine)
 	.venv/bin/python -m loadtests.bench all --out build/loadtests/bench.json $(ARGS)
 
 bench-gpu: ## The same on an NVIDIA GPU, for larger models, beside what the hardware allows

@@ -32,7 +32,7 @@ import math
 import time
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -42,7 +42,6 @@ from service.breaker import BreakerMetrics
 from service.breaker import State as BreakerState
 from service.engine.protocol import Engine
 from service.errors import RequeryError
-from service.loader import Loader
 from service.version import State, Version
 from service.versions import Versions
 
@@ -138,6 +137,20 @@ class _Watch:
             self.probe = None
 
 
+class Replaces(Protocol):
+    """What a supervisor asks of a :class:`service.loader.Loader`."""
+
+    def busy(self, name: str, /) -> bool:
+        """Whether the version's engine is being replaced."""
+
+    def begin_load(self, name: str, /) -> object:
+        """Begin to replace it.
+
+        Raises:
+            RequeryError: that cannot be done now.
+        """
+
+
 class Supervisor:
     """Sees to it that versions that are ready stay so.
 
@@ -163,7 +176,7 @@ class Supervisor:
         self,
         *,
         versions: Versions,
-        loader: Loader,
+        loader: Replaces,
         wanted: Callable[[], Collection[str]],
         metrics: SupervisorMetrics,
         breakers: BreakerMetrics | None = None,

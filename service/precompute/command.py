@@ -24,7 +24,14 @@ from model_store.errors import ModelStoreError
 from service.errors import RequeryError
 from service.precompute.errors import PrecomputeError
 from service.precompute.journal import Result
-from service.precompute.prepare import DEFAULT_RATE, Options, Prepared, with_engine, with_service
+from service.precompute.prepare import (
+    DEFAULT_RATE,
+    Options,
+    Prepared,
+    with_engine,
+    with_ray,
+    with_service,
+)
 from service.precompute.readers import FORMATS, Format, read_counts
 from service.precompute.signals import Signals, Stopped
 from service.settings import Settings
@@ -91,6 +98,20 @@ def precompute(
             help="Without --url: queries under way at a time (default: enough to fill the engine).",
         ),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Spread the work over a Ray cluster: the one at RAY_ADDRESS, else the one on "
+            "this machine.",
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --ray: engines, at most (default: as many as there is room for)."
+        ),
+    ] = None,
     batch_size: Annotated[
         int, typer.Option(min=1, help="Queries that a kill can lose, at most.")
     ] = 256,
@@ -106,6 +127,10 @@ def precompute(
         _die("--rate and --keep-case only go with --url", _WRONG_OPTIONS)
     if url is not None and concurrency is not None:
         _die("--concurrency does not go with --url; there --rate bounds the load", _WRONG_OPTIONS)
+    if ray and url is not None:
+        _die("--ray does not go with --url", _WRONG_OPTIONS)
+    if workers is not None and not ray:
+        _die("--workers only goes with --ray", _WRONG_OPTIONS)
     options = Options(
         journal=journal or queries.with_name(queries.name + ".journal"),
         version_name=version_name,
@@ -116,6 +141,8 @@ def precompute(
         url=url,
         rate=DEFAULT_RATE if rate is None else rate,
         fold_case=not keep_case,
+        ray=ray,
+        workers=workers,
     )
     settings = _settings()
     # Standard output is for the report, and what matters of Redis' troubles is in it.
@@ -139,7 +166,7 @@ def precompute(
 async def _precompute(counts: dict[str, float], options: Options, settings: Settings) -> int:
     """The exit status."""
     signals = Signals()
-    prepare = with_engine if options.url is None else with_service
+    prepare = with_service if options.url is not None else with_ray if options.ray else with_engine
     with signals.handled():
         try:
             async with prepare(counts, options, settings, signals.unless) as prepared:

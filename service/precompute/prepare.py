@@ -11,29 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from prometheus_client import CollectorRegistry
 
-from model_store.store import open_store
+from model_store.store import Store, open_store
 from model_store.text import MAX_QUERY_CHARS, normalise
 from service.api.schemas import MAX_BATCH
 from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Lifetimes
-from service.cache.metrics import CacheMetrics
 from service.cache.redis import RedisCache
 from service.catalogue import engine_factory, version_finder
 from service.engine.protocol import Engine
 from service.errors import InvalidQuery
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import (
-    REDIS_BUDGET_S,
     EngineFiller,
     ServiceFiller,
     served_version,
 )
 from service.precompute.journal import About, Journal, Result
 from service.precompute.plan import Plan
-from service.precompute.run import Pace, Run
-from service.redis import connect
+from service.precompute.run import BaseRun, Pace, Run
+from service.precompute.shared import redis_of
 from service.settings import Settings
 from service.version import Version
 
@@ -64,6 +61,8 @@ class Options:
         url: of the service to ask; ``None`` for an engine of our own.
         rate: queries a second to ask a service for.
         fold_case: whether case is folded, as far as only the service would know.
+        ray: whether engines of the Ray cluster do the work.
+        workers: engines of the cluster, at most; ``None`` for as many as there is room for.
     """
 
     journal: Path
@@ -75,16 +74,33 @@ class Options:
     url: str | None = None
     rate: float = DEFAULT_RATE
     fold_case: bool = True
+    ray: bool = False
+    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A run, and what it is about."""
 
-    run: Run
+    run: BaseRun
     plan: Plan
     head: int
     about: About
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What a run that writes to Redis stands on."""
+
+    store: Store
+    version: Version
+    plan: Plan
+    head: int
+    about: About
+    journal: Journal
+    redis: RedisCache
+    concurrency: int
+    lifetimes: Lifetimes
 
 
 @asynccontextmanager
@@ -97,49 +113,69 @@ async def with_engine(
         PrecomputeError: there is no Redis, or the journal is of no use.
         ModelStoreError, RequeryError: the version or its engine cannot be used.
     """
-    if settings.redis_url is None:
-        raise PrecomputeError(
-            "set REQUERY_REDIS_URL to the Redis of the service, which is where the answers go; or "
-            "ask a running service with --url"
-        )
-    store = open_store(settings.sources(), settings.cache_dir)
-    version = await version_finder(store, settings)(
-        options.version_name or settings.default_version
-    )
-    plan, head = _plan(counts, lambda raw: _normal(version, raw), options)
-    about = About(version.name, version.digest, SCHEMA, plan.digest, "engine")
-    lifetimes = Lifetimes.of(settings)
-    concurrency = options.concurrency or max(
-        1, math.ceil(_SEQUENCES / len(version.manifest.decoding.temperatures))
-    )
-    concurrency = min(concurrency, options.batch)
-    async with AsyncExitStack() as stack:
-        journal = Journal(options.journal, about, not_before=_useful_since(settings))
-        stack.callback(journal.close)
-        redis = _redis(settings, lifetimes, concurrency)
-        stack.push_async_callback(redis.close)
-        await redis.start()
-        if not redis.up:
-            raise PrecomputeError(
-                "Redis does not answer at REQUERY_REDIS_URL; start it, or correct the address"
-            )
+    async with _ground(counts, options, settings) as ground, AsyncExitStack() as stack:
         engine: Engine = await unless(
-            engine_factory(store, settings)(version.manifest, lambda _prompt, _generated: None)
+            engine_factory(ground.store, settings)(
+                ground.version.manifest, lambda _prompt, _generated: None
+            )
         )
         stack.push_async_callback(engine.close)
         await unless(engine.start())
         filler = EngineFiller(
-            version,
+            ground.version,
             engine,
-            redis,
-            lifetimes=lifetimes,
+            ground.redis,
+            lifetimes=ground.lifetimes,
             bound_s=settings.generation_timeout_s,
-            concurrency=concurrency,
+            concurrency=ground.concurrency,
         )
-        run = Run(plan, head, filler=filler, journal=journal, batch=options.batch)
-        prepared = Prepared(run, plan, head, about)
+        run = Run(
+            ground.plan, ground.head, filler=filler, journal=ground.journal, batch=options.batch
+        )
+        prepared = Prepared(run, ground.plan, ground.head, ground.about)
         yield prepared
-        journal.close(finished=_finished(prepared))
+        ground.journal.close(finished=_finished(prepared))
+
+
+@asynccontextmanager
+async def with_ray(
+    counts: Mapping[str, float], options: Options, settings: Settings, unless: Unless
+) -> AsyncIterator[Prepared]:
+    """A run on engines of a Ray cluster, which write to Redis; see :func:`with_service`.
+
+    Its journal is that of :func:`with_engine`: each goes on with what the other has begun.
+
+    Raises:
+        PrecomputeError: there is no Redis or no Ray, or the journal is of no use.
+        ModelStoreError, RequeryError: the version cannot be used.
+    """
+    try:
+        from service.ray.precompute import RayRun, Team
+    except ModuleNotFoundError as error:
+        raise PrecomputeError(
+            f"--ray needs the extra 'ray': pip install 'requery[ray]' ({error.name} is missing)"
+        ) from None
+
+    async with _ground(counts, options, settings) as ground:
+        team = Team(
+            settings=settings,
+            version=ground.version.name,
+            digest=ground.version.digest,
+            engines=engine_factory,
+            concurrency=ground.concurrency,
+        )
+        await unless(team.join())
+        run = RayRun(
+            ground.plan,
+            ground.head,
+            team=team,
+            journal=ground.journal,
+            batch=options.batch,
+            workers=options.workers,
+        )
+        prepared = Prepared(run, ground.plan, ground.head, ground.about)
+        yield prepared
+        ground.journal.close(finished=_finished(prepared))
 
 
 @asynccontextmanager
@@ -175,6 +211,39 @@ async def with_service(
         journal.close(finished=_finished(prepared))
 
 
+@asynccontextmanager
+async def _ground(
+    counts: Mapping[str, float], options: Options, settings: Settings
+) -> AsyncIterator[_Ground]:
+    if settings.redis_url is None:
+        raise PrecomputeError(
+            "set REQUERY_REDIS_URL to the Redis of the service, which is where the answers go; or "
+            "ask a running service with --url"
+        )
+    store = open_store(settings.sources(), settings.cache_dir)
+    version = await version_finder(store, settings)(
+        options.version_name or settings.default_version
+    )
+    plan, head = _plan(counts, lambda raw: _normal(version, raw), options)
+    about = About(version.name, version.digest, SCHEMA, plan.digest, "engine")
+    lifetimes = Lifetimes.of(settings)
+    concurrency = options.concurrency or max(
+        1, math.ceil(_SEQUENCES / len(version.manifest.decoding.temperatures))
+    )
+    concurrency = min(concurrency, options.batch)
+    async with AsyncExitStack() as stack:
+        journal = Journal(options.journal, about, not_before=_useful_since(settings))
+        stack.callback(journal.close)
+        redis = redis_of(settings, lifetimes, concurrency)
+        stack.push_async_callback(redis.close)
+        await redis.start()
+        if not redis.up:
+            raise PrecomputeError(
+                "Redis does not answer at REQUERY_REDIS_URL; start it, or correct the address"
+            )
+        yield _Ground(store, version, plan, head, about, journal, redis, concurrency, lifetimes)
+
+
 def _plan(
     counts: Mapping[str, float], normal_form: Callable[[str], str | None], options: Options
 ) -> tuple[Plan, int]:
@@ -195,27 +264,6 @@ def _useful_since(settings: Settings) -> float:
     """Answers made before this are stale or gone: their queries are to be done again."""
     life = min(settings.cache_ttl_s, settings.cache_soft_ttl_s, settings.cache_empty_ttl_s)
     return time.time() - life * (1 - settings.cache_ttl_jitter)
-
-
-def _redis(settings: Settings, lifetimes: Lifetimes, connections: int) -> RedisCache:
-    assert settings.redis_url is not None  # noqa: S101 - for the type checker
-    try:
-        client = connect(
-            settings.redis_url.get_secret_value(),
-            max_connections=connections + 1,
-            timeout_s=REDIS_BUDGET_S,
-        )
-    except ValueError as error:
-        raise PrecomputeError(f"REQUERY_REDIS_URL: {error}") from None
-    return RedisCache(
-        client,
-        lifetimes=lifetimes,
-        read_budget_s=REDIS_BUDGET_S,
-        write_budget_s=REDIS_BUDGET_S,
-        concurrency=connections,
-        max_bytes=settings.cache_redis_bytes,
-        metrics=CacheMetrics(CollectorRegistry()),
-    )
 
 
 def _client(url: str) -> httpx.AsyncClient:

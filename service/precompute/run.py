@@ -102,41 +102,22 @@ class Tally:
             self.reasons[place] = outcome.reason
 
 
-class Run:
-    """Fills the cache with the head of a plan.
-
-    A batch bounds what a kill can lose: no more queries than that are ever under way or done and
-    not yet in the journal.
+class BaseRun:
+    """Fills the cache with the head of a plan, somehow; :meth:`_all` says how.
 
     Args:
         plan: all queries.
         head: how many of them, from the most frequent.
-        filler: puts answers into the cache.
         journal: knows what is done.
-        batch: queries.
-        pace: queries a second.
+        flush_at: queries that are done before they are noted in the journal.
     """
 
-    def __init__(
-        self,
-        plan: Plan,
-        head: int,
-        *,
-        filler: Filler,
-        journal: Journal,
-        batch: int = 256,
-        pace: Pace | None = None,
-    ) -> None:
+    def __init__(self, plan: Plan, head: int, *, journal: Journal, flush_at: int) -> None:
         self._plan = plan
         self._head = head
-        self._filler = filler
         self._journal = journal
-        self._pace = pace or Pace(None)
         self._progress: Callable[[int], None] = lambda _: None
-        self._size = min(filler.size, batch)
-        self._concurrency = max(1, min(filler.concurrency, batch // self._size))
-        # With what is under way besides, this makes one batch.
-        self._flush_at = max(1, batch - self._concurrency * self._size)
+        self._flush_at = flush_at
         self._unnoted: dict[int, Result] = {}
         self._recent: deque[Outcome] = deque(maxlen=_HOPELESS)
         self._again = False
@@ -171,6 +152,75 @@ class Run:
         return self.tally
 
     async def _all(self, places: Sequence[int]) -> None:
+        """Do the queries at these places, and :meth:`_note` what becomes of them."""
+        raise NotImplementedError
+
+    def _note(self, places: Sequence[int], outcomes: Sequence[Outcome]) -> None:
+        """Take note of what became of some queries.
+
+        Raises:
+            PrecomputeError: one failed after the other.
+        """
+        for place, outcome in zip(places, outcomes, strict=True):
+            self.tally.note(place, outcome)
+            if outcome.result is not Result.FAILED:
+                self._unnoted[place] = outcome.result
+        self._recent.extend(outcomes)
+        self._progress(self._done())
+        if len(self._unnoted) >= self._flush_at:
+            self._flush()
+        hopeless = len(self._recent) == _HOPELESS and not self._again
+        if hopeless and all(one.result is Result.FAILED for one in self._recent):
+            raise PrecomputeError(
+                f"the last {_HOPELESS} queries failed ({outcomes[-1].reason}); mend that and run "
+                "this again to go on"
+            )
+
+    def _flush(self) -> None:
+        if self._unnoted:
+            self._journal.append(self._unnoted, at=time.time())
+            self._unnoted = {}
+
+    def _done(self) -> int:
+        return len(self.tally.before) + sum(
+            self.tally.count(result) for result in Result if result is not Result.FAILED
+        )
+
+
+class Run(BaseRun):
+    """A run in this process, by a :class:`Filler`.
+
+    A batch bounds what a kill can lose: no more queries than that are ever under way or done and
+    not yet in the journal.
+
+    Args:
+        plan: all queries.
+        head: how many of them, from the most frequent.
+        filler: puts answers into the cache.
+        journal: knows what is done.
+        batch: queries.
+        pace: queries a second.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        head: int,
+        *,
+        filler: Filler,
+        journal: Journal,
+        batch: int = 256,
+        pace: Pace | None = None,
+    ) -> None:
+        self._filler = filler
+        self._pace = pace or Pace(None)
+        self._size = min(filler.size, batch)
+        self._concurrency = max(1, min(filler.concurrency, batch // self._size))
+        # With what is under way besides, this makes one batch.
+        flush_at = max(1, batch - self._concurrency * self._size)
+        super().__init__(plan, head, journal=journal, flush_at=flush_at)
+
+    async def _all(self, places: Sequence[int]) -> None:
         chunks = _chunks(places, self._size)
 
         async def work() -> None:
@@ -198,36 +248,13 @@ class Run:
             if self._stop.is_set():
                 return
             raise
-        for place, outcome in zip(chunk, outcomes, strict=True):
-            self.tally.note(place, outcome)
-            if outcome.result is not Result.FAILED:
-                self._unnoted[place] = outcome.result
-        self._recent.extend(outcomes)
-        self._progress(self._done())
-        if len(self._unnoted) >= self._flush_at:
-            self._flush()
-        hopeless = len(self._recent) == _HOPELESS and not self._again
-        if hopeless and all(one.result is Result.FAILED for one in self._recent):
-            raise PrecomputeError(
-                f"the last {_HOPELESS} queries failed ({outcomes[-1].reason}); mend that and run "
-                "this again to go on"
-            )
+        self._note(chunk, outcomes)
 
     async def _wait(self, seconds: float) -> None:
         """Wait, but not once the run is to stop."""
         if seconds > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), seconds)
-
-    def _flush(self) -> None:
-        if self._unnoted:
-            self._journal.append(self._unnoted, at=time.time())
-            self._unnoted = {}
-
-    def _done(self) -> int:
-        return len(self.tally.before) + sum(
-            self.tally.count(result) for result in Result if result is not Result.FAILED
-        )
 
 
 def _chunks(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:

@@ -1,0 +1,118 @@
+"""The cache in memory, filled to a size: what an entry takes, and what a call costs then.
+
+Run as ``python -m loadtests.bench.cache_fill <entries> <timed calls>``, in a process of its own so
+that its memory is all there is to count. Entries are what the service keeps: four candidates of
+ordinary length, judged.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+from prometheus_client import CollectorRegistry
+
+from loadtests.processes import Process
+from loadtests.summary import percentile
+from model_store.manifest import FilterSpec
+from service.cache.keys import cache_key
+from service.cache.lifetimes import Entry, Lifetimes
+from service.cache.memory import MemoryCache
+from service.cache.metrics import CacheMetrics
+from service.candidates import Generation, Scored
+from service.filters import CandidateFilter
+
+_DIGEST = "0" * 64
+_WORDS = (
+    "steel", "stake", "garden", "hose", "ceiling", "fan", "white", "oak", "vinyl", "plank", "deck",
+    "screw", "shower", "head", "brushed", "nickel", "outdoor", "rug", "cordless", "drill",
+)  # fmt: skip
+NEEDED_BYTES = 6_000
+"""Of each entry, generously; what decides whether the memory of a machine is enough."""
+
+
+def entries(count: int, seed: int = 0) -> Iterator[tuple[str, Entry]]:
+    """Keys and entries, all different."""
+    rng = random.Random(seed)
+    lifetimes = Lifetimes(hard_s=86_400.0)
+    filters = CandidateFilter(FilterSpec(), fold_case=True)
+    for number in range(count):
+        words = rng.choices(_WORDS, k=4)
+        query = f"{' '.join(words)} {number}"
+        scored = tuple(
+            Scored(f"{' '.join(rng.sample(words, 4))} {rng.choice(_WORDS)} {number}", rng.random())
+            for _ in range(4)
+        )
+        generation = Generation(scored)
+        generation.judged = filters.judge(query, scored)
+        key = cache_key(_DIGEST, query)
+        yield key, lifetimes.entry(key, generation, empty=False)
+
+
+def measure(count: int, calls: int) -> dict[str, Any]:
+    """Fill a cache, and time calls of it when it is full.
+
+    Args:
+        count: entries.
+        calls: timed look-ups, and timed writes.
+    """
+    cache = MemoryCache(
+        max_bytes=1 << 62,
+        lifetimes=Lifetimes(hard_s=86_400.0),
+        metrics=CacheMetrics(CollectorRegistry()),
+    )
+    rng = random.Random(1)
+    keys: list[str] = []
+    gc.collect()
+    before = _resident()
+    for key, entry in entries(count):
+        cache.put(key, entry)
+        if len(keys) < calls or rng.random() < 0.001:
+            keys.append(key)
+    gc.collect()
+    # The few keys kept to look up are the cache's own objects.
+    bytes_each = (_resident() - before) / count
+    estimated = cache.size_bytes / count
+    asked = rng.choices(keys, k=calls)
+    more = list(entries(calls, seed=2))
+    collected = time.perf_counter()
+    gc.collect()
+    collected = time.perf_counter() - collected
+    return {
+        "entries": count,
+        "bytes_per_entry": round(bytes_each),
+        "estimated_bytes_per_entry": round(estimated),
+        "get_us": _timed(lambda i: cache.get(asked[i]), calls),
+        "put_us": _timed(lambda i: cache.put(*more[i]), calls),
+        "collection_ms": round(1000 * collected, 2),
+    }
+
+
+def _timed(call: Callable[[int], object], count: int) -> dict[str, float]:
+    """Microseconds of each of ``count`` calls."""
+    times = []
+    for number in range(count):
+        begin = time.perf_counter()
+        call(number)
+        times.append(time.perf_counter() - begin)
+    return {
+        f"p{percent:g}": round(1e6 * (percentile(times, percent) or 0.0), 3)
+        for percent in (50.0, 99.0)
+    }
+
+
+def _resident() -> int:
+    process = Process.of(int(Path("/proc/self").readlink().name))
+    usage = None if process is None else process.usage()
+    return 0 if usage is None else usage.rss_bytes
+
+
+if __name__ == "__main__":
+    told = measure(int(sys.argv[1]), int(sys.argv[2]))
+    sys.stdout.write(orjson.dumps(told).decode() + "\n")

@@ -1,0 +1,206 @@
+"""The application for Ray Serve: ``import_path: service.ray.app:build``.
+
+Two kinds of deployment. Replicas of ``ingress`` run the whole service of :mod:`service.app` (HTTP,
+routes, cache, coalescing, admission) and no model. Replicas of ``engine-<version>`` run one engine
+each, and the ingress calls them by a deployment handle. How many there are, and on what, is in the
+Serve config (deploy/ray/serve.yaml).
+
+Of the online path, this is the only module that imports ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+import ray
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from model_store.manifest import Manifest, VersionName
+from service.api.auth import require_keys
+from service.app import create_app
+from service.engine.protocol import Engine
+from service.errors import EngineUnavailable, LoadFailed
+from service.logging import configure_logging
+from service.memory import MemoryBudget
+from service.ray.host import EngineHost
+from service.ray.remote import RemoteEngine, Reply, Stream
+from service.ray.supply import FROM_STORE, supply_of
+from service.ray.wire import Item, Refusal, Tagged
+from service.settings import Settings
+from service.version import OnTokens
+
+_RUNNING = "RUNNING"
+
+
+class Arguments(BaseModel):
+    """``args`` of the application in the Serve config."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    versions: list[VersionName] = Field(min_length=1)
+    """Model versions with a deployment of engines, one for each."""
+    supply: str = FROM_STORE
+    """``package.module:function`` that gives the versions, and what makes their engines."""
+
+
+class EngineReplica:
+    """A replica of ``engine-<version>``.
+
+    Args:
+        name: of the version.
+        supply: see :class:`Arguments`.
+
+    Raises:
+        LoadFailed: the version cannot be had.
+        Exception: whatever kept its engine from starting; Ray Serve tries again.
+    """
+
+    async def __init__(self, name: str, supply: str) -> None:  # type: ignore[misc] # awaited by Serve
+        settings = _with_threads(_settings())
+        supplies = await supply_of(supply)(settings)
+        version = next((one for one in supplies.versions if one.name == name), None)
+        if version is None:
+            if supplies.find is None:
+                raise LoadFailed(f"version {name} is not in the model store")
+            version = await supplies.find(name)
+        self._host = EngineHost(version, supplies.engines, settings, leave=_leave)
+        await self._host.load()
+
+    async def generate(self, query: str) -> AsyncIterator[Item | Refusal]:
+        """See :meth:`EngineHost.generate`."""
+        async with aclosing(self._host.generate(query)) as items:
+            async for item in items:
+                yield item
+
+    async def tag(self, pairs: Sequence[tuple[str, str]]) -> Tagged | Refusal:
+        """See :meth:`EngineHost.tag`."""
+        return await self._host.tag(pairs)
+
+    async def __del__(self) -> None:
+        """Ray Serve calls this before it ends a replica in order."""
+        host: EngineHost | None = getattr(self, "_host", None)
+        if host is not None:
+            await host.close()
+
+
+class Ingress:
+    """A replica of ``ingress``: the application of :func:`service.app.create_app`.
+
+    Args:
+        supply: see :class:`Arguments`.
+        engines: the handle of each version's deployment.
+
+    Raises:
+        ValueError: an option is wrong, or whoever reaches the proxies could do what they like.
+    """
+
+    async def __init__(  # type: ignore[misc] # awaited by Serve
+        self, supply: str, engines: Mapping[str, DeploymentHandle]
+    ) -> None:
+        settings = _settings()
+        # Ray Serve listens, not we: unless somebody says that it does so for this machine alone,
+        # others can reach it.
+        if "host" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"host": "0.0.0.0"})  # noqa: S104 - to be checked
+        require_keys(settings)
+        supplies = await supply_of(supply)(settings)
+        self._made = create_app(
+            settings,
+            replace(supplies, engines=_factory(engines), memory=MemoryBudget.unlimited()),
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """What Ray Serve's wrapper asks for."""
+        return self._made
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application, as the Serve config asks for it.
+
+    Args:
+        args: fields of :class:`Arguments`.
+    """
+    arguments = Arguments.model_validate(args)
+    engines = {
+        name: serve.deployment(EngineReplica)
+        .options(name=deployment_name(name), health_check_period_s=2.0)
+        .bind(name, arguments.supply)
+        for name in arguments.versions
+    }
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(name="ingress")
+    return ingress.bind(arguments.supply, engines)
+
+
+def deployment_name(version: str) -> str:
+    """Name of the deployment that runs the engines of a version."""
+    return f"engine-{version}"
+
+
+class _HandleCalls:
+    """A deployment handle (:class:`service.ray.remote.Calls`)."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._generate = handle.generate.options(stream=True)
+        self._tag = handle.tag
+
+    def generate(self, query: str) -> Stream:
+        stream: Stream = self._generate.remote(query)
+        return stream
+
+    def tag(self, pairs: Sequence[tuple[str, str]]) -> Reply:
+        reply: Reply = self._tag.remote(pairs)
+        return reply
+
+
+def _factory(engines: Mapping[str, DeploymentHandle]) -> Callable[..., Any]:
+    """Makes the engine of a version that has a deployment."""
+    application = serve.get_replica_context().app_name
+
+    async def make(manifest: Manifest, on_tokens: OnTokens) -> Engine:
+        handle = engines.get(manifest.name)
+        if handle is None:
+            raise EngineUnavailable(
+                f"version {manifest.name} has no deployment; add it to 'versions' in the Serve "
+                "config and deploy that"
+            )
+        name = deployment_name(manifest.name)
+
+        async def running() -> int:
+            return await asyncio.to_thread(_replicas, application, name)
+
+        return RemoteEngine(_HandleCalls(handle), running, name=name, on_tokens=on_tokens)
+
+    return make
+
+
+def _replicas(application: str, deployment: str) -> int:
+    """How many replicas of a deployment run, as the controller sees it."""
+    status = serve.status().applications[application].deployments[deployment]
+    return int(status.replica_states.get(_RUNNING, 0))
+
+
+def _settings() -> Settings:
+    settings = Settings()
+    configure_logging(settings.log_level)
+    return settings
+
+
+def _with_threads(settings: Settings) -> Settings:
+    """An engine on a CPU computes on the cores that Ray has given its replica, if it gave any."""
+    given = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 0))
+    if settings.engine_threads is not None or given < 1:
+        return settings
+    return settings.model_copy(update={"engine_threads": given})
+
+
+def _leave() -> None:
+    # Ray Serve sees at once that the replica is gone, and callers are told.
+    os._exit(1)

@@ -1,0 +1,55 @@
+"""Where versions and engines come from, in replicas of Ray Serve."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+
+from model_store.store import open_store
+from service.catalogue import arriving, engine_factory, known_versions, version_finder
+from service.engine.loading import detect_device
+from service.parts import Supplies
+from service.settings import Settings
+
+Supply = Callable[[Settings], Awaitable[Supplies]]
+
+FROM_STORE = "service.ray.supply:from_store"
+
+
+async def from_store(settings: Settings) -> Supplies:
+    """The versions of the model store, on vLLM.
+
+    Unlike :func:`service.serve.from_store` without a budget of memory: each engine has a replica of
+    its own, whose resources Ray hands out. Where the caller itself has no GPU and the engines do,
+    ``REQUERY_DEVICE=cuda`` has to say so.
+
+    Raises:
+        ModelStoreError: the store cannot be read, or the default version cannot be used.
+        LoadFailed: the store gave no answer.
+    """
+    store = open_store(settings.sources(), settings.cache_dir)
+    versions = await arriving(
+        lambda: known_versions(store, settings),
+        wait_s=settings.store_wait_s if settings.sources() else 0.0,
+    )
+    device = detect_device() if settings.device == "auto" else settings.device
+    return Supplies(
+        versions=versions,
+        engines=engine_factory(store, settings),
+        find=version_finder(store, settings),
+        gpu=device == "cuda",
+    )
+
+
+def supply_of(path: str) -> Supply:
+    """The function at ``package.module:name``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    module, _, name = path.partition(":")
+    try:
+        supply: Supply = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"supply: {path!r} names no function ({error})") from error
+    return supply
