@@ -1,4 +1,4 @@
-"""The packaged model behind Ray Serve on the CPU; only with ``REQUERY_TEST_RAY_MODEL=1``."""
+"""The packaged model behind Ray Serve on the CPU; only with ``RAY_TEST_MODEL=1``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(1800),
     pytest.mark.skipif(
-        os.environ.get("REQUERY_TEST_RAY_MODEL") != "1",
-        reason="set REQUERY_TEST_RAY_MODEL=1: it takes 3 GB and minutes",
+        os.environ.get("RAY_TEST_MODEL") != "1",
+        reason="set RAY_TEST_MODEL=1: it takes 3 GB and minutes",
     ),
 ]
 
