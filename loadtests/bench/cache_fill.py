@@ -33,7 +33,7 @@ _WORDS = (
     "steel", "stake", "garden", "hose", "ceiling", "fan", "white", "oak", "vinyl", "plank", "deck",
     "screw", "shower", "head", "brushed", "nickel", "outdoor", "rug", "cordless", "drill",
 )  # fmt: skip
-NEEDED_BYTES = 6_000
+NEEDED_BYTES = 10_000
 """Of each entry, generously; what decides whether the memory of a machine is enough."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -84,12 +85,11 @@ class RequeryPeer:
 
     async def work(self) -> Work:
         """See :class:`Peer`."""
-        tokens = {
-            dict(labels)["kind"]: value
-            for (name, labels), value in (await self.target.metrics()).items()
-            if name == "requery_tokens_total"
-        }
-        return Work(int(tokens.get("prompt", 0)), int(tokens.get("generated", 0)))
+        tokens: Counter[str] = Counter()
+        for (name, labels), value in (await self.target.metrics()).items():
+            if name == "requery_tokens_total":
+                tokens[dict(labels)["kind"]] += int(value)  # of all versions
+        return Work(tokens["prompt"], tokens["generated"])
 
     def freeze(self) -> None:
         """See :class:`Peer`."""

@@ -102,11 +102,12 @@ async def _state(plan: ScalePlan, peer: RequeryPeer, queries: Queries) -> dict[s
 
 
 async def _load(target: Target, name: str) -> None:
-    path = f"/versions/{name}/load"
+    """Load a version, and wait until it is ready."""
+    path = f"/versions/{name}/load?wait=true"
     request = Request("load", path, b"", deadline_s=_LOAD_S)
     async with asyncio.timeout(_LOAD_S):
         reply = await target.transport.send(request)
-    if reply.code not in (200, 202):
+    if reply.code != 200:
         raise PeerFailed(f"{path} was answered with {reply.code} {reply.status}")
 
 
@@ -147,7 +148,7 @@ def _rows(figures: dict[str, Any]) -> list[Row]:
     for count, found in figures["candidates"].items():
         latency = found["latency_ms"]
         note = f"{found['generated_tokens_per_request']} tokens generated"
-        rows.append(Row(f"miss, {count} candidates, one caller", _median(latency), note=note))
+        rows.append(Row(f"miss, candidates: {count}, one caller", _median(latency), note=note))
     for count, found in figures["loaded_versions"].items():
         hits, misses = found["hit_latency_ms"], found["misses"]["latency_ms"]
         rows.append(

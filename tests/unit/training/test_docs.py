@@ -87,12 +87,20 @@ def test_every_command_exists() -> None:
 
     single: dict[str, Callable[..., None]] = {
         "train": cli.train,
+        "compare": cli.compare,
         "evaluate": cli.evaluate,
         "judge": cli.judge,
         "serve": serve,
     }
     found = commands()
-    assert {line[0] for line in found} == {"train", "evaluate", "judge", "models", "serve"}
+    assert {line[0] for line in found} == {
+        "train",
+        "compare",
+        "evaluate",
+        "judge",
+        "models",
+        "serve",
+    }
     for name, *rest in found:
         if name == "models":
             group: Any = typer.main.get_command(models_app)
