@@ -27,7 +27,8 @@ class Kernels:
         """Multiply each size of matrix with 1, 2, 3... rows until the cache of kernels is full.
 
         Returns:
-            Products made; 0 if the cache has no bound here, or the matrices are not oneDNN's.
+            Products made; 0 if the cache has no bound here, or the matrices are not oneDNN's or take
+            other inputs: then kernels are made on the way, which is no reason not to start.
         """
         capacity = int(os.environ.get(CAPACITY, "0"))
         sizes = matrices(self.model_runner.get_model())
@@ -35,9 +36,12 @@ class Kernels:
             return 0
         rows = capacity // len(sizes)
         # Few rows last: they are the commonest, and the least recently used are dropped first.
-        for count in range(rows, 0, -1):
-            for (width, _), matrix in sizes.items():
-                matrix.cpu_linear(matrix.weight.new_zeros(count, width), matrix.weight, None)
+        try:
+            for count in range(rows, 0, -1):
+                for (width, _), matrix in sizes.items():
+                    matrix.cpu_linear(matrix.weight.new_zeros(count, width), matrix.weight, None)
+        except (RuntimeError, TypeError):
+            return 0
         return rows * len(sizes)
 
 

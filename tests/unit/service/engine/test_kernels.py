@@ -87,3 +87,14 @@ def test_sizes_are_told_apart_by_both_sides() -> None:
         (8, 4),
         (4, 4),
     }
+
+
+def test_a_matrix_that_takes_other_inputs_keeps_no_engine_from_starting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Other(Linear):
+        def cpu_linear(self, x: Weight, weight: Weight, bias: None) -> None:
+            raise RuntimeError("expected an 8-bit input")
+
+    monkeypatch.setenv(CAPACITY, "10")
+    assert Worker(Other(4, 8)).make_kernels() == 0
