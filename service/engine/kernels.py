@@ -27,8 +27,8 @@ class Kernels:
         """Multiply each size of matrix with 1, 2, 3... rows until the cache of kernels is full.
 
         Returns:
-            Products made; 0 if the cache has no bound here, or the matrices are not oneDNN's or take
-            other inputs: then kernels are made on the way, which is no reason not to start.
+            Products made; 0 if the cache has no bound here, or the matrices are not oneDNN's, or
+            take other inputs: then kernels are made on the way, and the engine starts all the same.
         """
         capacity = int(os.environ.get(CAPACITY, "0"))
         sizes = matrices(self.model_runner.get_model())
