@@ -27,6 +27,33 @@ DataOption = Annotated[
     ),
 ]
 
+FoldOption = Annotated[
+    str, typer.Option(help="held-out (to report) or development (to choose by).")
+]
+OnOption = Annotated[
+    str | None,
+    typer.Option(help="Another source (best_buy, home_depot, tables), all of it unseen."),
+]
+SinceOption = Annotated[
+    datetime | None,
+    typer.Option(formats=["%Y-%m-%d"], help="Of --on: only what shoppers did from then on."),
+]
+LimitOption = Annotated[int, typer.Option(min=1, help="Of --on: most queries, drawn by chance.")]
+DepthOption = Annotated[
+    int, typer.Option(min=1, help="Products that a search returns: the budget of a fusion.")
+]
+JudgeOption = Annotated[
+    Path | None,
+    typer.Option("--judge", help="Judge that measures relevance.", file_okay=False),
+]
+DrawnOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder to keep all candidates in; those that are there are not drawn again.",
+        file_okay=False,
+    ),
+]
+
 
 def train(
     recipe: Annotated[Path, typer.Option(help="The recipe, a YAML file.", dir_okay=False)],
@@ -74,53 +101,27 @@ def evaluate(
         Path | None, typer.Option(help="Folder of versions to look in before the packaged ones.")
     ] = None,
     data: DataOption = None,
-    fold: Annotated[
-        str, typer.Option(help="held-out (to report) or development (to choose by).")
-    ] = "held-out",
-    on: Annotated[
-        str | None,
-        typer.Option(help="Another source (best_buy, home_depot, tables), all of it unseen."),
-    ] = None,
-    since: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Of --on: only what shoppers did from then on."),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(min=1, help="Of --on: most queries, drawn by chance.")
-    ] = 1000,
-    depth: Annotated[
-        int, typer.Option(min=1, help="Products that a search returns: the budget of a fusion.")
-    ] = 100,
-    judge_folder: Annotated[
-        Path | None,
-        typer.Option("--judge", help="Judge that measures relevance.", file_okay=False),
-    ] = None,
+    fold: FoldOption = "held-out",
+    on: OnOption = None,
+    since: SinceOption = None,
+    limit: LimitOption = 1000,
+    depth: DepthOption = 100,
+    judge_folder: JudgeOption = None,
     against: Annotated[
         str | None, typer.Option(help="Another version: differences to it on the same queries.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Write every figure here, as JSON.", dir_okay=False)
     ] = None,
-    drawn: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to keep all candidates in; those that are there are not drawn again.",
-            file_okay=False,
-        ),
-    ] = None,
+    drawn: DrawnOption = None,
 ) -> None:
     """Measure a version's rewrites and tags on queries that no stage has seen."""
     with _errors("evaluate"):
         # What is wrong with the arguments is said before anything heavy is loaded.
-        if fold not in ("held-out", "development"):
-            raise TrainingError(f"--fold is held-out or development, not {fold!r}")
+        _check_exam(fold, on, since)
         store = open_store() if source is None else Store(
             [FolderSource(source), *open_store().sources]
         )  # fmt: skip
-        if on is not None and on not in SOURCES:
-            raise TrainingError(f"--on is one of {', '.join(SOURCES)}, not {on!r}")
-        if since is not None and on is None:
-            raise TrainingError("--since is for another source: name it with --on")
         found = store.get(version)
         other = store.get(against) if against is not None else None
 
@@ -204,49 +205,23 @@ def compare(
         typer.Option(help="Folders of versions to look in before the packaged ones."),
     ] = None,
     data: DataOption = None,
-    fold: Annotated[
-        str, typer.Option(help="held-out (to report) or development (to choose by).")
-    ] = "held-out",
-    on: Annotated[
-        str | None,
-        typer.Option(help="Another source (best_buy, home_depot, tables), all of it unseen."),
-    ] = None,
-    since: Annotated[
-        datetime | None,
-        typer.Option(formats=["%Y-%m-%d"], help="Of --on: only what shoppers did from then on."),
-    ] = None,
-    limit: Annotated[
-        int, typer.Option(min=1, help="Of --on: most queries, drawn by chance.")
-    ] = 1000,
-    depth: Annotated[
-        int, typer.Option(min=1, help="Products that a search returns: the budget of a fusion.")
-    ] = 100,
-    judge_folder: Annotated[
-        Path | None,
-        typer.Option("--judge", help="Judge that measures relevance.", file_okay=False),
-    ] = None,
+    fold: FoldOption = "held-out",
+    on: OnOption = None,
+    since: SinceOption = None,
+    limit: LimitOption = 1000,
+    depth: DepthOption = 100,
+    judge_folder: JudgeOption = None,
     prompted: Annotated[
         bool, typer.Option(help="Also the base of the first version, asked by examples.")
     ] = False,
-    drawn: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to keep all candidates in; those that are there are not drawn again.",
-            file_okay=False,
-        ),
-    ] = None,
+    drawn: DrawnOption = None,
     out: Annotated[
         Path, typer.Option(help="Folder of the table, the figures and the plot.", file_okay=False)
     ] = Path("runs/compare"),
 ) -> None:
     """Put versions side by side with what needs no training: spelling, expansion, the base."""
     with _errors("compare"):
-        if fold not in ("held-out", "development"):
-            raise TrainingError(f"--fold is held-out or development, not {fold!r}")
-        if on is not None and on not in SOURCES:
-            raise TrainingError(f"--on is one of {', '.join(SOURCES)}, not {on!r}")
-        if since is not None and on is None:
-            raise TrainingError("--since is for another source: name it with --on")
+        _check_exam(fold, on, since)
         folders = [FolderSource(folder) for folder in source or ()]
         store = Store([*folders, *open_store().sources])
         found = [store.get(name) for name in versions]
@@ -278,6 +253,20 @@ def compare(
         plot(result, out / "compare.png")
         typer.echo(as_markdown(result))
         typer.echo(f"wrote table, figures and plot into {out}")
+
+
+def _check_exam(fold: str, on: str | None, since: datetime | None) -> None:
+    """Refuse what cannot be measured on.
+
+    Raises:
+        TrainingError: an option is wrong; the message says which.
+    """
+    if fold not in ("held-out", "development"):
+        raise TrainingError(f"--fold is held-out or development, not {fold!r}")
+    if on is not None and on not in SOURCES:
+        raise TrainingError(f"--on is one of {', '.join(SOURCES)}, not {on!r}")
+    if since is not None and on is None:
+        raise TrainingError("--since is for another source: name it with --on")
 
 
 def _named(source: str, since: datetime | None) -> str:
