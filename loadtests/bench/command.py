@@ -30,7 +30,7 @@ Together = Annotated[
 ]
 PeerNames = Annotated[
     list[str] | None,
-    typer.Option("--peer", help="requery, raw, server, transformers. Default: all of them."),
+    typer.Option("--peer", help="requery, raw, plain, server, transformers. Default: all of them."),
 ]
 Rounds = Annotated[int, typer.Option(min=1, help="Of all peers in turn.")]
 _VERSION = "sft-1"

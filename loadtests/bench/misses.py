@@ -24,7 +24,7 @@ from loadtests.summary import milliseconds, percentile
 _UNEQUAL = 0.05
 """Difference in tokens generated from which on peers did not do equal work."""
 _MODES = {"single": 1, "batch": BATCH_CALLERS}
-PEERS = ("requery", "raw", "server", "transformers")
+PEERS = ("requery", "raw", "plain", "server", "transformers")
 
 
 @dataclass
@@ -108,6 +108,7 @@ def peers(
     makers: Mapping[str, Callable[[], Peer]] = {
         "requery": lambda: RequeryPeer(version, folder / "requery", versions.settings),
         "raw": lambda: RawEnginePeer(versions, version, folder),
+        "plain": lambda: RawEnginePeer(versions, version, folder, extended=False),
         "server": lambda: OpenAiPeer(EngineOptions.of(*versions.find(version)), folder),
         "transformers": lambda: TransformersPeer(versions, version, folder),
     }

@@ -1,10 +1,12 @@
 """vLLM's ``AsyncLLM`` alone, in a process of its own: no HTTP, no cache, no filters.
 
-Run as ``python -m loadtests.bench.raw_engine <version>`` with the settings of the bench versions.
+Run as ``python -m loadtests.bench.raw_engine <version> [plain]`` with the settings of the bench
+versions.
 It is asked by lines of JSON on standard input (``{"id": 0, "query": "..."}``) and answers in lines
 on standard output, in the order in which it is done. The engine is started with the service's own
 arguments and extension, and asked for the same requests: what is faster in the service's misses is
-noise, and what is slower is the service.
+noise, and what is slower is the service. ``plain`` leaves the extension out: that is vLLM as it
+comes.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from service.engine.extension import WorkerExtension
 from service.engine.scoring import relevance
 
 _WARM_UP = "3/4 in. galvanized steel stake"
+PLAIN = "plain"
+"""Argument for an engine without the service's extension."""
 
 
 class RawEngine:
@@ -34,29 +38,32 @@ class RawEngine:
 
     Args:
         options: what it is started with.
+        extended: with what the service adds inside the engine core.
     """
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, *, extended: bool = True) -> None:
         self._options = options
+        self._extended = extended
         self._prompts, self._stop_ids = options.prompts()
         self._llm: Any = None
         self._params: Sequence[Any] = ()
         self._ids = itertools.count()
 
     async def start(self) -> None:
-        """Load it, extend its core as the service does, and generate once."""
+        """Load it, extend its core as the service does, and generate twice."""
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._options.arguments))
-        labels = self._prompts.labels
-        rpc = self._llm.collective_rpc
-        await rpc(WorkerExtension.end_with_parent.__name__)
-        await rpc(WorkerExtension.make_kernels.__name__)
-        ids = [labels.relevant, labels.irrelevant]
-        await rpc(WorkerExtension.compute_labels_exactly.__name__, args=(ids,))
+        labels, rpc = self._prompts.labels, self._llm.collective_rpc
+        if self._extended:
+            ids = [labels.relevant, labels.irrelevant]
+            await rpc(WorkerExtension.extend.__name__, args=(ids,))
+        else:
+            await rpc(WorkerExtension.end_with_parent.__name__)
         self._params = self._sampling(self._prompts)
-        await self.generate(_WARM_UP)
+        for _ in range(2):
+            await self.generate(_WARM_UP)
 
     def _sampling(self, prompts: PromptFormat) -> list[Any]:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -118,7 +125,7 @@ async def _serve(engine: RawEngine, out: BinaryIO) -> None:
             group.create_task(answer(orjson.loads(line)))
 
 
-def main(name: str) -> None:
+def main(name: str, *, extended: bool = True) -> None:
     """Answer until standard input is closed."""
     # Standard output is for answers alone; whatever else is printed goes to standard error.
     with os.fdopen(os.dup(1), "wb") as out:
@@ -129,11 +136,11 @@ def main(name: str) -> None:
         options = EngineOptions.of(*versions.find(name))
         # Before vLLM is imported, which reads them.
         os.environ.update(options.environment)
-        asyncio.run(_serve(RawEngine(options), out))
+        asyncio.run(_serve(RawEngine(options, extended=extended), out))
         # As the service does: taking vLLM apart in order takes seconds and serves nobody.
         out.flush()
     os._exit(0)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], extended=PLAIN not in sys.argv[2:])

@@ -15,6 +15,7 @@ import orjson
 
 from loadtests.bench.child import START_S, send, tree
 from loadtests.bench.peer import PeerFailed, Work
+from loadtests.bench.raw_engine import PLAIN
 from loadtests.bench.versions import BenchVersions
 
 _STOP_S = 10.0
@@ -27,21 +28,24 @@ class RawEnginePeer:
         versions: where the bench version is.
         version: its name.
         folder: for its log.
+        extended: with what the service adds inside the engine core; else as vLLM comes.
         command: of the process; default: the real engine.
     """
-
-    name = "raw AsyncLLM"
 
     def __init__(
         self,
         versions: BenchVersions,
         version: str,
         folder: Path,
+        *,
+        extended: bool = True,
         command: Sequence[str] = (sys.executable, "-m", "loadtests.bench.raw_engine"),
     ) -> None:
+        self.name = "raw AsyncLLM" if extended else "raw AsyncLLM as vLLM comes"
         self._versions = versions
-        self._command = [*command, version]
-        self._log = folder / "raw_engine.log"
+        self._extended = extended
+        self._command = [*command, version, *([] if extended else [PLAIN])]
+        self._log = folder / f"raw_engine{'' if extended else '_plain'}.log"
         self._process: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -51,7 +55,8 @@ class RawEnginePeer:
     @property
     def setup(self) -> dict[str, Any]:
         """See :class:`Peer`."""
-        return {"engine": "the service's own arguments, environment and extension"}
+        own = "arguments, environment" + (" and extension" if self._extended else "")
+        return {"engine": f"the service's own {own}"}
 
     async def start(self) -> None:
         """See :class:`Peer`."""

@@ -1,12 +1,11 @@
 """Bench versions: the same weights as another version, with decoding that makes peers comparable.
 
-Peers can only be compared if they do equal work, which means the same lengths, which means the same
-tokens. So all candidates are drawn at the lowest temperature that vLLM takes (0.01): in effect the
-likeliest token each time, in every peer. Not 0, since vLLM's HTTP API gives no more than one greedy
-completion for a prompt, and since greedy batches leave out the sampler that real requests need. The
-candidates of one query are therefore alike; each is generated, and paid for, all the same. What is
-left of differences (rounding in batches of other shapes) shows in the tokens that are reported
-beside each figure.
+Peers can only be compared if they do equal work, so all of them draw every candidate at one
+temperature, such as a service would choose: vLLM's HTTP API takes no more than one for the
+completions of a prompt. What they draw differs by chance and is equal in length on average; tokens
+are reported beside each figure. A temperature near 0 would give all peers the same tokens, and
+would flatter the service: it computes what candidates have in common only once, and near 0 all
+candidates of a query are the same.
 
 The weights are the merged ones of the version, linked and not copied, so that nothing is merged
 again for each number of candidates.
@@ -24,7 +23,7 @@ from model_store.manifest import DecodingSpec, Manifest, WeightsSpec
 from model_store.materialise import materialise
 from model_store.store import Store, Version, open_store, pack_version
 
-TEMPERATURE = 0.01
+TEMPERATURE = 0.7
 """See above."""
 _CARD = "README.md"
 _WEIGHTS = (".safetensors", ".json")

@@ -211,6 +211,10 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         # OpenMP threads that spin while they wait take the core that another of them, or the
         # event loop, needs: on two busy cores that costs more than half the throughput.
         "OMP_WAIT_POLICY": "passive",
+        # All the same a thread may look out for work for some microseconds, as long as the next
+        # matrix is away: falling asleep and being woken 120 times takes as long as a third of the
+        # step. Ten times as long gains no more, and on busy cores it costs.
+        "GOMP_SPINCOUNT": "1000",
         # oneDNN keeps the code that it makes for each number of rows that a matrix meets: 0.4 MiB
         # each, and ten times as long to make as to run. Its default, 1024, fills for hours.
         CAPACITY: str(_KERNELS),

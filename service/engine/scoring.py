@@ -14,10 +14,12 @@ from service.engine.protocol import Candidate
 
 
 def label_probability(relevant: float, irrelevant: float) -> float:
-    """P(RELEVANT) / (P(RELEVANT) + P(IRRELEVANT)) from two natural log probabilities.
+    """P(RELEVANT) / (P(RELEVANT) + P(IRRELEVANT)) from two natural log probabilities, or logits.
+
+    Only their difference counts, so what both lack (the sum over the vocabulary) is not missed.
 
     Args:
-        relevant: log probability of the label RELEVANT, at most 0; ``-inf`` for none.
+        relevant: log probability, or logit, of the label RELEVANT; ``-inf`` for none.
         irrelevant: that of IRRELEVANT.
 
     Returns:
@@ -38,7 +40,7 @@ def relevance(labels: LabelIds, logprobs: Mapping[int, float]) -> float:
 
     Args:
         labels: ids of the two labels.
-        logprobs: raw log probability by token id at that position; holds both labels.
+        logprobs: raw log probability, or logit, by token id at that position; holds both labels.
 
     Raises:
         KeyError: a label is missing, so the engine was asked wrongly.
@@ -57,7 +59,7 @@ def read_candidate(
     Args:
         prompts: the version's prompt format, for the labels and for decoding.
         token_ids: all generated ids, at least one, the stop token included.
-        last_logprobs: raw log probabilities at the last generated position.
+        last_logprobs: raw log probabilities, or logits, at the last generated position.
         stop_ids: every id that ends a generation, the labels among them.
 
     Returns:

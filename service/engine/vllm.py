@@ -140,6 +140,7 @@ class VllmEngine:
             ]
             self._tag_params = self._sampling(0.0, 1)
             await self._warm_up()
+            await self._check()
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             await self.close()
             raise EngineUnavailable(f"the engine could not start: {error}") from error
@@ -206,18 +207,33 @@ class VllmEngine:
     async def _extend(self) -> None:
         """What :class:`WorkerExtension` adds to the engine core."""
         labels = self._prompts.labels
-        rpc = self._llm.collective_rpc
-        await rpc(WorkerExtension.end_with_parent.__name__)
-        await rpc(WorkerExtension.make_kernels.__name__)
         ids = [labels.relevant, labels.irrelevant]
-        for reason in await rpc(WorkerExtension.compute_labels_exactly.__name__, args=(ids,)):
-            if reason:
+        for left_out in await self._llm.collective_rpc(
+            WorkerExtension.extend.__name__, args=(ids,)
+        ):
+            if left_out["exact_labels"]:
                 _log.warning(
                     "relevance_rounded",
                     model=self._arguments.get("model"),
-                    reason=reason,
+                    reason=left_out["exact_labels"],
                     detail="relevance is rounded to the steps of bfloat16: the same pair may get "
                     "values up to 0.03 apart",
+                )
+            _log.info(
+                "engine_extended",
+                model=self._arguments.get("model"),
+                left_out={name: reason for name, reason in left_out.items() if reason},
+            )
+
+    async def _check(self) -> None:
+        """Say so if a part of the extension gave something else than the model itself."""
+        for given_up in await self._llm.collective_rpc(WorkerExtension.given_up.__name__):
+            if given_up:
+                _log.warning(
+                    "engine_slower",
+                    model=self._arguments.get("model"),
+                    reason=given_up,
+                    detail="the model is served as vLLM has it, which takes longer",
                 )
 
     async def _warm_up(self) -> None:
@@ -293,7 +309,10 @@ class VllmEngine:
 
 
 def _last_logprobs(completion: Any) -> dict[int, float]:
-    """Raw log probability by token id (sampled, RELEVANT, IRRELEVANT) at the last position."""
+    """Raw log probability by token id (sampled, RELEVANT, IRRELEVANT) at the last position.
+
+    With :mod:`service.engine.label_logits` it is the labels' logits.
+    """
     return {token: entry.logprob for token, entry in completion.logprobs[-1].items()}
 
 

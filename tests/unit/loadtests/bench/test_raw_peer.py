@@ -36,7 +36,7 @@ def peer(tmp_path: Path, version: str = "bench-n4") -> RawEnginePeer:
     script = tmp_path / "engine.py"
     script.write_text(ENGINE)
     versions = BenchVersions.under(tmp_path)
-    return RawEnginePeer(versions, version, tmp_path, (sys.executable, str(script)))
+    return RawEnginePeer(versions, version, tmp_path, command=(sys.executable, str(script)))
 
 
 async def test_answers_find_who_asked_whatever_their_order(tmp_path: Path) -> None:
