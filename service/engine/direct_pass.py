@@ -194,10 +194,8 @@ class DirectPass:
         kernels, rows = self._kernels, self._rows
         rms_norm, add_norm = kernels.rms_norm.default, kernels.fused_add_rms_norm.default
         rotate, activate = kernels.rotary_embedding.default, kernels.silu_and_mul.default
-        store, attend = (
-            kernels.cpu_attn_reshape_and_cache.default,
-            kernels.cpu_attention_with_kv_cache.default,
-        )
+        store = kernels.cpu_attn_reshape_and_cache.default
+        attend = kernels.cpu_attention_with_kv_cache.default
         heads, kv_heads, size = self._heads, self._kv_heads, self._size
         queries, keys = heads * size, kv_heads * size
         residual = self._embed(input_ids)
@@ -274,15 +272,11 @@ class DirectPasses:
         if shared is None:
             return "rows are not shared"
         # They are loaded, since vLLM has called this.
-        torch, context = sys.modules["torch"], sys.modules["vllm.forward_context"]
+        kernels = sys.modules["torch"].ops._C  # noqa: SLF001 - that is what vLLM calls its kernels
+        context = sys.modules["vllm.forward_context"].get_forward_context
+        model = self.model_runner.get_model()
         try:
-            self.direct_pass = DirectPass(
-                self.model_runner.get_model(),
-                shared.inner,
-                shared.rows,
-                torch.ops._C,  # noqa: SLF001 - that is what vLLM calls its kernels
-                context.get_forward_context,
-            )
+            self.direct_pass = DirectPass(model, shared.inner, shared.rows, kernels, context)
         except (NotKnown, AttributeError) as reason:
             return str(reason)
         shared.inner = self.direct_pass

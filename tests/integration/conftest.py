@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
+from structlog.typing import EventDict
 from tokenizers import Tokenizer
 
 from model_store.manifest import Manifest
@@ -38,6 +40,8 @@ class Served:
     prompts: PromptFormat
     engine: VllmEngine
     tokens: list[tuple[int, int]] = field(default_factory=list)
+    events: list[EventDict] = field(default_factory=list)
+    """What was logged at its start."""
 
 
 @pytest.fixture
@@ -74,9 +78,9 @@ async def served(materialised: tuple[Manifest, Path]) -> AsyncIterator[Served]:
 
     prompts = PromptFormat(Tokenizer.from_file(str(folder / "tokenizer.json")), manifest.prompt)
     engine = load_engine(manifest, folder, on_tokens=record)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), capture_logs() as events:
         # Importing vLLM and torch sets off deprecations among themselves.
         warnings.simplefilter("ignore")
         await asyncio.wait_for(engine.start(), START_SECONDS)
-    yield Served(manifest, folder, prompts, engine, tokens)
+    yield Served(manifest, folder, prompts, engine, tokens, events)
     await engine.close()

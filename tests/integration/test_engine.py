@@ -68,6 +68,21 @@ async def test_kernels_are_made_at_the_start(served: Served) -> None:
     assert 0 < made <= 512
 
 
+async def test_all_of_the_extension_is_at_work(served: Served) -> None:
+    """Nothing was left out at the start, and nothing given up once it was tried."""
+    (extended,) = [event for event in served.events if event["event"] == "engine_extended"]
+    assert extended["left_out"] == {}
+    assert not [event for event in served.events if event["log_level"] == "warning"]
+    rpc = served.engine._llm.collective_rpc
+    ((seen, saved, _),) = await rpc("rows_shared")
+    found = await candidates_of(served, "steele stake")
+    ((seen_after, saved_after, refused),) = await rpc("rows_shared")
+    assert len(found) > 1
+    assert seen_after - seen > saved_after - saved > 0
+    assert refused == ""
+    assert await rpc("given_up") == [{}]
+
+
 async def test_answers_one_candidate_for_each_temperature(served: Served) -> None:
     found = await candidates_of(served, "steele stake")
     assert len(found) == len(served.manifest.decoding.temperatures)
@@ -200,6 +215,63 @@ async def test_label_probabilities_are_right_in_a_mixed_batch(served: Served) ->
 
     alone = [(await served.engine.tag_ids([ids]))[0] for ids in prompts]
     assert alone == pytest.approx(tags, abs=0.02)
+
+
+async def test_greedy_tokens_are_the_models_own_in_a_crowd(served: Served) -> None:
+    """Each token against transformers in float32, given those before it.
+
+    The queries are asked all at once, so rows are shared among candidates that part one after the
+    other, and those of any step are of many lengths. A logit in bf16 is off by about 1/8 (as
+    above), so that a token that is drawn can be below the best by twice that, and no more.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    engine = served.engine
+    queries = [*QUERIES, *MORE_QUERIES, QUERIES[0], QUERIES[1], QUERIES[0]]
+    assert len(queries) == 16
+    prompts = [served.prompts.rewrite_prompt(query) for query in queries]
+    greedy = engine._sampling(0.0, served.manifest.decoding.max_tokens)
+    rpc = engine._llm.collective_rpc
+    ((_, before, _),) = await rpc("rows_shared")
+    found, _ = await asyncio.gather(
+        asyncio.gather(*(engine._complete(ids, greedy) for ids in prompts)),
+        asyncio.gather(*(candidates_of(served, query) for query in queries)),
+    )
+    ((_, after, _),) = await rpc("rows_shared")
+    assert after > before
+
+    def below() -> list[float]:
+        model = AutoModelForCausalLM.from_pretrained(served.folder, dtype=torch.float32).eval()
+        gaps: list[float] = []
+        with torch.inference_mode():
+            for prompt, completion in zip(prompts, found, strict=True):
+                drawn = torch.tensor(completion.token_ids)
+                ids = torch.cat([torch.tensor(prompt), drawn])[None]
+                logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1]
+                chosen = logits.gather(-1, drawn[:, None])[:, 0]
+                gaps += (logits.max(-1).values - chosen).tolist()
+        return gaps
+
+    gaps = await asyncio.to_thread(below)
+    assert len(gaps) >= 3 * len(queries)
+    assert max(gaps) <= 1 / 4
+    assert sum(gap > 0 for gap in gaps) <= 0.1 * len(gaps)
+
+
+async def test_pairs_that_share_a_query_get_what_each_gets_alone(served: Served) -> None:
+    """Their prompts begin alike, so the query's rows are computed once."""
+    rewrites = [*QUERIES, "steel stake", "steel tent stake 12 inch", "tent", "steele"]
+    rpc = served.engine._llm.collective_rpc
+    for query in (QUERIES[0], QUERIES[2]):
+        ((_, before, _),) = await rpc("rows_shared")
+        together = await served.engine.tag([(query, rewrite) for rewrite in rewrites])
+        ((_, after, _),) = await rpc("rows_shared")
+        assert after > before
+        alone = [(await served.engine.tag([(query, rewrite)]))[0] for rewrite in rewrites]
+        assert together == pytest.approx(alone, abs=0.02)
+        # Rows that were mixed up would still be near if all the answers were alike.
+        assert max(alone) - min(alone) > 0.2
 
 
 async def test_closing_the_iterator_aborts_the_rest(served: Served) -> None:

@@ -155,5 +155,5 @@ def test_the_worker_gets_an_extension_that_vllm_can_import() -> None:
     arguments = engine_arguments(MANIFEST, Path("/m"), EngineSettings(), "cpu")
     module, _, name = arguments["worker_extension_cls"].rpartition(".")
     extension = getattr(import_module(module), name)
-    assert callable(extension.end_with_parent)
-    assert callable(extension.compute_labels_exactly)
+    assert callable(extension.extend)
+    assert callable(extension.given_up)

@@ -1,0 +1,161 @@
+"""The labels' logits in place of log probabilities, with a sampler of the same parts as vLLM's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from service.engine.label_logits import (  # noqa: E402 - torch may not be there
+    LabelLogits,
+    gather_labels,
+    label_columns,
+)
+from service.engine.scoring import label_probability  # noqa: E402
+
+LABELS = [7, 3]
+VOCABULARY = 12
+
+
+class Found(NamedTuple):
+    """As vLLM's ``LogprobsTensors``."""
+
+    logprob_token_ids: Any
+    logprobs: Any
+    selected_token_ranks: Any
+    cu_num_generated_tokens: list[int] | None = None
+
+
+class Sampler:
+    """As vLLM's: log probabilities first, then the temperatures, in place; then what was asked."""
+
+    @staticmethod
+    def compute_logprobs(logits: Any) -> Any:
+        return logits.log_softmax(dim=-1, dtype=torch.float32)
+
+    def gather_specific_token_logprobs(
+        self, logprobs: Any, asked: Mapping[int, Sequence[int]], drawn: Any
+    ) -> Found | None:
+        if not asked:
+            return None
+        most = max(map(len, asked.values()))
+        ids = torch.zeros(len(logprobs), most + 1, dtype=torch.int64)
+        valid = torch.zeros(len(logprobs), most + 1, dtype=torch.bool)
+        valid[:, 0] = True
+        for row, tokens in asked.items():
+            ids[row, 1 : len(tokens) + 1] = torch.tensor(tokens)
+            valid[row, 1 : len(tokens) + 1] = True
+        ids[:, 0] = drawn
+        gathered = logprobs.gather(-1, ids).masked_fill(~valid, float("-inf"))
+        ranks = (logprobs >= logprobs.gather(-1, drawn.unsqueeze(-1))).sum(-1)
+        return Found(ids.to(torch.int32), gathered, ranks)
+
+    def __call__(self, logits: Any, temperatures: Any, asked: Any) -> tuple[Any, Found | None]:
+        raw = self.compute_logprobs(logits)
+        drawn = logits.argmax(-1)
+        logits.div_(temperatures.unsqueeze(1))
+        return drawn, self.gather_specific_token_logprobs(raw, asked, drawn)
+
+
+def worker(sampler: Any) -> LabelLogits:
+    made = LabelLogits()
+    made.model_runner = SimpleNamespace(sampler=sampler)
+    return made
+
+
+def logits() -> Any:
+    torch.manual_seed(0)
+    found = torch.randn(5, VOCABULARY) * 8
+    # Among the tokens that are drawn are both labels.
+    found[1, LABELS[0]] = found[2, LABELS[1]] = 40.0
+    return found
+
+
+ASKED = dict.fromkeys(range(5), LABELS)
+TEMPERATURES = torch.tensor([1.0, 0.5, 2.0, 0.8, 1.2])
+
+
+def test_tags_and_tokens_are_those_of_the_whole_vocabulary() -> None:
+    usual_drawn, usual = Sampler()(logits(), TEMPERATURES, ASKED)
+    sampler = Sampler()
+    assert worker(sampler).report_labels_alone(LABELS) == ""
+    drawn, found = sampler(logits(), TEMPERATURES, ASKED)
+    assert usual is not None
+    assert found is not None
+    assert torch.equal(drawn, usual_drawn)
+    # The token that was drawn, then the labels in the order in which they are asked for.
+    assert found.logprob_token_ids.tolist() == [[token, *LABELS] for token in drawn.tolist()]
+    for ours, theirs in zip(found, usual, strict=True):
+        if theirs is not None:
+            assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    assert torch.equal(found.logprob_token_ids, usual.logprob_token_ids)
+    for ours, theirs in zip(found.logprobs.tolist(), usual.logprobs.tolist(), strict=True):
+        assert ours[1] - ours[2] == pytest.approx(theirs[1] - theirs[2], abs=1e-4)
+
+
+def test_a_drawn_label_has_a_logit_of_its_own() -> None:
+    """Read as vLLM's flat log probabilities are: by token, and the last of two wins."""
+    sampler, raw = Sampler(), logits()
+    expected = raw[:, LABELS].tolist()
+    worker(sampler).report_labels_alone(LABELS)
+    drawn, found = sampler(raw, TEMPERATURES, ASKED)
+    assert found is not None
+    assert {LABELS[0], LABELS[1]} < set(drawn.tolist())
+    for tokens, values, labels in zip(
+        found.logprob_token_ids.tolist(), found.logprobs.tolist(), expected, strict=True
+    ):
+        read = dict(zip(tokens, values, strict=True))
+        assert [read[label] for label in LABELS] == labels
+        assert label_probability(*labels) == label_probability(*(read[la] for la in LABELS))
+
+
+def test_logits_are_copied_before_the_temperatures_divide_them() -> None:
+    raw = logits()
+    before = raw[:, LABELS].clone()
+    found = label_columns(LABELS)(raw)
+    raw.div_(TEMPERATURES.unsqueeze(1))
+    assert torch.equal(found, before)
+    assert not torch.equal(found, raw[:, LABELS])
+    assert found.shape == (5, 2)
+
+
+def test_what_the_sampler_gathered_is_not_written_to() -> None:
+    kept = Found(torch.zeros(1, 3, dtype=torch.int32), torch.zeros(1, 3), torch.ones(1))
+    gathered = gather_labels(lambda *_: kept, LABELS)
+    found = gathered(torch.zeros(1, 2), {0: LABELS}, torch.tensor([9]))
+    assert found.logprob_token_ids.tolist() == [[9, *LABELS]]
+    assert kept.logprob_token_ids.tolist() == [[0, 0, 0]]
+    assert found.logprobs is kept.logprobs
+
+
+def test_where_nothing_is_asked_for_nothing_is_reported() -> None:
+    sampler = Sampler()
+    worker(sampler).report_labels_alone(LABELS)
+    drawn, found = sampler(logits(), TEMPERATURES, {})
+    assert found is None
+    assert torch.equal(drawn, logits().argmax(-1))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        None,
+        SimpleNamespace(),
+        SimpleNamespace(compute_logprobs=Sampler.compute_logprobs),
+        SimpleNamespace(gather_specific_token_logprobs=print),
+    ],
+)
+def test_a_sampler_that_is_not_known_is_left_alone(sampler: Any) -> None:
+    before = dict(vars(sampler)) if sampler else {}
+    assert "not of the kind" in worker(sampler).report_labels_alone(LABELS)
+    assert (vars(sampler) if sampler else {}) == before
+
+
+def test_a_runner_without_a_sampler_is_left_alone() -> None:
+    made = LabelLogits()
+    made.model_runner = SimpleNamespace()
+    assert "not of the kind" in made.report_labels_alone(LABELS)
