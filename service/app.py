@@ -14,6 +14,7 @@ from service.api.body import DeadlinePolicy
 from service.api.cache import CacheApi
 from service.api.console import Console
 from service.api.control import ControlApi
+from service.api.direct import DirectMiddleware
 from service.api.limits import EXEMPT, RateLimitMiddleware, buckets
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from service.api.openapi import document
@@ -82,6 +83,7 @@ def create_app(
         app.include_router(console.router())
     problems.install(app)
     # The one added last is the outermost.
+    app.add_middleware(DirectMiddleware, routes=app.routes)
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_body_bytes)
     if settings.rate_limit_per_s:
         limit = settings.rate_limit_per_s, settings.rate_limit_burst

@@ -52,10 +52,17 @@ class Judged(NamedTuple):
     """In the version's normal form."""
     relevance: float | None
     verdict: Verdict
-    words: frozenset[str]
-    """Folded words, for diversity."""
+    words: frozenset[str] | None
+    """Folded words, for diversity; ``None``: not looked for yet."""
     votes: int = 1
     """Candidates of the generation that say the same, this one included."""
+
+
+class Selection(NamedTuple):
+    """What one request gets, and what it does not, both by falling relevance."""
+
+    accepted: tuple[Judged, ...]
+    rejected: tuple[Judged, ...]
 
 
 @dataclass(slots=True)
@@ -65,6 +72,8 @@ class Generation:
     candidates: tuple[Scored, ...]
     judged: tuple[Judged, ...] | None = field(default=None, compare=False)
     """Verdicts that depend on no request, kept here so that a cache hit need not judge again."""
+    usual: Selection | None = field(default=None, compare=False)
+    """The answer to a request that leaves every choice to the version, while no term is blocked."""
 
     @classmethod
     def of(cls, candidates: Iterable[Candidate]) -> Self:

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.answers import in_one_piece
 from service.api.context import make_context
 from service.api.problems import problem
 from service.errors import NotReady, RequeryError
@@ -53,7 +54,7 @@ class Front:
         if connection is not None and connection.arriving:
             receive = whole(receive, connection)
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, in_one_piece(send))
         except asyncio.CancelledError:
             if not self._cutting_off():
                 raise

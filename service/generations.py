@@ -22,9 +22,9 @@ from service.version import Version
 Source = Literal["engine", "memory", "redis", "coalesced", "none"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Found:
-    """What the cache or the engine had by the deadline."""
+    """What the cache or the engine had by the deadline. Nothing changes it."""
 
     generation: Generation
     source: Source
@@ -36,9 +36,9 @@ _NOTHING_YET = Found(Generation(()), "none", complete=False)
 _NO_ENGINE = Found(Generation(()), "none", complete=False, engine_failed=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Patron:
-    """Whom a generation is for.
+    """Whom a generation is for. Nothing changes it.
 
     Attributes:
         deadline: when it is no longer waited for.

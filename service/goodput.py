@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry
 
 from service.admission import Kind
 from service.rewriter import Answer, Ask, Status
 from service.routing import Assignment, Why
+from service.tallies import Count, Counts
 
 Result = Literal["in_time", "late", "timeout", "fallback"]
 
@@ -30,7 +31,7 @@ class Goodput:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._answers = Counter(
+        self._answers = Counts(
             "requery_answers",
             "Answers by whether the caller could use them: in_time, late (over the deadline by "
             f"more than {GRACE_S * 1000:.0f} ms), timeout (nothing by the deadline), fallback (no "
@@ -38,16 +39,15 @@ class Goodput:
             ["version", "kind", "result"],
             registry=registry,
         )
-        self._assignments = Counter(
+        self._assignments = Counts(
             "requery_assignments",
             "Answered requests by the version that they were assigned and why: unit (the arm of "
             "an experiment), pin, default, kill; another version may have answered",
             ["version", "why"],
             registry=registry,
         )
-        # labels() costs a lock and a look-up: children are kept.
-        self._answers_of: dict[tuple[str, str, str], Counter] = {}
-        self._assignments_of: dict[tuple[str, str], Counter] = {}
+        self._answers_of: dict[tuple[str, str, str], Count] = {}
+        self._assignments_of: dict[tuple[str, str], Count] = {}
 
     def watch(self, version: str) -> None:
         """Show ``version`` from the start, with zeros: a rate needs two values."""
@@ -62,14 +62,14 @@ class Goodput:
         self._answer(answer.version, ask.kind, _result(ask, answer.status)).inc()
         self._assignment(assignment.version, assignment.why).inc()
 
-    def _answer(self, version: str, kind: str, result: str) -> Counter:
+    def _answer(self, version: str, kind: str, result: str) -> Count:
         counter = self._answers_of.get((version, kind, result))
         if counter is None:
             counter = self._answers.labels(version, kind, result)
             self._answers_of[version, kind, result] = counter
         return counter
 
-    def _assignment(self, version: str, why: str) -> Counter:
+    def _assignment(self, version: str, why: str) -> Count:
         counter = self._assignments_of.get((version, why))
         if counter is None:
             counter = self._assignments_of[version, why] = self._assignments.labels(version, why)

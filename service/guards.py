@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 from service.wording import words
@@ -134,7 +135,7 @@ def keeps_numbers(query: str, rewrite: str) -> bool:
 
     Numbers in words satisfy ("three piece" for "3 piece") and are not asked for.
     """
-    needed = quantities(query)
+    needed = _needed_quantities(query)
     if not needed:
         return True
     found = quantities(_SPELLED_WORD.sub(lambda m: _SPELLED[m[0]], rewrite.casefold()))
@@ -149,7 +150,8 @@ def keeps_numbers(query: str, rewrite: str) -> bool:
 
 def keeps_sizes(query: str, rewrite: str) -> bool:
     """Whether every size word of ``query`` (XL, queen, size M) is also in ``rewrite``."""
-    return sizes(query) <= sizes(rewrite)
+    needed = _needed_sizes(query)
+    return not needed or needed <= sizes(rewrite)
 
 
 class Brands:
@@ -216,6 +218,18 @@ def sizes(text: str) -> set[str]:
     found = {_SIZE_WORDS[w] for w in _WORD.findall(text) if w in _SIZE_WORDS}
     found |= {name for pattern, name in _SIZE_PHRASES if pattern.search(text)}
     return found | set(_LETTER_SIZE.findall(text))
+
+
+@lru_cache(maxsize=1)
+def _needed_quantities(query: str) -> tuple[Quantity, ...]:
+    """Of the query whose candidates are being judged, one after the other."""
+    return tuple(quantities(query))
+
+
+@lru_cache(maxsize=1)
+def _needed_sizes(query: str) -> frozenset[str]:
+    """The same."""
+    return frozenset(sizes(query))
 
 
 def _values(match: re.Match[str]) -> list[Fraction]:

@@ -10,22 +10,44 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from service.turns import Turn
+
 _ENCODER = json.JSONEncoder(default=repr, separators=(",", ":"))
 
 QueryMode = Literal["hash", "plain", "off"]
 
+
+class _Clock:
+    """Stamps events as ISO 8601 in UTC; what a second has in common is formatted once."""
+
+    def __init__(self) -> None:
+        self._known = -1, ""
+        """A second since the epoch and how it is written; one object, since threads share it."""
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        known, written = self._known
+        if second != known:
+            written = datetime.fromtimestamp(second, tz=UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._known = second, written
+        event["timestamp"] = f"{written}.{nanoseconds // 1000:06d}Z"
+        return event
+
+
 _SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
-    structlog.processors.TimeStamper(fmt="iso", utc=True),
+    _Clock(),
     structlog.processors.format_exc_info,
 )
 
@@ -37,15 +59,25 @@ class _Lines(structlog.PrintLogger):
     """
 
     def msg(self, message: str) -> None:
+        flush()
         with suppress(OSError, ValueError):  # ValueError: the file is closed
             super().msg(message)
 
-    log = debug = info = warn = warning = msg
+    def info(self, message: str) -> None:
+        """What went well may wait for the end of the loop's turn."""
+        if not _turn.keep(message):
+            self.msg(message)
+
+    log = debug = warn = warning = msg
     fatal = failure = err = error = critical = exception = msg
 
 
 class _Handler(logging.StreamHandler[TextIO]):
     """The same for the lines of libraries."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        flush()
+        super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
         pass
@@ -76,6 +108,29 @@ def configure_logging(level: str) -> None:
     root.setLevel(number)
     for name in ("uvicorn", "asyncio"):  # what they tell at "info" is in our own lines
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
+
+
+def together() -> AbstractContextManager[None]:
+    """While this is open, lines about what went well are written once in each turn of the loop.
+
+    To be entered in the event loop. They keep their places among the other lines, and all are
+    written when it ends.
+    """
+    return _turn.together()
+
+
+def flush() -> None:
+    """Write now what waits for the end of the loop's turn."""
+    _turn.flush()
+
+
+def _write(lines: Sequence[str]) -> None:
+    with suppress(OSError, ValueError):
+        sys.stdout.write("\n".join(lines) + "\n")
+        sys.stdout.flush()
+
+
+_turn = Turn(_write)
 
 
 def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

@@ -14,7 +14,6 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     ProcessCollector,
     disable_created_metrics,
 )
@@ -23,6 +22,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from service.cache.metrics import CacheMetrics
 from service.candidates import Judged, Verdict
 from service.engine.protocol import Candidate
+from service.tallies import Count, Counts, Distribution, Distributions
 
 LATENCY_BUCKETS_S = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2,
@@ -59,7 +59,7 @@ class Metrics:
             STAGE_BUCKETS_S,
         )
         self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
-        self._responses = Counter(
+        self._responses = Counts(
             "requery_http_responses",
             "HTTP responses by route (as in the OpenAPI document) and status code",
             ["route", "code"],
@@ -111,9 +111,11 @@ class Metrics:
         self._generations = Gauge(
             "requery_generations_in_flight", "Generations under way", registry=self.registry
         )
-        self.in_flight = Gauge(
+        self.in_flight = 0
+        """HTTP requests under way."""
+        Gauge(
             "requery_requests_in_flight", "HTTP requests under way", registry=self.registry
-        )
+        ).set_function(lambda: self.in_flight)
         # A scrape happens in the event loop, so these are its tasks.
         Gauge(
             "requery_asyncio_tasks", "Tasks of the event loop", registry=self.registry
@@ -125,10 +127,9 @@ class Metrics:
             registry=self.registry,
         ).labels(release, platform.python_version()).set(1)
         ProcessCollector(namespace="requery", registry=self.registry)
-        # labels() costs a lock and a look-up: children are kept.
-        self._known: dict[tuple[str, str, str], Histogram] = {}
-        self._rewrites_of: dict[str, Histogram] = {}
-        self._responses_of: dict[tuple[str, int], Counter] = {}
+        self._known: dict[tuple[str, str, str], Distribution] = {}
+        self._rewrites_of: dict[str, Distribution] = {}
+        self._responses_of: dict[tuple[str, int], Count] = {}
 
     def watch_engine(self, version: str, up: Callable[[], bool]) -> None:
         """Read at every scrape whether the engine of ``version`` is up."""
@@ -207,5 +208,5 @@ class Metrics:
         text: str,
         labels: list[str],
         buckets: tuple[float, ...] = LATENCY_BUCKETS_S,
-    ) -> Histogram:
-        return Histogram(name, text, labels, registry=self.registry, buckets=buckets)
+    ) -> Distributions:
+        return Distributions(name, text, labels, buckets, registry=self.registry)

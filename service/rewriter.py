@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.admission import Kind
+from service.candidates import Selection
 from service.coalesce import Gone
 from service.deadline import Deadline, Stopwatch
 from service.errors import UnknownVersion, VersionNotLoaded
-from service.filters import Selection
 from service.generations import Found, Generations, Patron
 from service.metrics import Metrics
 from service.overrides.live import Overrides
@@ -23,9 +23,9 @@ Source = Literal["engine", "memory", "redis", "coalesced", "override", "none"]
 _NOTHING = Selection((), ())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ask:
-    """What a caller asks for; ``None`` leaves a choice to the version."""
+    """What a caller asks for; ``None`` leaves a choice to the version. Nothing changes it."""
 
     query: str
     deadline: Deadline
@@ -46,9 +46,9 @@ class Ask:
         return Patron(self.deadline, self.kind, self.gone, self.may_generate)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
-    """What the caller gets."""
+    """What the caller gets. Nothing changes it."""
 
     query: str
     """In the version's normal form."""
@@ -184,12 +184,18 @@ class Rewriter:
         generation = found.generation
         if generation.judged is None:
             generation.judged = version.filter.judge(query, generation.candidates)
-        selection = version.filter.select(
-            generation.judged,
-            max_rewrites=ask.max_rewrites,
-            min_relevance=ask.min_relevance,
-            blocked=self._overrides.blocked,
-        )
+        if ask.max_rewrites is None and ask.min_relevance is None and not self._overrides.has_terms:
+            # The same for all who leave the choice to the version, and most do.
+            selection = generation.usual
+            if selection is None:
+                selection = generation.usual = version.filter.select(generation.judged)
+        else:
+            selection = version.filter.select(
+                generation.judged,
+                max_rewrites=ask.max_rewrites,
+                min_relevance=ask.min_relevance,
+                blocked=self._overrides.blocked,
+            )
         watch.lap("filter")
         status = _status(found, accepted=len(selection.accepted))
         source = "none" if status in ("timeout", "fallback") else found.source

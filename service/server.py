@@ -21,6 +21,7 @@ import structlog
 import uvicorn
 
 from service.http import Connection, HttpState, has_input
+from service.logging import flush, together
 
 _log = structlog.get_logger(component="server")
 
@@ -70,6 +71,10 @@ class Server(uvicorn.Server):
         self._taking_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
+        with together():
+            await super()._serve(sockets)
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then take requests."""
         self._loop = asyncio.get_running_loop()
@@ -80,6 +85,7 @@ class Server(uvicorn.Server):
         now = time.monotonic()
         if self._told_at is not None:
             if now - self._told_at >= _SAME_S:
+                flush()
                 # Nothing is in order any more; the engine cores notice and end by themselves.
                 os.write(2, b"requery: told to stop a second time: stopped at once\n")
                 os._exit(128 + sig)

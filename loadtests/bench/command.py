@@ -44,11 +44,13 @@ def all_command(
     version: Version = _VERSION,
     litellm: Litellm = True,
     together: Together = True,
+    rounds: Rounds = 5,
 ) -> None:
     """Hits, misses, cost of scale and the sweep, one after the other."""
     from loadtests.bench import parts, runner
 
-    hits, misses = HitsPlan(litellm=litellm), MissesPlan(together=together)
+    hits = HitsPlan(litellm=litellm, rounds=rounds)
+    misses = MissesPlan(together=together, rounds=rounds)
     scale, sweep = ScalePlan(), SweepPlan()
     if quick:
         hits, misses, scale, sweep = hits.quick(), misses.quick(), scale.quick(), sweep.quick()

@@ -135,6 +135,27 @@ class Driver:
             cpu_share=cpu,
         )
 
+    async def steady(
+        self, url: str, bodies: Path, rate: float, warm_s: float, seconds: float, seed: int
+    ) -> dict[str, Any]:
+        """Send requests at a rate, in an open loop; what :mod:`loadtests.bench.steady` tells.
+
+        Args:
+            url: with its path.
+            bodies: a file with one JSON body a line.
+            rate: requests a second.
+            warm_s: before it counts.
+            seconds: how long.
+            seed: of the arrivals.
+
+        Raises:
+            PeerFailed: the generator did not do its work.
+        """
+        loopback(url)
+        figures = [str(rate), str(warm_s), str(seconds), str(seed)]
+        command = [sys.executable, "-m", "loadtests.bench.steady", url, str(bodies), *figures]
+        return await self._run(command, bodies, warm_s + seconds)
+
     def _shares(self) -> list[int]:
         """Connections of each process of our own: two on each core, since one waits a lot."""
         count = min(self._connections, 2 * len(self._cores or [0]))

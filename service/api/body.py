@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from service.api.problems import from_validation
 from service.deadline import Deadline
 from service.errors import FieldError, InvalidRequest, UnsupportedMediaType
 
 DEADLINE_HEADER = "x-request-deadline-ms"
+_DEADLINE_HEADER = DEADLINE_HEADER.encode()
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -40,11 +42,12 @@ class DeadlinePolicy:
         Raises:
             InvalidRequest: the header is no number.
         """
-        named = [] if body_ms is None else [body_ms]
-        header = request.headers.get(DEADLINE_HEADER)
+        header = header_of(request.scope, _DEADLINE_HEADER)
         if header is not None:
-            named.append(_milliseconds(header))
-        return Deadline.after(min([self.cap_ms, *(named or [self.default_ms])]), since=started)
+            stated = _milliseconds(header)
+            body_ms = stated if body_ms is None else min(body_ms, stated)
+        named = self.default_ms if body_ms is None else body_ms
+        return Deadline.after(min(self.cap_ms, named), since=started)
 
 
 async def read_json(request: Request, model: type[_Model]) -> _Model:
@@ -55,17 +58,46 @@ async def read_json(request: Request, model: type[_Model]) -> _Model:
         PayloadTooLarge: it is over the limit (raised by the middleware).
         InvalidJson, InvalidRequest: it is no JSON, or not of that model.
     """
-    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if declared != "application/json" and not declared.endswith("+json"):
+    stated = header_of(request.scope, b"content-type") or ""
+    if stated != "application/json" and not _is_json(stated):
         raise UnsupportedMediaType(
             "send the header 'content-type: application/json' "
             "(with curl: -H 'content-type: application/json')"
         )
-    body = await request.body()
+    body = await _whole(request)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
         raise from_validation(error) from None
+
+
+def header_of(scope: Scope, name: bytes) -> str | None:
+    """The first header of this (lower case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
+def _is_json(content_type: str) -> bool:
+    declared = content_type.partition(";")[0].strip().lower()
+    return declared == "application/json" or declared.endswith("+json")
+
+
+async def _whole(request: Request) -> bytes:
+    """The body.
+
+    Raises:
+        ClientDisconnect: the caller hung up before it was there.
+    """
+    pieces: list[bytes] = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        pieces.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _milliseconds(header: str) -> int:

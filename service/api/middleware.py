@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -52,26 +51,30 @@ class RequestContextMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = context.request_id
-                headers["server-timing"] = server_timing(context)
+                # No route sets these by itself.
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (b"x-request-id", context.request_id.encode("ascii")),
+                    (b"server-timing", server_timing(context)),
+                ]
             await send(message)
 
-        self._metrics.in_flight.inc()
+        self._metrics.in_flight += 1
         # Other log lines about this request, in this task or one that it starts, carry the ids.
-        with structlog.contextvars.bound_contextvars(**ids):
-            try:
-                await self._app(scope, receive, send_with_headers)
-            except ClientDisconnect:
-                status = status or _CLIENT_CLOSED
-            except Exception:
-                _log.exception("unhandled_error")
-                if status:
-                    raise  # half an answer is out: only the server can break it off
-                await internal_problem(context.request_id)(scope, receive, send_with_headers)
-            finally:
-                self._metrics.in_flight.dec()
-                self._record(scope, context, status or _CLIENT_CLOSED)
+        tokens = structlog.contextvars.bind_contextvars(**ids)
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            status = status or _CLIENT_CLOSED
+        except Exception:
+            _log.exception("unhandled_error")
+            if status:
+                raise  # half an answer is out: only the server can break it off
+            await internal_problem(context.request_id)(scope, receive, send_with_headers)
+        finally:
+            self._metrics.in_flight -= 1
+            self._record(scope, context, status or _CLIENT_CLOSED)
+            structlog.contextvars.reset_contextvars(**tokens)
 
     def _record(self, scope: Scope, context: RequestContext, status: int) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
@@ -110,7 +113,11 @@ class BodyLimitMiddleware:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self._app(scope, receive, send)
             return
-        declared = next((v for k, v in scope["headers"] if k == b"content-length"), b"")
+        declared = b""
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                declared = value
+                break
         too_long = declared.isdigit() and int(declared[:20]) > self._max_bytes
         received = 0
 
@@ -131,9 +138,9 @@ class BodyLimitMiddleware:
         return PayloadTooLarge(f"the body may have at most {self._max_bytes} bytes; send less")
 
 
-def server_timing(context: RequestContext) -> str:
+def server_timing(context: RequestContext) -> bytes:
     """The ``Server-Timing`` value: each stage and the total, in milliseconds."""
-    stages = "".join(
-        f"{stage};dur={seconds * 1000:.2f}, " for stage, seconds in context.watch.stages.items()
-    )
-    return f"{stages}total;dur={context.watch.elapsed() * 1000:.2f}"
+    watch = context.watch
+    stages = [f"{stage};dur={seconds * 1000:.2f}" for stage, seconds in watch.stages.items()]
+    stages.append(f"total;dur={watch.elapsed() * 1000:.2f}")
+    return ", ".join(stages).encode("ascii")

@@ -59,6 +59,17 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_error)
 
 
+async def answer_to(request: Request, error: Exception) -> Response:
+    """The problem for an error that a route raised.
+
+    Raises:
+        Exception: ``error``, if it is neither ours nor one of HTTP.
+    """
+    if isinstance(error, HTTPException):
+        return await _on_http_error(request, error)
+    return await _on_error(request, error)
+
+
 def from_validation(error: ValidationError) -> RequeryError:
     """The error to raise for a body that a schema refuses."""
     found = error.errors(include_url=False, include_input=False)

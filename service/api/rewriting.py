@@ -40,13 +40,13 @@ from service.errors import FieldError, InvalidRequest
 from service.rewriter import Answer, Ask, Rewriter, Source
 from service.tagger import Tagger
 
-_CACHE_STATUS: dict[Source, str] = {
-    "memory": "requery; hit; detail=memory",
-    "redis": "requery; hit; detail=redis",
-    "engine": "requery; fwd=miss",
-    "coalesced": "requery; fwd=miss; collapsed",
-    "none": "requery; fwd=miss",
-    "override": "requery; fwd=bypass",
+_CACHE_STATUS: dict[Source, bytes] = {
+    "memory": b"requery; hit; detail=memory",
+    "redis": b"requery; hit; detail=redis",
+    "engine": b"requery; fwd=miss",
+    "coalesced": b"requery; fwd=miss; collapsed",
+    "none": b"requery; fwd=miss",
+    "override": b"requery; fwd=bypass",
 }
 """``Cache-Status`` (RFC 9211) by source."""
 _CACHE_HEADER = response_header("Cache-Status", "Where the answer is from, as RFC 9211 has it.")
@@ -155,7 +155,7 @@ class RewritingApi:
             **self._query_fields(answer.query),
         )
         content = _rewrite_content(answer, context.watch, context.request_id, explain=body.explain)
-        return _json(content, {"cache-status": _CACHE_STATUS[answer.source]})
+        return _json(content, (b"cache-status", _CACHE_STATUS[answer.source]))
 
     async def rewrite_batch(self, request: Request) -> Response:
         """An answer to each query, in order, by one deadline; 200 even when late."""
@@ -273,9 +273,25 @@ def _rewrite_content(
     return content
 
 
-def _json(content: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
-    return Response(
-        orjson.dumps(content),
-        headers={"cache-control": "no-store", **(headers or {})},
-        media_type="application/json",
-    )
+class _Json(Response):
+    """A JSON answer whose headers are bytes from the start.
+
+    Args:
+        body: the JSON.
+        headers: more headers than every answer has.
+    """
+
+    def __init__(self, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        self.status_code = 200
+        self.background = None
+        self.body = body
+        self.raw_headers = [
+            (b"cache-control", b"no-store"),
+            *headers,
+            (b"content-length", b"%d" % len(body)),
+            (b"content-type", b"application/json"),
+        ]
+
+
+def _json(content: Mapping[str, Any], *headers: tuple[bytes, bytes]) -> Response:
+    return _Json(orjson.dumps(content), *headers)

@@ -1,4 +1,9 @@
-"""How an entry is written in Redis: a small JSON array, relevance to the last bit."""
+"""How an entry is written in Redis: a small JSON array, relevance to the last bit.
+
+The verdicts that depend on no request are in it, since finding them costs several times what
+reading them does. They count as long as :data:`service.filters.RULES` are those by which they were
+found; else the candidates are judged anew.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,15 @@ import orjson
 
 from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Entry, Lifetimes
-from service.candidates import Generation, Scored
+from service.candidates import Generation, Judged, Scored, Verdict
+from service.filters import RULES
 
 MAX_BYTES = 64 * 1024
 """Longest value written or read; nothing of ours comes near it."""
 
-_HEAD = 3
+_HEAD = 4
+_EACH = 4
+_VERDICTS = {verdict.value: verdict for verdict in Verdict}
 
 
 class CorruptValue(Exception):
@@ -19,10 +27,21 @@ class CorruptValue(Exception):
 
 
 def encode(entry: Entry) -> bytes:
-    """``[schema, stored-at (ms since the epoch), empty (0 or 1), text, relevance|null, ...]``."""
-    flat: list[object] = [SCHEMA, int(entry.stored_at * 1000), int(entry.empty)]
-    for candidate in entry.generation.candidates:
-        flat += candidate
+    """``[schema, stored-at (ms since the epoch), empty (0 or 1), rules (0: not judged), ...]``.
+
+    Then for each candidate ``text, relevance|null, verdict, votes``, by falling relevance and in
+    the normal form; of candidates that are not judged as the engine gave them, with ``null, 0``.
+    """
+    generation = entry.generation
+    judged = generation.judged
+    rules = 0 if judged is None else RULES
+    flat: list[object] = [SCHEMA, int(entry.stored_at * 1000), int(entry.empty), rules]
+    if judged is None:
+        for text, relevance in generation.candidates:
+            flat += (text, relevance, None, 0)
+    else:
+        for one in judged:
+            flat += (one.text, one.relevance, one.verdict, one.votes)
     return orjson.dumps(flat)
 
 
@@ -40,21 +59,28 @@ def decode(raw: object, key: str, lifetimes: Lifetimes) -> Entry:
         raise CorruptValue("not JSON") from error
     if not isinstance(flat, list) or flat[:1] != [SCHEMA]:
         raise CorruptValue("another schema")
-    if len(flat) < _HEAD or (len(flat) - _HEAD) % 2:
+    if len(flat) < _HEAD or (len(flat) - _HEAD) % _EACH:
         raise CorruptValue("cut short")
-    _, stored_ms, empty = flat[:_HEAD]
-    if type(stored_ms) is not int or stored_ms < 0 or empty not in (0, 1):
+    _, stored_ms, empty, rules = flat[:_HEAD]
+    if type(stored_ms) is not int or stored_ms < 0 or empty not in (0, 1) or type(rules) is not int:
         raise CorruptValue("no times")
-    pairs = zip(flat[_HEAD::2], flat[_HEAD + 1 :: 2], strict=True)
-    generation = Generation(tuple(_scored(text, relevance) for text, relevance in pairs))
+    texts, relevances = flat[_HEAD::_EACH], flat[_HEAD + 1 :: _EACH]
+    for text, relevance in zip(texts, relevances, strict=True):
+        if type(text) is not str:
+            raise CorruptValue("a text is none")
+        if relevance is not None and not (type(relevance) is float and 0.0 <= relevance <= 1.0):
+            raise CorruptValue("a relevance is none")
+    generation = Generation(tuple(map(Scored, texts, relevances)))
+    verdicts, votes = flat[_HEAD + 2 :: _EACH], flat[_HEAD + 3 :: _EACH]
+    if rules == RULES:
+        generation.judged = tuple(map(_judged, texts, relevances, verdicts, votes))
     return lifetimes.entry(key, generation, empty=bool(empty), stored_at=stored_ms / 1000)
 
 
-def _scored(text: object, relevance: object) -> Scored:
-    if not isinstance(text, str):
-        raise CorruptValue("a text is none")
-    if relevance is None:
-        return Scored(text, None)
-    if not isinstance(relevance, float) or not 0.0 <= relevance <= 1.0:
-        raise CorruptValue("a relevance is none")
-    return Scored(text, relevance)
+def _judged(text: str, relevance: float | None, verdict: object, votes: object) -> Judged:
+    known = _VERDICTS.get(verdict) if isinstance(verdict, str) else None
+    if known is None or type(votes) is not int or votes < 1:
+        raise CorruptValue("a verdict is none")
+    if relevance is None and known is Verdict.ACCEPTED:
+        raise CorruptValue("what has no relevance is not accepted")
+    return Judged(text, relevance, known, None, votes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-SCHEMA = 2
+SCHEMA = 3
 """Raised when the stored value changes its meaning."""
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
+
+from service.tallies import Counts
 
 _FAULTS = ("error", "timeout")
 OPERATIONS = {
@@ -33,7 +35,7 @@ class CacheMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        operations = Counter(
+        operations = Counts(
             "requery_cache_operations",
             "Cache operations by tier, operation and result",
             ["tier", "op", "result"],

@@ -23,6 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from service.breaker import Breaker, BreakerMetrics
 from service.cache import codec
 from service.cache.lifetimes import Entry, Lifetimes
+from service.cache.lookups import MOST, Lookups, one_message
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
 from service.cache.patience import Patience
@@ -95,6 +96,10 @@ class RedisCache:
         self._write_budget_s = write_budget_s
         self._metrics = metrics
         self._patience = Patience(max(1, concurrency - 1))
+        fetch = one_message(client)
+        self._lookups = None if fetch is None else Lookups(fetch, self._patience)
+        self._recent: dict[str, tuple[object, Entry]] = {}
+        """The last values that were read."""
         self._probes = Patience(concurrency)
         self._occupancy = Occupancy(max_bytes)
         self._max_bytes = max_bytes
@@ -131,14 +136,17 @@ class RedisCache:
         if not self._breaker.allow(trial=False):
             self._metrics.count("redis", "get", "skipped")
             return None
-        raw = await self._try("get", lambda: self._client.get(key), budget_s)
+        if self._lookups is None:
+            raw = await self._try("get", lambda: self._client.get(key), budget_s)
+        else:
+            raw = await self._told("get", self._lookups.get(key, budget_s), budget_s)
         if raw is None:
             return None
         if raw is _NOTHING:
             self._metrics.count("redis", "get", "miss")
             return None
         try:
-            entry = codec.decode(raw, key, self._lifetimes)
+            entry = self._decoded(raw, key)
         except codec.CorruptValue:
             self._metrics.count("redis", "get", "corrupt")
             return None
@@ -146,6 +154,21 @@ class RedisCache:
             self._metrics.count("redis", "get", "miss")
             return None
         self._metrics.count("redis", "get", "stale" if self._lifetimes.stale(entry) else "hit")
+        return entry
+
+    def _decoded(self, raw: object, key: str) -> Entry:
+        """The entry; one for all who asked for it in the same message.
+
+        Raises:
+            CorruptValue: it is none.
+        """
+        known = self._recent.get(key)
+        if known is not None and known[0] is raw:
+            return known[1]
+        entry = codec.decode(raw, key, self._lifetimes)
+        if len(self._recent) >= MOST:
+            self._recent.clear()
+        self._recent[key] = raw, entry
         return entry
 
     async def put(self, key: str, entry: Entry) -> None:
@@ -219,6 +242,8 @@ class RedisCache:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._probes.close()
         await self._patience.close()
+        if self._lookups is not None:
+            await self._lookups.close()
         await disconnect(self._client)
 
     async def _unlink(self, keys: Sequence[str | bytes]) -> int:
@@ -239,11 +264,15 @@ class RedisCache:
             ) from error
 
     async def _try(self, op: str, command: Callable[[], Awaitable[Any]], budget_s: float) -> Any:
-        """The command's answer, ``_NOTHING`` for nil, ``None`` (after counting) for a fault."""
+        """:meth:`_told` of a command."""
+        return await self._told(op, self._patience.run(command, budget_s), budget_s)
+
+    async def _told(self, op: str, answering: Awaitable[Any], budget_s: float) -> Any:
+        """The answer, ``_NOTHING`` for nil, ``None`` (after counting) for a fault."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         try:
-            answer = await self._patience.run(command, budget_s)
+            answer = await answering
         except Exception as error:  # noqa: BLE001 - whatever the client runs into, we can do without
             self._fault(op, error, budget_s, clock() - begun)
             return None

@@ -95,6 +95,11 @@ class Overrides:
                 return Override("blocked")
         return None
 
+    @property
+    def has_terms(self) -> bool:
+        """Whether any term is blocked, expired ones included: if not, no rewrite is."""
+        return any(table.has_terms for table in self._tables)
+
     def blocked(self, text: str) -> bool:
         """Whether a rewrite holds a blocked term as whole words; counts a hit if it does.
 

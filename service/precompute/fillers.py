@@ -100,7 +100,8 @@ class EngineFiller:
         async with aclosing(stream):
             generation = Generation.of([candidate async for candidate in stream])
         filter_ = self._version.filter
-        accepted = filter_.select(filter_.judge(query, generation.candidates)).accepted
+        judged = generation.judged = filter_.judge(query, generation.candidates)
+        accepted = filter_.select(judged).accepted
         return self._lifetimes.entry(key, generation, empty=not accepted)
 
 

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.http import HttpMetrics
 from service.parts import Parts, assemble
+from service.tallies import Counts, Distributions
 from tests.deploy.observability import (
     DASHBOARDS,
     FOLDER,
@@ -78,17 +79,22 @@ async def _answered() -> tuple[Parts, str]:
     return made[0], text
 
 
+OURS = (Counts, Distributions)
+
+
 def _declared(*registries: CollectorRegistry) -> dict[str, Metric]:
     """Label names by series, of those too that have no sample yet."""
     found = {}
     collectors: list[Any] = [one for of in registries for one in of._collector_to_names]
     for collector in collectors:
-        kind = getattr(collector, "_type", None)
-        labels = set(getattr(collector, "_labelnames", ()))
+        # Ours says what it is in what it describes, as the library has it.
+        one = next(iter(collector.describe())) if isinstance(collector, OURS) else collector
+        kind = one.type if one is not collector else getattr(one, "_type", None)
+        name = one.name if one is not collector else getattr(one, "_name", "")
+        labels = set(getattr(one, "_labelnames", ()))
         if kind is None:  # the process collector: gauges and counters without labels
             names = {sample.name for family in collector.collect() for sample in family.samples}
         else:
-            name = collector._name
             names = {
                 "counter": {f"{name}_total"},
                 "gauge": {name},

@@ -40,7 +40,7 @@ def test_versions_and_queries_never_share_a_key(pairs: list[tuple[str, str]]) ->
 def test_keys_stay_what_they_are() -> None:
     """Entries of the release before are found by this one; a new schema makes new keys."""
     assert cache_key("ab" * 32, "steel stake") == (
-        "requery:2:abababababababababababababababab:8c8490c11c8b2d7680586680ef3fe647"
+        "requery:3:abababababababababababababababab:8c8490c11c8b2d7680586680ef3fe647"
     )
 
 
@@ -82,9 +82,9 @@ def test_a_damaged_value_is_refused_or_still_a_value(data: st.DataObject) -> Non
 
 
 @fuzzed
-@given(st.lists(json_values, max_size=5), st.booleans())
-def test_any_json_is_refused_or_a_value(values: list[Any], ours: bool) -> None:
-    head = [2, 5, 0] if ours else []
+@given(st.lists(json_values, max_size=5), st.booleans(), st.sampled_from([0, 1, 2]))
+def test_any_json_is_refused_or_a_value(values: list[Any], ours: bool, rules: int) -> None:
+    head = [3, 5, 0, rules] if ours else []
     _read(json.dumps([*head, *values]).encode())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
@@ -50,6 +50,8 @@ class FakeRedis:
         self.before: Callable[[], Awaitable[None]] | None = None
         self.asked: Counter[str] = Counter()
         self.sets: list[int] = []
+        self.together: list[list[str]] = []
+        """Keys of each ``MGET``."""
         self.used = 1000
         self.connection_pool = self
         self.dropped = 0
@@ -71,6 +73,12 @@ class FakeRedis:
     async def get(self, key: str) -> bytes | None:
         found = self.store.get(key)
         await self._begin("GET")
+        return found
+
+    async def mget(self, keys: Sequence[str]) -> list[bytes | None]:
+        found = [self.store.get(key) for key in keys]
+        self.together.append(list(keys))
+        await self._begin("MGET")
         return found
 
     async def set(self, key: str, raw: bytes, *, px: int) -> bool:

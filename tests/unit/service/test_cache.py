@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.text import normalise
+from service.cache import codec
 from service.cache.codec import CorruptValue, decode, encode
 from service.cache.keys import cache_key, version_prefix
 from service.cache.lifetimes import Lifetimes
 from service.cache.memory import MemoryCache, estimated_bytes
-from service.candidates import Generation, Scored
-from service.filters import CandidateFilter
+from service.candidates import Generation, Judged, Scored
+from service.filters import RULES, CandidateFilter
 from service.metrics import Metrics
 from tests.support.versions import make_manifest
 
@@ -60,9 +62,41 @@ def test_what_is_written_is_read_to_the_last_bit(
     assert abs(again.gone_at - entry.gone_at) < 0.002
 
 
+@given(
+    st.lists(st.builds(Scored, st.text(max_size=30), st.none() | st.floats(0, 1)), max_size=6),
+    st.text(min_size=1, max_size=30),
+)
+def test_a_judged_entry_is_answered_from_as_before(rows: list[Scored], query: str) -> None:
+    chooser = CandidateFilter(make_manifest().filter, fold_case=True)
+    value = Generation(tuple(rows))
+    value.judged = chooser.judge(query, rows)
+    again = decode(encode(LIFETIMES.entry("k", value)), "k", LIFETIMES).generation
+    assert again.judged is not None
+
+    def chosen(judged: Sequence[Judged], most: int) -> list[list[Judged]]:
+        both = chooser.select(judged, max_rewrites=most)
+        return [[one._replace(words=None) for one in part] for part in both]
+
+    for most in (1, 2, 32):
+        assert chosen(again.judged, most) == chosen(value.judged, most)
+
+
+def test_verdicts_by_other_rules_are_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    value = Generation((Scored("steel stake", 0.9),))
+    value.judged = CandidateFilter(make_manifest().filter, fold_case=True).judge(
+        "steele stake", value.candidates
+    )
+    raw = encode(LIFETIMES.entry("k", value))
+    assert decode(raw, "k", LIFETIMES).generation.judged is not None
+    monkeypatch.setattr(codec, "RULES", RULES + 1)
+    later = decode(raw, "k", LIFETIMES).generation
+    assert later == value
+    assert later.judged is None
+
+
 def test_a_value_costs_little_more_than_its_texts() -> None:
     entry = LIFETIMES.entry("k", Generation((Scored("steel stake", 0.98), Scored("cut", None))))
-    assert encode(entry) == b'[2,1000000000000,0,"steel stake",0.98,"cut",null]'
+    assert encode(entry) == (b'[3,1000000000000,0,0,"steel stake",0.98,null,0,"cut",null,null,0]')
 
 
 @given(st.binary(max_size=60) | st.none() | st.integers())
@@ -73,10 +107,13 @@ def test_nonsense_is_refused_not_believed(raw: object) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"[2]", b"[2,5]", b"[1,5,0]", b"[3,5,0]", b"[2,-1,0]", b"[2,5.5,0]", b"[2,true,0]",
-     b'[2,"5",0]', b"[2,5,2]", b"[2,5,null]", b'[2,5,0,"a"]', b'[2,5,0,"a",1.5]',
-     b'[2,5,0,"a","x"]', b'[2,5,0,"a",1]', b"[2,5,0,1,0.5]", b'[2,5,0,"a",0.5,"b"]', b"2", b"{}",
-     b"[2,5,0" + b',"a",0.5' * 9000 + b"]"],
+    [b"[3]", b"[3,5]", b"[3,5,0]", b"[2,5,0,0]", b"[4,5,0,0]", b"[3,-1,0,0]", b"[3,5.5,0,0]",
+     b"[3,true,0,0]", b'[3,"5",0,0]', b"[3,5,2,0]", b"[3,5,null,0]", b"[3,5,0,null]",
+     b'[3,5,0,0,"a"]', b'[3,5,0,0,"a",1.5,null,0]', b'[3,5,0,0,"a","x",null,0]',
+     b'[3,5,0,0,"a",1,null,0]', b"[3,5,0,0,1,0.5,null,0]", b'[3,5,0,0,"a",0.5,null,0,"b"]',
+     b'[3,5,0,1,"a",0.5,null,0]', b'[3,5,0,1,"a",0.5,"good",1]', b'[3,5,0,1,"a",0.5,"echo",0]',
+     b'[3,5,0,1,"a",0.5,1,1]', b'[3,5,0,1,"a",null,"accepted",1]', b'[3,5,0,1,"a",0.5,"echo",true]',
+     b"3", b"{}", b"[3,5,0,0" + b',"a",0.5,null,0' * 9000 + b"]"],
 )  # fmt: skip
 def test_values_of_another_shape_are_refused(raw: bytes) -> None:
     with pytest.raises(CorruptValue):
@@ -84,7 +121,7 @@ def test_values_of_another_shape_are_refused(raw: bytes) -> None:
 
 
 def test_a_time_ahead_of_our_clock_is_now_so_that_no_entry_lives_for_ever() -> None:
-    entry = decode(b"[2,99999999999999999,0]", "k", LIFETIMES)
+    entry = decode(b"[3,99999999999999999,0,0]", "k", LIFETIMES)
     assert entry.stored_at == 1e9
     assert entry.gone_at <= 1e9 + 100
 

@@ -23,6 +23,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.breaker import BreakerMetrics
+from service.cache import lookups
 from service.cache import redis as tier_module
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
@@ -194,12 +195,19 @@ async def test_writes_that_take_their_time_do_not_hide_that_look_ups_fail(world:
 
 
 async def test_hung_commands_that_take_every_place_keep_no_probe_from_its_own(
-    world: World,
+    world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(lookups, "HOLD_S", 0.0)
     world.use(read_budget_s=0.05, concurrency=4)
     world.redis.gates |= {"GET": asyncio.Event(), "SET": asyncio.Event()}
+
+    async def in_its_own_turn(number: int) -> None:
+        # What is asked for together shares a place.
+        await asyncio.sleep(0.002 * number)
+        await world.shared.get("k", budget_s=0.05)
+
     while world.state() == "closed":
-        await asyncio.gather(*(world.shared.get("k", budget_s=0.05) for _ in range(8)))
+        await asyncio.gather(*(in_its_own_turn(number) for number in range(8)))
     assert world.redis.asked["GET"] == 3
     # They hang on, and yet:
     await until(lambda: world.shared.up)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.logging import configure_logging, query_fields, render
+from service.logging import configure_logging, query_fields, render, together
 from tests.support.service import Serve
+from tests.support.waiting import turns
 
 NASTY = 'a\nb\r\n\x00\x0b\x0c\x1c\x85\u2028\u2029\ud800 {"event": "forged"}'
 
@@ -55,6 +58,46 @@ def test_lines_of_every_origin_are_json(restored: None, capsys: pytest.CaptureFi
     assert events[1]["logger"] == "elsewhere"
     assert all({"event", "level", "timestamp"} <= e.keys() for e in events)
     assert all("ValueError" in e["exception"] for e in events[2:])
+
+
+async def test_lines_that_wait_for_the_end_of_a_turn_keep_their_places(
+    restored: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("info")
+    log = structlog.get_logger()
+
+    def written() -> list[str]:
+        return [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
+
+    with together():
+        log.info("one")
+        log.info("two")
+        assert written() == []
+        await turns(2)
+        assert written() == ["one", "two"]
+        log.info("three")
+        log.warning("four")
+        log.info("five")
+        logging.getLogger("elsewhere").warning("six")
+        assert written() == ["three", "four", "five", "six"]
+        log.info("seven")
+    assert written() == ["seven"]
+    log.info("eight")
+    assert written() == ["eight"]
+
+
+def test_times_are_utc_to_the_microsecond(
+    restored: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging("info")
+    before = datetime.now(UTC)
+    for _ in range(3):
+        structlog.get_logger().info("now")
+    after = datetime.now(UTC)
+    times = [json.loads(line)["timestamp"] for line in capsys.readouterr().out.splitlines()]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", one) for one in times)
+    parsed = [datetime.fromisoformat(one) for one in times]
+    assert [before, *parsed, after] == sorted([before, *parsed, after])
 
 
 async def test_a_request_is_one_line_with_its_ids(

@@ -90,3 +90,23 @@ async def test_a_file_is_in_force_from_the_start_and_a_bad_one_ends_it(
     path.write_text("overrides: [gun]")
     with pytest.raises(OverridesFileInvalid, match="entry 1"):
         await serve(overrides_file=path)
+
+
+async def test_the_usual_answer_is_kept_and_given_to_nobody_who_asks_for_another(
+    service: Service,
+) -> None:
+    usual = texts(await service.rewrite("steele stake"))
+    assert usual == ["steel stake", "metal stake", "iron rod"]
+    # Twice each, in turn: from the engine, from memory, and after answers of another kind.
+    for _ in range(2):
+        assert texts(await service.rewrite("steele stake")) == usual
+        assert texts(await service.rewrite("steele stake", max_rewrites=1)) == usual[:1]
+        strict = await service.rewrite("steele stake", min_relevance=0.95, explain=True)
+        assert texts(strict) == usual[:1]
+        assert [one["reason"] for one in strict["rejected"]] == ["irrelevant"] * 3
+        told = await service.rewrite("steele stake", explain=True)
+        assert (texts(told), told["source"]) == (usual, "memory")
+        assert [one["reason"] for one in told["rejected"]] == ["irrelevant"]
+        name = await override(service, term("metal"))
+        assert texts(await service.rewrite("steele stake")) == ["steel stake", "iron rod"]
+        await service.client.delete(f"/overrides/{name}")

@@ -129,7 +129,7 @@ def test_ratios_are_to_the_bare_route_and_litellms_to_our_redis() -> None:
         }
     ]
     latency = {
-        name: {"latency_ms": {"p99": p99}}
+        name: {"latency_ms": {"p99": p99}, "failures": 0}
         for name, p99 in (("generator", 0.5), (hits.BARE, 1.0), (hits.MEMORY, 1.75))
     }
     rows, ratios = hits._rows(rounds, [latency], {"other": "no room"}, pinned=True)
@@ -142,10 +142,14 @@ def test_ratios_are_to_the_bare_route_and_litellms_to_our_redis() -> None:
     assert notes["other"] == "no room"
 
 
-@pytest.mark.parametrize(("alone", "valid"), [(0.5, True), (40.0, False)])
-def test_a_generator_that_is_behind_measures_itself(alone: float, valid: bool) -> None:
+@pytest.mark.parametrize(
+    ("alone", "failures", "valid"), [(0.5, 0, True), (40.0, 0, False), (0.5, 1, False)]
+)
+def test_a_generator_that_is_behind_measures_itself(
+    alone: float, failures: int, valid: bool
+) -> None:
     p99 = {"generator": alone, hits.BARE: 1.0, hits.MEMORY: 2.0}
-    latency = {name: {"latency_ms": {"p99": value}} for name, value in p99.items()}
+    latency = {n: {"latency_ms": {"p99": ms}, "failures": failures} for n, ms in p99.items()}
     rows, _ = hits._rows([{hits.BARE: driven(1000.0)}], [latency], {}, pinned=True)
     assert rows[-1].note.startswith("INVALID") is not valid
 

@@ -1,0 +1,157 @@
+"""Counters and histograms for what happens several times in every request.
+
+The library's own take a lock for each number, since any thread may count, and a histogram looks at
+its buckets one by one. These belong to the thread of the event loop, and are a fifth of the price;
+the library reads them at a scrape and sees to names, types and text as ever.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import Generic, TypeVar
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+Child = TypeVar("Child")
+
+
+class Count:
+    """One counter: it only grows."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def inc(self) -> None:
+        """Count one more."""
+        self.value += 1
+
+
+class Distribution:
+    """One histogram.
+
+    Args:
+        bounds: upper bounds of the buckets, rising, without the infinite one.
+    """
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """Of each bucket alone."""
+        self.total = 0.0
+        """Of all values."""
+
+    def observe(self, value: float) -> None:
+        """Count a value in the first bucket whose bound it is not above."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
+class _Family(Collector, Generic[Child]):
+    """All children of one metric, by the values of its labels."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
+        self._name, self._text, self._labels = name, text, tuple(labels)
+        self._children: dict[tuple[str, ...], Child] = {}
+
+    def labels(self, *values: str) -> Child:
+        """The child with these values; callers keep it."""
+        if len(values) != len(self._labels):
+            raise ValueError(f"{self._name} has the labels {', '.join(self._labels)}")
+        child = self._children.get(values)
+        if child is None:
+            child = self._children[values] = self._make()
+        return child
+
+    def describe(self) -> Iterable[Metric]:
+        """The family without samples."""
+        return [self._family()]
+
+    def collect(self) -> Iterable[Metric]:
+        """The family as it is now; called in the event loop, as all counting is."""
+        family = self._family()
+        for values, child in self._children.items():
+            self._add(family, values, child)
+        return [family]
+
+    def _make(self) -> Child:
+        raise NotImplementedError
+
+    def _family(self) -> Metric:
+        raise NotImplementedError
+
+    def _add(self, family: Metric, values: tuple[str, ...], child: Child) -> None:
+        raise NotImplementedError
+
+
+class Counts(_Family[Count]):
+    """A counter with labels.
+
+    Args:
+        name: without ``_total``.
+        text: what it counts.
+        labels: their names.
+        registry: where it is registered.
+    """
+
+    def __init__(
+        self, name: str, text: str, labels: Sequence[str], *, registry: CollectorRegistry
+    ) -> None:
+        super().__init__(name, text, labels)
+        registry.register(self)
+
+    def _make(self) -> Count:
+        return Count()
+
+    def _family(self) -> Metric:
+        return CounterMetricFamily(self._name, self._text, labels=self._labels)
+
+    def _add(self, family: Metric, values: tuple[str, ...], child: Count) -> None:
+        assert isinstance(family, CounterMetricFamily)  # noqa: S101 - for the type checker
+        family.add_metric(values, float(child.value))
+
+
+class Distributions(_Family[Distribution]):
+    """A histogram with labels.
+
+    Args:
+        name: of the metric.
+        text: what it measures.
+        labels: their names.
+        bounds: upper bounds of the buckets, rising, without the infinite one.
+        registry: where it is registered.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        text: str,
+        labels: Sequence[str],
+        bounds: Sequence[float],
+        *,
+        registry: CollectorRegistry,
+    ) -> None:
+        super().__init__(name, text, labels)
+        self._bounds = tuple(float(bound) for bound in bounds)
+        written = (*self._bounds, float("inf"))
+        self._written: list[str] = [floatToGoString(bound) for bound in written]  # type: ignore[no-untyped-call]
+        registry.register(self)
+
+    def _make(self) -> Distribution:
+        return Distribution(self._bounds)
+
+    def _family(self) -> Metric:
+        return HistogramMetricFamily(self._name, self._text, labels=self._labels)
+
+    def _add(self, family: Metric, values: tuple[str, ...], child: Distribution) -> None:
+        assert isinstance(family, HistogramMetricFamily)  # noqa: S101 - for the type checker
+        up_to = [float(count) for count in accumulate(child.counts)]
+        family.add_metric(values, list(zip(self._written, up_to, strict=True)), child.total)
