@@ -33,7 +33,8 @@ class Record:
 
     Attributes:
         peer: which.
-        rounds: for each mode and round the requests a second, and the median latency in ms.
+        rounds: for each mode and round the requests and the tokens of candidates a second, and the
+            median latency in ms.
         latencies: of all rounds by mode, in seconds.
         work, requests: of all turns, by mode.
         failures: what went wrong, in order.
@@ -62,7 +63,13 @@ class Record:
         median = percentile(turn.latencies, 50.0)
         if median is None:
             raise PeerFailed(f"nothing was answered: {' '.join(turn.failures[:1])}")
-        self.rounds[mode].append({"per_s": turn.per_s, "median_ms": 1000 * median})
+        self.rounds[mode].append(
+            {
+                "per_s": turn.per_s,
+                "tokens_per_s": turn.per_s * work.generated / len(turn.latencies),
+                "median_ms": 1000 * median,
+            }
+        )
         if isinstance(self.peer, RequeryPeer):
             self.stages[mode] += self.peer.stages[-len(turn.latencies) :]
         self.latencies[mode] += turn.latencies
@@ -214,8 +221,10 @@ def _row(
         return Row(who, "not measured", note=note), None
     if record is first:
         return Row(who, f"{found} {unit}", note=note), None
+    # By tokens: who happened to draw longer candidates is not slower for it.
+    compared = "median_ms" if callers == 1 else "tokens_per_s"
     pairs = [
-        {"first": mine[key], "this": other[key]}
+        {"first": mine[compared], "this": other[compared]}
         for mine, other in zip(first.rounds[mode], record.rounds[mode], strict=False)
     ]
     # More requests a second are better, and fewer milliseconds: above 1, the first is ahead.

@@ -17,6 +17,7 @@ import traceback
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from functools import cache
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -422,6 +423,8 @@ class _Load:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
 
+            _keep_what_is_there()
+
             class Llm(AsyncLLM):  # type: ignore[misc]
                 """``AsyncLLM`` that only :meth:`VllmEngine.close` shuts down.
 
@@ -450,6 +453,16 @@ class _Load:
             for child in multiprocessing.active_children():
                 if child.pid not in self._others:
                     child.kill()
+
+
+@cache
+def _keep_what_is_there() -> None:
+    """Spare the garbage collector the million objects that came with vLLM, and stay; once.
+
+    Else each of its full passes goes through all of them, in the middle of somebody's request.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager

@@ -105,7 +105,9 @@ async def test_ratios_say_how_many_times_as_fast_the_first_is() -> None:
     other = misses.Record(Fake("slow", []))
     for one, per_s in ((record, 10.0), (other, 4.0)):
         one.rounds["single"].append({"per_s": per_s, "median_ms": 1000 / per_s})
-        one.rounds["batch"].append({"per_s": per_s, "median_ms": 1000 / per_s})
+        one.rounds["batch"].append(
+            {"per_s": per_s, "tokens_per_s": 8 * per_s, "median_ms": 1000 / per_s}
+        )
     section = misses._section([record, other], {})
     found = section.figures["ratios_of_fast"]
     assert found["slow, single"]["median"] == 2.5
