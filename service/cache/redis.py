@@ -23,7 +23,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from service.breaker import Breaker, BreakerMetrics
 from service.cache import codec
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.lookups import MOST, Lookups, one_message
+from service.cache.lookups import Lookups, one_message
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
 from service.cache.patience import Patience
@@ -45,6 +45,8 @@ _LAG_S = 0.01
 _LONGEST_OPEN_S = 2.0
 """A probe in the background is cheap, and a way back that is found late is not."""
 _SHORTEST_WAIT_S = 0.01
+_RECENT = 256
+"""Entries that are kept as they were read, about 6 kB each: few queries are most of the traffic."""
 _REFUSED_S = 1.0
 """Wait after the first write that Redis refuses; it doubles while it goes on refusing."""
 _GOOD_PINGS = 3
@@ -99,7 +101,7 @@ class RedisCache:
         fetch = one_message(client)
         self._lookups = None if fetch is None else Lookups(fetch, self._patience)
         self._recent: dict[str, tuple[object, Entry]] = {}
-        """The last values that were read."""
+        """Values that were read, and what they say."""
         self._probes = Patience(concurrency)
         self._occupancy = Occupancy(max_bytes)
         self._max_bytes = max_bytes
@@ -157,17 +159,17 @@ class RedisCache:
         return entry
 
     def _decoded(self, raw: object, key: str) -> Entry:
-        """The entry; one for all who asked for it in the same message.
+        """The entry; that of before, if Redis has the same bytes as before.
 
         Raises:
             CorruptValue: it is none.
         """
         known = self._recent.get(key)
-        if known is not None and known[0] is raw:
+        if known is not None and known[0] == raw:
             return known[1]
         entry = codec.decode(raw, key, self._lifetimes)
-        if len(self._recent) >= MOST:
-            self._recent.clear()
+        if known is None and len(self._recent) >= _RECENT:
+            del self._recent[next(iter(self._recent))]
         self._recent[key] = raw, entry
         return entry
 

@@ -10,8 +10,9 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from service.cache import codec
 from service.cache.keys import cache_key
-from service.cache.lifetimes import Lifetimes
+from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.memory import MemoryCache
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
@@ -59,6 +60,41 @@ async def test_both_tiers_agree_on_age_however_late_an_entry_is_copied() -> None
     assert await seen(other, "k") is None
     assert await seen(tiers.replica(), "k") is None
     assert tiers.count("redis", "get", "hit") == 0
+
+
+async def test_bytes_that_redis_still_has_are_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tiers = Tiers()
+    decoded: list[str] = []
+    decode = codec.decode
+
+    def counted(raw: object, key: str, lifetimes: Lifetimes) -> Entry:
+        decoded.append(key)
+        return decode(raw, key, lifetimes)
+
+    monkeypatch.setattr(codec, "decode", counted)
+    shared = tiers.shared
+    for key in ("k", "other"):
+        await shared.put(key, tiers.lifetimes.entry(key, generation(key)))
+    first = await shared.get("k", budget_s=60)
+    tiers.redis.store["k"] = bytes(bytearray(tiers.redis.store["k"]))  # equal, not the same object
+    assert await shared.get("k", budget_s=60) is first
+    assert decoded == ["k"]
+
+    tiers.now += 1
+    await shared.put("k", tiers.lifetimes.entry("k", generation("anew")))
+    again = await shared.get("k", budget_s=60)
+    assert again is not None
+    assert again.generation == generation("anew")
+    tiers.redis.store["k"] = b"nonsense"
+    assert await shared.get("k", budget_s=60) is None
+    assert decoded == ["k", "k", "k"]
+
+    monkeypatch.setattr("service.cache.redis._RECENT", 1)
+    assert await shared.get("other", budget_s=60) is not None
+    await shared.put("k", tiers.lifetimes.entry("k", generation("anew")))
+    assert await shared.get("k", budget_s=60) is not None
+    assert decoded[3:] == ["other", "k"]
+    assert len(shared._recent) == 1
 
 
 async def test_empty_entries_live_shorter_in_both_tiers() -> None:
