@@ -6,7 +6,7 @@ import socket
 import time
 from pathlib import Path
 
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import PortTaken, RedisServer, free_port
 
 SLOTS = 16384
 _BUS = 10_000
@@ -22,29 +22,29 @@ class RedisCluster:
     """
 
     def __init__(self, folder: Path, masters: int = 3) -> None:
-        self.nodes = []
-        for number in range(masters):
-            home = folder / f"node-{number}"
-            home.mkdir()
-            node = RedisServer(
-                home, "--cluster-enabled", "yes", "--cluster-node-timeout", "15000",
-                "--cluster-require-full-coverage", "no", port=cluster_port(),
-            )  # fmt: skip
-            self.nodes.append(node)
+        self._folder, self._masters = folder, masters
+        self.nodes = self._choose()
 
     @property
     def url(self) -> str:
         return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
 
     def start(self) -> None:
-        """Start the nodes and join them; returns when each knows all slots."""
-        bounds = [SLOTS * i // len(self.nodes) for i in range(len(self.nodes) + 1)]
+        """Start the nodes and join them; returns when each knows all slots.
+
+        Raises:
+            RuntimeError: they do not come together.
+        """
+        self._start_nodes()
+        bounds = [SLOTS * i // self._masters for i in range(self._masters + 1)]
         for number, node in enumerate(self.nodes):
-            node.start()
             with node.client() as client:
                 client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
                 slots = range(bounds[number], bounds[number + 1])
                 client.execute_command("CLUSTER", "ADDSLOTS", *slots)
+        # Epochs can only be given to nodes that have not met any other.
+        for node in self.nodes[1:]:
+            with node.client() as client:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
         for _ in range(600):
             if all(self._knows_all(node) for node in self.nodes):
@@ -72,6 +72,37 @@ class RedisCluster:
         for node in [to, *(node for node in self.nodes if node is not to)]:
             with node.client() as client:
                 client.execute_command("CLUSTER", "SETSLOT", slot, "NODE", name)
+
+    def _choose(self) -> list[RedisServer]:
+        ports: list[int] = []
+        while len(ports) < self._masters:
+            # A port that was found free and let go can be found again.
+            if (port := cluster_port()) not in ports:
+                ports.append(port)
+        nodes = []
+        for port in ports:
+            home = self._folder / f"node-{port}"
+            home.mkdir()
+            nodes.append(
+                RedisServer(
+                    home, "--cluster-enabled", "yes", "--cluster-node-timeout", "15000",
+                    "--cluster-require-full-coverage", "no", port=port,
+                )
+            )  # fmt: skip
+        return nodes
+
+    def _start_nodes(self) -> None:
+        """Start all; elsewhere if somebody took a port since it was chosen."""
+        for _ in range(3):
+            try:
+                for node in self.nodes:
+                    node.start()
+            except PortTaken:
+                self.stop()
+                self.nodes = self._choose()
+            else:
+                return
+        raise RuntimeError("the Redis Cluster found no ports for itself")
 
     def _knows_all(self, node: RedisServer) -> bool:
         with node.client() as client:

@@ -14,6 +14,10 @@ from typing import Any
 import redis
 
 
+class PortTaken(RuntimeError):
+    """Between the choice of a free port and its use, somebody else took it."""
+
+
 class RedisServer:
     """``redis-server`` on a free port of the loopback, without persistence.
 
@@ -38,7 +42,12 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self, **login: str) -> None:
-        """Start it (again, and empty); returns when it answers."""
+        """Start it (again, and empty); returns when it answers.
+
+        Raises:
+            PortTaken: somebody else has its port by now.
+            RuntimeError: it does not answer.
+        """
         self._process = subprocess.Popen(
             [
                 self._binary, *self._options, "--port", str(self.port), "--bind", "127.0.0.1",
@@ -49,8 +58,12 @@ class RedisServer:
         )  # fmt: skip
         with self.client(**login) as client:
             for _ in range(200):
-                if _answers(client):
+                found = _process_of(client)
+                if found == self._process.pid:
                     return
+                if found is not None or self._process.poll() is not None:
+                    self.stop()
+                    raise PortTaken(f"port {self.port} is not free any more")
                 time.sleep(0.05)
         raise RuntimeError("the Redis server did not come up")
 
@@ -98,8 +111,9 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _answers(client: redis.Redis) -> bool:
+def _process_of(client: redis.Redis) -> int | None:
+    """Process that answers the client, which need not be the one just started; none as yet."""
     try:
-        return bool(client.ping())
+        return int(client.info("server")["process_id"])
     except redis.ConnectionError:
-        return False
+        return None
