@@ -21,8 +21,10 @@ from pydantic import (
     model_validator,
 )
 
-SCHEMA = 1
-"""Newest manifest schema that this code reads."""
+SCHEMA = 2
+"""Newest manifest schema that this code reads; 2 may have ``spelling``."""
+
+_SPELLING_SCHEMA = 2
 
 VersionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -107,6 +109,15 @@ class FilterSpec(_Section):
     """A text file of the version, one normalised brand a line; the query's brand must survive."""
 
 
+class SpellingSpec(_Section):
+    """A spelling corrector, which proposes one candidate more; the model tags it like its own."""
+
+    words_file: RelativePath
+    """A text file of the version: a known word and how often it comes, one pair a line."""
+    max_edits: Annotated[int, Field(ge=1, le=2)] = 2
+    """Most edits between a mistyped word and the word that is meant."""
+
+
 class FileSpec(_Section):
     """Digest and size of one file of the version."""
 
@@ -117,7 +128,7 @@ class FileSpec(_Section):
 class Manifest(_Section):
     """Everything about a version. ``training`` and ``evaluation`` are records for people."""
 
-    schema_version: Annotated[int, Field(ge=1)] = SCHEMA
+    schema_version: Annotated[int, Field(ge=1)] = 1
     name: VersionName
     description: str = ""
     base: BaseSpec
@@ -125,6 +136,7 @@ class Manifest(_Section):
     prompt: PromptSpec
     decoding: DecodingSpec
     filter: FilterSpec = FilterSpec()
+    spelling: SpellingSpec | None = None
     files: dict[RelativePath, FileSpec]
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
@@ -136,6 +148,8 @@ class Manifest(_Section):
                 f"schema {self.schema_version} is newer than this program reads ({SCHEMA}); "
                 "upgrade requery"
             )
+        if self.spelling is not None and self.schema_version < _SPELLING_SCHEMA:
+            raise ValueError(f"spelling needs schema_version {_SPELLING_SCHEMA}")
         if not any(name.endswith(".safetensors") for name in self.files):
             raise ValueError("lists no .safetensors file")
         allowed = {".safetensors", ".json", ".txt", ".md"}
@@ -146,6 +160,8 @@ class Manifest(_Section):
                 raise ValueError(f"{name!r}: only {sorted(allowed)} files may be part of a version")
         if self.filter.brands_file is not None and self.filter.brands_file not in self.files:
             raise ValueError(f"brands_file {self.filter.brands_file!r} is not listed under files")
+        if self.spelling is not None and self.spelling.words_file not in self.files:
+            raise ValueError(f"words_file {self.spelling.words_file!r} is not listed under files")
         return self
 
     @property
@@ -154,6 +170,8 @@ class Manifest(_Section):
         parts = self.model_dump(
             mode="json", exclude={"name", "description", "training", "evaluation"}
         )
+        if self.spelling is None:
+            del parts["spelling"]  # as it was before there was such a thing
         parts["files"] = {k: v for k, v in parts["files"].items() if not k.endswith(".md")}
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

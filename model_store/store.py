@@ -36,6 +36,7 @@ from model_store.manifest import (
     FilterSpec,
     Manifest,
     PromptSpec,
+    SpellingSpec,
     WeightsSpec,
 )
 from model_store.remote import RemoteFolder
@@ -429,6 +430,7 @@ def pack_version(
     prompt: PromptSpec,
     decoding: DecodingSpec,
     filters: FilterSpec | None = None,
+    spelling: SpellingSpec | None = None,
     description: str = "",
     training: dict[str, object] | None = None,
     evaluation: dict[str, object] | None = None,
@@ -454,6 +456,8 @@ def pack_version(
     require_harmless(folder, files)
     try:
         manifest = Manifest(
+            # The oldest that will do, so that programs of before can read what they could use.
+            schema_version=1 if spelling is None else 2,
             name=name,
             description=description,
             base=base,
@@ -461,6 +465,7 @@ def pack_version(
             prompt=prompt,
             decoding=decoding,
             filter=filters or FilterSpec(),
+            spelling=spelling,
             files=files,
             training=training or {},
             evaluation=evaluation or {},

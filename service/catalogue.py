@@ -18,6 +18,7 @@ from model_store.materialise import materialise
 from model_store.remote import RemoteUnreadable
 from model_store.store import Store, default_cache_dir
 from model_store.store import Version as StoredVersion
+from service.engine.corrected import with_spelling
 from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes, load_engine
 from service.engine.protocol import Engine
 from service.errors import LoadFailed, UnknownVersion
@@ -117,7 +118,11 @@ def engine_factory(store: Store, settings: Settings) -> EngineFactory:
                     "started; versions never change: give the new one a name of its own"
                 )
             folder = materialise(stored, settings.cache_dir)
-            return load_engine(manifest, folder, engine_settings, on_tokens=on_tokens)
+            engine = load_engine(manifest, folder, engine_settings, on_tokens=on_tokens)
+            if manifest.spelling is None:
+                return engine
+            own = stored.folder(settings.cache_dir or default_cache_dir())
+            return with_spelling(engine, manifest.spelling, own)
 
         return await outside_the_loop(prepare)
 

@@ -1,6 +1,6 @@
 """Rewriters without a language model, to compare with.
 
-* :class:`SpellingCorrector`: SymSpell (symmetric deletes) over the words of this catalogue;
+* SymSpell over the words of this catalogue (:mod:`service.spelling`), untagged;
 * :class:`RelevanceFeedback`: RM3, query expansion by the first results.
 
 Each is a :data:`training.evaluate.Rewriter`. They know the catalogue and training queries, and
@@ -12,18 +12,19 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-
-from symspellpy import SymSpell, Verbosity
+from collections.abc import Iterable, Sequence
 
 from model_store.text import normalise
+from service.spelling import Corrector
 from training.data import Split
 from training.evaluate import Rewriter
 from training.pairs import World
 from training.search import stems
 
+MIN_COUNT = 5
+"""Times that a word comes from which it counts as known."""
 _WORD = re.compile(r"[a-z]{3,}")
-"""A word that may be corrected, or expand a query."""
+"""A word that may expand a query."""
 _LETTERS = re.compile(r"(?<![^\W_])[a-z]+(?![^\W_])")
 _TOKEN = re.compile(r"[a-z0-9]+")
 
@@ -36,55 +37,24 @@ def vocabulary(titles: Iterable[str], queries: Iterable[str] = ()) -> Counter[st
     return counts
 
 
-class SpellingCorrector:
-    """Corrects words that the catalogue does not know; one rewrite, or none.
+def spelling_words(world: World, parts: Split) -> dict[str, int]:
+    """Words of the catalogue and of training queries in correct spelling, with their counts.
 
-    SymSpell finds the known word that is fewest edits away, and the most frequent of those.
-    Words with digits and words of one or two letters stay as they are.
-
-    Args:
-        counts: words and how often they come.
-        min_count: from which a word counts as known; rarer ones are taken for slips.
-        max_distance: most edits (Damerau-Levenshtein, neighbours swapped being one edit).
-        compound: also join and split words, as SymSpell's compound look-up does.
+    Rare words (:data:`MIN_COUNT`) are left out: most are slips themselves.
     """
+    queries = [world.corrections.get(q, q) for q in parts.train]
+    counts = vocabulary(world.titles.values(), queries)
+    return {word: count for word, count in counts.items() if count >= MIN_COUNT}
 
-    def __init__(
-        self,
-        counts: Mapping[str, int],
-        *,
-        min_count: int = 5,
-        max_distance: int = 2,
-        compound: bool = True,
-    ) -> None:
-        self._distance, self._compound = max_distance, compound
-        self._speller = SymSpell(max_dictionary_edit_distance=max_distance)
-        for word, count in counts.items():
-            if count >= min_count:
-                self._speller.create_dictionary_entry(word, count)
 
-    def __call__(self, query: str) -> list[str]:
-        """The corrected query, unless nothing is to correct."""
-        words = query.split()
-        if self._compound and any(self._unknown(word) for word in words):
-            found = self._speller.lookup_compound(
-                query, self._distance, ignore_non_words=True, ignore_term_with_digits=True
-            )
-            text = found[0].term if found else query
-        else:
-            text = " ".join(self._correct(word) for word in words)
-        return [text] if text and text != query else []
+def corrections_by(corrector: Corrector) -> Rewriter:
+    """The corrected query as the one rewrite; none if nothing is to correct."""
 
-    def _unknown(self, word: str) -> bool:
-        return bool(_WORD.fullmatch(word)) and word not in self._speller.words
+    def rewrites(query: str) -> list[str]:
+        text = corrector(query)
+        return [] if text is None else [text]
 
-    def _correct(self, word: str) -> str:
-        if not self._unknown(word):
-            return word
-        # Of a short word two edits leave next to nothing.
-        distance = min(self._distance, 1 if len(word) <= 4 else 2)
-        found = self._speller.lookup(word, Verbosity.TOP, max_edit_distance=distance)
-        return found[0].term if found else word
+    return rewrites
 
 
 class RelevanceFeedback:
@@ -186,8 +156,7 @@ def _terms(title: str) -> list[tuple[str, str]]:
 
 def baselines(world: World, parts: Split) -> dict[str, Rewriter]:
     """Every baseline at the settings that the development fold chose, by its name in tables."""
-    queries = [world.corrections.get(q, q) for q in parts.train]
     return {
-        "SymSpell": SpellingCorrector(vocabulary(world.titles.values(), queries)),
+        "SymSpell": corrections_by(Corrector(spelling_words(world, parts))),
         "RM3": RelevanceFeedback(world, docs=20, terms=4, single=True, mu=1.0),
     }

@@ -73,7 +73,7 @@ def train(
 
         loaded = load_recipe(recipe)
 
-        from training.brands import brands
+        from training.companions import write_companions
         from training.data import data_folder, read_source
         from training.run import train as run_recipe
         from training.trial import pack_adapter
@@ -82,14 +82,9 @@ def train(
         adapter = run_recipe(loaded, folder, data, checkpoint_every=checkpoint_every)
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         target = (out or folder / "version") / loaded.name
-        if loaded.filter.brands_file is not None:
-            tables = read_source(loaded.data.source, data_folder(data))
-            names = brands(tables.catalogue["title"].to_list())
-            target.mkdir(parents=True, exist_ok=True)
-            (target / loaded.filter.brands_file).write_text(
-                "\n".join(names) + "\n", encoding="utf-8"
-            )
-        manifest = pack_adapter(adapter, loaded, target, training=record)
+        target.mkdir(parents=True, exist_ok=True)
+        write_companions(loaded, read_source(loaded.data.source, data_folder(data)), target)
+        manifest = pack_adapter(adapter, loaded, target, spelling=loaded.spelling, training=record)
         typer.echo(f"trained {manifest.name} ({manifest.digest[:12]}) into {target}")
         typer.echo(f"measure it: requery evaluate {manifest.name} --source {target.parent}")
 

@@ -10,7 +10,14 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from model_store.manifest import BaseSpec, DecodingSpec, FilterSpec, PromptSpec, VersionName
+from model_store.manifest import (
+    BaseSpec,
+    DecodingSpec,
+    FilterSpec,
+    PromptSpec,
+    SpellingSpec,
+    VersionName,
+)
 from training.errors import RecipeError
 from training.rewards import RewardName
 
@@ -164,6 +171,8 @@ class Recipe(_Part):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     decoding: DecodingSpec
     filter: FilterSpec = FilterSpec()
+    spelling: SpellingSpec | None = None
+    """A corrector made of the words of the catalogue and of training queries."""
     label_words: dict[str, str] = {
         "query": " search",
         "rewrite": " product",
@@ -238,12 +247,14 @@ def _document(path: Path, seen: tuple[Path, ...]) -> Any:
 def recipe_digest(recipe: Recipe) -> str:
     """SHA-256 (hex) of what training depends on; a run continues only with the same one.
 
-    How the finished version is used (its filter, temperatures and description) may be chosen
-    after training, on the development fold.
+    How the finished version is used (its filter, temperatures, corrector and description) may be
+    chosen after training, on the development fold.
     """
     # Sorted, since the order of a mapping in the file says nothing.
     content = json.dumps(
-        recipe.model_dump(mode="json", exclude={"description", "filter", "decoding", "judge"}),
+        recipe.model_dump(
+            mode="json", exclude={"description", "filter", "decoding", "judge", "spelling"}
+        ),
         sort_keys=True,
     )
     return hashlib.sha256(f"{content}{recipe.decoding.max_tokens}".encode()).hexdigest()

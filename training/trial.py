@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from model_store.manifest import DecodingSpec, FilterSpec, Manifest, WeightsSpec
+from model_store.manifest import DecodingSpec, FilterSpec, Manifest, SpellingSpec, WeightsSpec
 from model_store.materialise import materialise
-from model_store.store import FolderSource, Store, Version, pack_version
+from model_store.store import FolderSource, Store, Version, default_cache_dir, pack_version
+from service.engine.corrected import with_spelling
 from service.engine.loading import EngineSettings, load_engine
 from service.engine.protocol import Candidate, Engine
 from training.recipe import Recipe
@@ -33,6 +34,7 @@ def pack_adapter(
     *,
     decoding: DecodingSpec | None = None,
     filters: FilterSpec | None = None,
+    spelling: SpellingSpec | None = None,
     training: dict[str, Any] | None = None,
     evaluation: dict[str, Any] | None = None,
 ) -> Manifest:
@@ -60,6 +62,7 @@ def pack_adapter(
         prompt=recipe.prompt,
         decoding=decoding or recipe.decoding,
         filters=filters or recipe.filter,
+        spelling=spelling,
         training=training,
         evaluation=evaluation,
     )
@@ -70,7 +73,11 @@ async def running(
     version: Version, settings: EngineSettings | None = None
 ) -> AsyncIterator[Engine]:
     """A started engine of a version, stopped at the end."""
-    engine = load_engine(version.manifest, materialise(version), settings)
+    engine = with_spelling(
+        load_engine(version.manifest, materialise(version), settings),
+        version.manifest.spelling,
+        version.folder(default_cache_dir()),
+    )
     await engine.start()
     try:
         yield engine

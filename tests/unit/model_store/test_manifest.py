@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model_store.manifest import Manifest
+from model_store.manifest import SCHEMA, Manifest
+from model_store.store import PACKAGED, FolderSource, Store
 
 SHA = "0" * 64
 
@@ -89,7 +90,7 @@ def test_names_that_a_version_may_not_have(name: str) -> None:
 
 def test_a_newer_schema_is_refused_with_what_to_do() -> None:
     with pytest.raises(ValidationError, match="upgrade requery"):
-        manifest(schema_version=2)
+        manifest(schema_version=SCHEMA + 1)
 
 
 def test_unknown_fields_are_refused() -> None:
@@ -105,6 +106,44 @@ def test_a_version_without_weights_is_refused() -> None:
 def test_a_brands_file_must_be_listed() -> None:
     with pytest.raises(ValidationError, match="not listed"):
         manifest(filter={"brands_file": "brands.txt"})
+
+
+def with_words(**changes: Any) -> dict[str, Any]:
+    files = fields()["files"] | {"words.txt": {"sha256": SHA, "bytes": 1}}
+    return {
+        "schema_version": 2, "files": files, "spelling": {"words_file": "words.txt"}, **changes
+    }  # fmt: skip
+
+
+def test_words_to_correct_by_must_be_listed() -> None:
+    assert manifest(**with_words()).spelling is not None
+    with pytest.raises(ValidationError, match=r"words\.txt.*not listed"):
+        manifest(**with_words(files=fields()["files"]))
+
+
+def test_programs_of_before_are_told_that_they_cannot_correct() -> None:
+    with pytest.raises(ValidationError, match="schema_version 2"):
+        manifest(**with_words(schema_version=1))
+
+
+def test_how_words_are_corrected_changes_the_digest() -> None:
+    digests = {
+        manifest(**with_words(**changes)).digest
+        for changes in (
+            {},
+            {"spelling": None},
+            {"spelling": {"words_file": "words.txt", "max_edits": 1}},
+        )
+    }
+    assert len(digests) == 3
+
+
+def test_digests_of_before_there_were_corrections_stay() -> None:
+    # Cache keys hold them, and people have noted them.
+    digests = {version: Store([FolderSource(PACKAGED)]).get(version).digest[:12] for version in (
+        "sft-1", "grpo-1"
+    )}  # fmt: skip
+    assert digests == {"sft-1": "041fc80da076", "grpo-1": "7c1c232622be"}
 
 
 @pytest.mark.parametrize(

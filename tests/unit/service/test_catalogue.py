@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from model_store.errors import DigestMismatch, InvalidVersion, UnknownVersion
-from model_store.manifest import FilterSpec, Manifest
+from model_store.manifest import FilterSpec, Manifest, SpellingSpec
 from model_store.remote import RemoteUnreadable
 from model_store.store import FolderSource, Store, pack_version
 from service import catalogue, errors
@@ -19,8 +19,11 @@ from service.catalogue import (
     memory_budget,
     version_finder,
 )
+from service.engine.corrected import CorrectedEngine
+from service.engine.vllm import VllmEngine
 from service.memory import OVERHEAD_BYTES
 from service.settings import Settings
+from service.spelling import write_words
 from service.version import Version
 from tests.support.model_versions import write_full_version, write_stub_version
 
@@ -181,16 +184,41 @@ async def test_a_broken_version_in_the_store_is_told_without_its_place(root: Pat
     assert str(root.parent) not in str(caught.value)
 
 
-async def test_a_version_that_was_changed_in_the_store_is_not_loaded(root: Path) -> None:
-    def silent(_prompt: int, _generated: int) -> None:
-        pass
+def silent(_prompt: int, _generated: int) -> None:
+    pass
 
+
+async def test_a_version_that_was_changed_in_the_store_is_not_loaded(root: Path) -> None:
     store = Store([FolderSource(root)], root.parent / "cache")
     make = engine_factory(store, settings_of(root, device="cpu"))
     manifest: Manifest = store.get("main-1").manifest
     # Its answers would be kept under the digest of the old one.
     with pytest.raises(InvalidVersion, match="changed in the store"):
         await make(manifest.model_copy(update={"filter": FilterSpec()}), silent)
+
+
+async def test_the_engine_of_a_version_with_words_corrects(root: Path) -> None:
+    folder = root / "words-1"
+    plain = write_full_version(folder)
+    write_words({"steel": 9}, folder / "words.txt")
+    pack_version(
+        folder,
+        name="words-1",
+        base=plain.base,
+        weights=plain.weights,
+        prompt=plain.prompt,
+        decoding=plain.decoding,
+        spelling=SpellingSpec(words_file="words.txt"),
+    )
+    store = Store([FolderSource(root)], root.parent / "cache")
+    make = engine_factory(store, settings_of(root))
+    manifest = store.get("words-1").manifest
+    assert isinstance(await make(manifest, silent), CorrectedEngine)
+    write_full_version(root / "plain-1")
+    assert isinstance(await make(store.get("plain-1").manifest, silent), VllmEngine)
+    (folder / "words.txt").write_text("steel 8\n")
+    with pytest.raises(DigestMismatch, match=r"words\.txt"):
+        await make(manifest, silent)
 
 
 def test_the_memory_budget_counts_weights_keys_and_values_and_the_engine_core(

@@ -112,6 +112,7 @@ class TestDigest:
         before = recipe_digest(self.changed())
         assert recipe_digest(self.changed(description="other words")) == before
         assert recipe_digest(self.changed(filter={"min_relevance": 0.9})) == before
+        assert recipe_digest(self.changed(spelling={"words_file": "words.txt"})) == before
         decoding = document()["decoding"] | {"temperatures": [0.3]}
         assert recipe_digest(self.changed(decoding=decoding)) == before
 

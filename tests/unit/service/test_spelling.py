@@ -1,0 +1,100 @@
+"""The spelling corrector, on a handful of words."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from model_store.errors import InvalidVersion
+from model_store.manifest import SpellingSpec
+from service.spelling import MAX_CHARS, Corrector, write_words
+
+COUNTS = {"ceiling": 50, "fan": 40, "lawn": 30, "mower": 30, "ge": 20, "fad": 2, "in": 90}
+
+
+@pytest.fixture(scope="module")
+def corrector() -> Corrector:
+    return Corrector(COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("cieling fan", "ceiling fan"),  # neighbours swapped: one edit
+        ("celling fan", "ceiling fan"),
+        ("lawnmower", "lawn mower"),
+        ("lawn mow er", "lawn mower"),
+        # "fan" is two edits away, "fad" one: the fewest edits come before the commonest word.
+        ("fadd", "fad"),
+        ("ceiling fan", None),
+        ("ge fan", None),
+        ("zzzzzzzz", None),
+        ("", None),
+        ("  ceiling   fan ", None),
+        # Nothing is known of other writing.
+        ("天花板 吊扇", None),
+    ],
+)
+def test_by_hand(corrector: Corrector, query: str, expected: str | None) -> None:
+    assert corrector(query) == expected
+    assert expected is None or corrector.may_correct(query)
+
+
+@pytest.mark.parametrize("sign", ['3/4"', "10.75", "wd40", "5000", "36-in.", "(white)", "&", "½"])
+def test_sizes_codes_and_signs_stay(corrector: Corrector, sign: str) -> None:
+    assert corrector(f"{sign} cieling {sign} fna {sign}") == f"{sign} ceiling {sign} fan {sign}"
+    assert corrector(sign) is None
+
+
+def test_words_are_joined_only_where_they_stand_together(corrector: Corrector) -> None:
+    assert corrector("mow er") == "mower"
+    assert corrector("mow 3 er") != "mower 3"
+
+
+def test_a_long_text_is_left_alone(corrector: Corrector) -> None:
+    fits = "cieling " + "fan " * ((MAX_CHARS - 8) // 4)
+    assert corrector(fits.strip()) is not None
+    longer = fits + "fan"
+    assert len(longer) > MAX_CHARS
+    assert corrector(longer) is None
+    assert not corrector.may_correct(longer)
+
+
+def test_fewer_edits_reach_less() -> None:
+    assert Corrector({"stake": 9}, max_edits=1)("stakkee") is None
+    assert Corrector({"stake": 9}, max_edits=2)("stakkee") == "stake"
+
+
+def test_threads_may_share_one(corrector: Corrector) -> None:
+    queries = ["cieling fan", "lawnmower", "fna", "lawn mowre"] * 50
+    expected = ["ceiling fan", "lawn mower", "fan", "lawn mower"] * 50
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(corrector, queries)) == expected
+
+
+class TestFile:
+    def corrector(self, folder: Path, text: str) -> Corrector:
+        (folder / "words.txt").write_text(text, encoding="utf-8")
+        return Corrector.of(SpellingSpec(words_file="words.txt", max_edits=1), folder)
+
+    def test_what_is_written_can_be_read(self, tmp_path: Path) -> None:
+        write_words({"fan": 3, "größe": 7}, tmp_path / "words.txt")
+        corrector = Corrector.of(SpellingSpec(words_file="words.txt"), tmp_path)
+        assert corrector("größ fna") == "größe fan"
+
+    def test_its_settings_count(self, tmp_path: Path) -> None:
+        assert self.corrector(tmp_path, "stake 3\n")("stakkee") is None
+
+    @pytest.mark.parametrize("text", ["fan\n", "fan three\n", "fan 3 4\n", "fan 3\n\nfad 2\n"])
+    def test_a_line_that_is_none_is_named(self, tmp_path: Path, text: str) -> None:
+        with pytest.raises(InvalidVersion, match=r"words\.txt: line [12] "):
+            self.corrector(tmp_path, text)
+
+    def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidVersion, match=r"words\.txt"):
+            Corrector.of(SpellingSpec(words_file="words.txt"), tmp_path)
+        (tmp_path / "words.txt").write_bytes(b"\xff\xfe")
+        with pytest.raises(InvalidVersion, match=r"words\.txt"):
+            Corrector.of(SpellingSpec(words_file="words.txt"), tmp_path)

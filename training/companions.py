@@ -1,0 +1,28 @@
+"""What travels with a version beside its weights: brands to keep, and words to correct by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from service.spelling import write_words
+from training.baselines import spelling_words
+from training.brands import brands
+from training.data import split
+from training.pairs import World
+from training.recipe import Recipe
+from training.schema import Tables
+
+
+def write_companions(recipe: Recipe, tables: Tables, folder: Path) -> None:
+    """Write the files that the recipe's filter and corrector name into a version's folder.
+
+    Raises:
+        DataError: a part of the data is empty.
+        OSError: the folder cannot be written.
+    """
+    if recipe.filter.brands_file is not None:
+        names = brands(tables.catalogue["title"].to_list())
+        (folder / recipe.filter.brands_file).write_text("\n".join(names) + "\n", encoding="utf-8")
+    if recipe.spelling is not None:
+        world = World(tables)
+        write_words(spelling_words(world, split(world)), folder / recipe.spelling.words_file)
