@@ -11,10 +11,12 @@ import prometheus_client
 import pytest
 
 from model_store.text import normalise
+from service.engine.corrected import VOTES, CorrectedEngine
 from service.engine.errors import QueryTooLong
 from service.engine.loading import MAX_PROMPT_TOKENS
 from service.engine.protocol import Candidate
 from service.engine.scoring import label_probability
+from service.spelling import Corrector
 from tests.integration.conftest import Served
 from tests.support.traffic import watching
 
@@ -349,3 +351,16 @@ async def test_tokens_are_reported_once_for_each_request(served: Served) -> None
 async def test_vllm_keeps_out_of_the_global_metrics(served: Served) -> None:
     exposed = prometheus_client.generate_latest(prometheus_client.REGISTRY).decode()
     assert "vllm" not in exposed
+
+
+async def test_a_correction_is_tagged_by_the_model(served: Served) -> None:
+    corrector = Corrector({"steel": 50, "stake": 50, "teal": 50})
+    engine = CorrectedEngine(served.engine, corrector)
+    found = [candidate async for candidate in engine.generate("steele stake")]
+    proposed = [c for c in found if not c.token_ids]
+    assert [c.text for c in proposed] == ["steel stake"] * VOTES
+    assert len(found) == VOTES + len(served.manifest.decoding.temperatures)
+    (tagged,) = await served.engine.tag([("steele stake", "steel stake")])
+    assert proposed[0].relevance == pytest.approx(tagged, abs=0.02)
+    assert tagged > 0.9
+    assert served.engine.outstanding == 0
