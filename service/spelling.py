@@ -7,7 +7,7 @@ there are, the model knows which of them are meant.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -19,6 +19,8 @@ from model_store.manifest import SpellingSpec
 MAX_CHARS = 96
 """Longest query that is looked at: time grows with the unknown words, to a tenth of a second for
 the longest query that is answered at all, and nobody mistypes a whole paragraph."""
+_MAX_BYTES = 2**20
+"""Largest file of words, some 100,000 of them: each takes 2.6 kB of memory."""
 _SHORTEST = 3
 """Letters of the shortest word that can be wrong by itself."""
 
@@ -57,7 +59,7 @@ class Corrector:
         """
         path = folder / spec.words_file
         try:
-            return cls(_read(path.read_text(encoding="utf-8").splitlines()), spec.max_edits)
+            return cls(_read(path), spec.max_edits)
         except (OSError, ValueError) as error:
             raise InvalidVersion(f"{path}: {error}") from error
 
@@ -107,9 +109,11 @@ def write_words(counts: Mapping[str, int], path: Path) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _read(lines: Iterable[str]) -> dict[str, int]:
+def _read(path: Path) -> dict[str, int]:
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError("holds more than 1 MiB of words; leave out the rare ones")
     counts = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         match line.split():
             case [word, count] if count.isdecimal():
                 counts[word] = int(count)

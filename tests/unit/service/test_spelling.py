@@ -92,6 +92,10 @@ class TestFile:
         with pytest.raises(InvalidVersion, match=r"words\.txt: line [12] "):
             self.corrector(tmp_path, text)
 
+    def test_too_many_words_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InvalidVersion, match="leave out the rare ones"):
+            self.corrector(tmp_path, "word 1\n" * 200_000)
+
     def test_a_file_that_cannot_be_read(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidVersion, match=r"words\.txt"):
             Corrector.of(SpellingSpec(words_file="words.txt"), tmp_path)
