@@ -103,7 +103,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 FROM libraries-cpu AS weights-cpu
 COPY --from=code /opt/code /opt/requery
-ARG VERSIONS=sft-2
+ARG VERSIONS=grpo-3
 RUN mkdir -p /weights/models \
     && for version in $VERSIONS; do \
         requery models materialise "$version" --cache-dir /weights || exit 1; done \
@@ -126,7 +126,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 FROM libraries-nvidia AS weights-nvidia
 COPY --from=code /opt/code /opt/requery
-ARG VERSIONS=sft-2
+ARG VERSIONS=grpo-3
 RUN mkdir -p /weights/models \
     && for version in $VERSIONS; do \
         requery models materialise "$version" --cache-dir /weights || exit 1; done \

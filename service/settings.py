@@ -30,7 +30,7 @@ class Settings(BaseSettings):
 
     default_version: Annotated[
         str, Field(description="Model version that serves requests without a pin.")
-    ] = "sft-2"
+    ] = "grpo-3"
     model_sources: Annotated[
         str,
         Field(
