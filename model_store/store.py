@@ -472,7 +472,8 @@ def pack_version(
         )
     except ValidationError as error:
         raise InvalidVersion(f"{folder}: {_in_words(error)}") from error
-    text = manifest.model_dump_json(indent=2) + "\n"
+    newer = {"spelling"} if spelling is None else None
+    text = manifest.model_dump_json(indent=2, exclude=newer) + "\n"
     write_atomically(folder / MANIFEST, text.encode())
     return manifest
 

@@ -15,7 +15,7 @@ import pytest
 
 from model_store import files
 from model_store.errors import CannotWrite, DigestMismatch, InvalidVersion, UnknownVersion
-from model_store.manifest import BaseSpec, DecodingSpec, WeightsSpec
+from model_store.manifest import BaseSpec, DecodingSpec, SpellingSpec, WeightsSpec
 from model_store.remote import RemoteFolder, RemoteUnreadable
 from model_store.store import (
     MANIFEST,
@@ -367,3 +367,24 @@ class TestPack:
         with pytest.raises(InvalidVersion, match="name"):
             self.pack(folder, name="Two")
         assert (folder / MANIFEST).read_bytes() == before
+
+
+def test_programs_of_before_can_read_what_has_no_corrector(root: Path) -> None:
+    plain = json.loads((root / "one" / MANIFEST).read_text())
+    assert plain["schema_version"] == 1
+    # They refuse fields that they do not know.
+    assert "spelling" not in plain
+    old = Store([FolderSource(root)]).get("one").manifest
+    (root / "one" / "words.txt").write_text("steel 9\n")
+    pack_version(
+        root / "one",
+        name="one",
+        base=old.base,
+        weights=old.weights,
+        prompt=old.prompt,
+        decoding=old.decoding,
+        spelling=SpellingSpec(words_file="words.txt"),
+    )
+    newer = json.loads((root / "one" / MANIFEST).read_text())
+    assert newer["schema_version"] == 2
+    assert newer["spelling"] == {"words_file": "words.txt", "max_edits": 2}
