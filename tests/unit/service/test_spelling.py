@@ -6,9 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model_store.errors import InvalidVersion
 from model_store.manifest import SpellingSpec
+from model_store.store import PACKAGED
+from service.settings import Settings
 from service.spelling import MAX_CHARS, Corrector, write_words
 
 COUNTS = {"ceiling": 50, "fan": 40, "lawn": 30, "mower": 30, "ge": 20, "fad": 2, "in": 90}
@@ -102,3 +106,26 @@ class TestFile:
         (tmp_path / "words.txt").write_bytes(b"\xff\xfe")
         with pytest.raises(InvalidVersion, match=r"words\.txt"):
             Corrector.of(SpellingSpec(words_file="words.txt"), tmp_path)
+
+
+PACKAGED_WORDS = Corrector.of(
+    SpellingSpec(words_file="words.txt"), PACKAGED / Settings().default_version
+)
+
+
+@given(
+    st.one_of(
+        st.text(max_size=120),
+        st.lists(st.text("aeiost rndl123/.-\"'", max_size=9), max_size=12).map(" ".join),
+    )
+)
+def test_whatever_is_typed(text: str) -> None:
+    found = PACKAGED_WORDS(text)
+    if found is None:
+        return
+    assert found == " ".join(found.split()) != " ".join(text.split())
+    # What is no word of letters is still there, in its order.
+    assert [w for w in found.split() if not w.isalpha()] == [
+        w for w in text.split() if not w.isalpha()
+    ]
+    assert PACKAGED_WORDS.may_correct(text)
