@@ -17,14 +17,16 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
+    model_serializer,
     model_validator,
 )
 
-SCHEMA = 2
-"""Newest manifest schema that this code reads; 2 may have ``spelling``."""
-
-_SPELLING_SCHEMA = 2
+SPELLING_SCHEMA = 2
+"""First manifest schema that may have ``spelling``."""
+SCHEMA = SPELLING_SCHEMA
+"""Newest manifest schema that this code reads."""
 
 VersionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -148,8 +150,8 @@ class Manifest(_Section):
                 f"schema {self.schema_version} is newer than this program reads ({SCHEMA}); "
                 "upgrade requery"
             )
-        if self.spelling is not None and self.schema_version < _SPELLING_SCHEMA:
-            raise ValueError(f"spelling needs schema_version {_SPELLING_SCHEMA}")
+        if self.spelling is not None and self.schema_version < SPELLING_SCHEMA:
+            raise ValueError(f"spelling needs schema_version {SPELLING_SCHEMA}")
         if not any(name.endswith(".safetensors") for name in self.files):
             raise ValueError("lists no .safetensors file")
         allowed = {".safetensors", ".json", ".txt", ".md"}
@@ -164,14 +166,20 @@ class Manifest(_Section):
             raise ValueError(f"words_file {self.spelling.words_file!r} is not listed under files")
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_before(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a corrector, as it was before there were any: for digests and older programs."""
+        fields: dict[str, Any] = content(self)
+        if self.spelling is None:
+            fields.pop("spelling", None)
+        return fields
+
     @property
     def digest(self) -> str:
         """SHA-256 (hex) of all that can change an answer; records and prose are left out."""
         parts = self.model_dump(
             mode="json", exclude={"name", "description", "training", "evaluation"}
         )
-        if self.spelling is None:
-            del parts["spelling"]  # as it was before there was such a thing
         parts["files"] = {k: v for k, v in parts["files"].items() if not k.endswith(".md")}
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

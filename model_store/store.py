@@ -31,6 +31,7 @@ from model_store.files import (
 )
 from model_store.harmless import require_harmless, require_harmless_name, require_no_traps
 from model_store.manifest import (
+    SPELLING_SCHEMA,
     BaseSpec,
     DecodingSpec,
     FilterSpec,
@@ -457,7 +458,7 @@ def pack_version(
     try:
         manifest = Manifest(
             # The oldest that will do, so that programs of before can read what they could use.
-            schema_version=1 if spelling is None else 2,
+            schema_version=1 if spelling is None else SPELLING_SCHEMA,
             name=name,
             description=description,
             base=base,
@@ -472,8 +473,7 @@ def pack_version(
         )
     except ValidationError as error:
         raise InvalidVersion(f"{folder}: {_in_words(error)}") from error
-    newer = {"spelling"} if spelling is None else None
-    text = manifest.model_dump_json(indent=2, exclude=newer) + "\n"
+    text = manifest.model_dump_json(indent=2) + "\n"
     write_atomically(folder / MANIFEST, text.encode())
     return manifest
 

@@ -119,10 +119,7 @@ def engine_factory(store: Store, settings: Settings) -> EngineFactory:
                 )
             folder = materialise(stored, settings.cache_dir)
             engine = load_engine(manifest, folder, engine_settings, on_tokens=on_tokens)
-            if manifest.spelling is None:
-                return engine
-            own = stored.folder(settings.cache_dir or default_cache_dir())
-            return with_spelling(engine, manifest.spelling, own)
+            return with_spelling(engine, stored, settings.cache_dir or default_cache_dir())
 
         return await outside_the_loop(prepare)
 

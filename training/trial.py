@@ -74,9 +74,7 @@ async def running(
 ) -> AsyncIterator[Engine]:
     """A started engine of a version, stopped at the end."""
     engine = with_spelling(
-        load_engine(version.manifest, materialise(version), settings),
-        version.manifest.spelling,
-        version.folder(default_cache_dir()),
+        load_engine(version.manifest, materialise(version), settings), version, default_cache_dir()
     )
     await engine.start()
     try:

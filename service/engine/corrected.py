@@ -8,7 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-from model_store.manifest import SpellingSpec
+from model_store.store import Version
 from service.engine.errors import QueryTooLong
 from service.engine.protocol import Candidate, Engine
 from service.spelling import Corrector
@@ -108,18 +108,21 @@ class CorrectedEngine:
         return [Candidate(text, (), relevance)] * VOTES
 
 
-def with_spelling(engine: Engine, spec: SpellingSpec | None, folder: Path) -> Engine:
+def with_spelling(engine: Engine, version: Version, cache_dir: Path) -> Engine:
     """The engine of a version, with the version's corrector if it has one.
 
     Args:
         engine: writes and tags.
-        spec: the manifest's ``spelling``.
-        folder: the version's own folder, its files checked.
+        version: as the model store has it.
+        cache_dir: where the store keeps what it fetches.
 
     Raises:
-        InvalidVersion: the corrector's words cannot be read.
+        ModelStoreError: the corrector's words cannot be read.
     """
-    return engine if spec is None else CorrectedEngine(engine, Corrector.of(spec, folder))
+    spec = version.manifest.spelling
+    if spec is None:
+        return engine
+    return CorrectedEngine(engine, Corrector.of(spec, version.folder(cache_dir)))
 
 
 async def _next(stream: Any) -> Candidate | None:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import aclosing
-from pathlib import Path
 
 import pytest
 
-from model_store.manifest import FilterSpec, SpellingSpec
+from model_store.manifest import FilterSpec
 from service.candidates import Generation, Verdict
-from service.engine.corrected import VOTES, CorrectedEngine, with_spelling
+from service.engine.corrected import VOTES, CorrectedEngine
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Candidate, Engine
 from service.filters import CandidateFilter
-from service.spelling import Corrector, write_words
+from service.spelling import Corrector
 from tests.support.engine import ScriptedEngine, candidates
 
 CORRECTOR = Corrector({"steel": 9, "stake": 9, "metal": 9})
@@ -145,11 +144,3 @@ async def test_all_else_is_the_engines() -> None:
     await outer.close()
     assert engine.closed
     assert not outer.healthy
-
-
-def test_only_versions_with_words_are_corrected(tmp_path: Path) -> None:
-    engine = scripted()
-    assert with_spelling(engine, None, tmp_path) is engine
-    write_words({"steel": 9}, tmp_path / "words.txt")
-    outer = with_spelling(engine, SpellingSpec(words_file="words.txt"), tmp_path)
-    assert isinstance(outer, CorrectedEngine)
