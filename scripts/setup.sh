@@ -54,9 +54,29 @@ if [ "$version" != 3.11 ]; then
   exit 1
 fi
 
+say() { echo "[setup] $*" >&2; }
+
+# Installing fails late and unclearly on a full disk, so a new environment is not begun there.
+need_room() { # folder, MB
+  local free
+  free=$(df -Pm "$1" | awk 'NR == 2 {print $4}')
+  if [ "${free:-$2}" -lt "$2" ]; then
+    say "installing needs about $2 MB at $1, and $free MB are free there"
+    say "make room, or use another disk: the clone holds the environment, TMPDIR what pip unpacks"
+    exit 1
+  fi
+}
+if [ ! -d "$venv/lib" ]; then
+  case $lock in
+    cpu) need_room "$venv" 4000 ;;
+    dev) need_room "$venv" 6000 ;;
+    gpu) need_room "$venv" 14000 ;;
+  esac
+  need_room "${TMPDIR:-/tmp}" 2000
+fi
+
 log=$venv/install.log
 : >"$log"
-say() { echo "[setup] $*" >&2; }
 pip_install() { "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile "$@" >>"$log" 2>&1; }
 fail() {
   say "installing failed; the end of $log:"
