@@ -26,6 +26,8 @@ class Verdict(StrEnum):
     """Drops or changes a number or unit of the query."""
     LOST_SIZE = "lost_size"
     """Drops or changes a size word (XL, queen) of the query."""
+    ADDED_NUMBER = "added_number"
+    """Has a number that the query has not."""
     LOST_BRAND = "lost_brand"
     """Drops a brand of the query."""
     IRRELEVANT = "irrelevant"

@@ -1,5 +1,7 @@
 """Guards: what the shopper asked for to the letter (numbers, units, sizes, brands) must survive.
 
+Numbers that nobody asked for are a guard's business too: they make another need of the query.
+
 Numbers are compared by value (``3/4``, ``0.75`` and ``.75`` are one), units by dimension
 (``12 in`` is ``1 ft``, ``12v`` is ``12 volt``). A unit that the query leaves out may be added; one
 that it names may not be lost, except words that only count (pack, piece).
@@ -138,7 +140,7 @@ def keeps_numbers(query: str, rewrite: str) -> bool:
     needed = _needed_quantities(query)
     if not needed:
         return True
-    found = quantities(_SPELLED_WORD.sub(lambda m: _SPELLED[m[0]], rewrite.casefold()))
+    found = quantities(_in_digits(rewrite))
     # Those with a unit choose first: they are the harder ones to satisfy.
     for quantity in sorted(needed, key=lambda q: q.dimension is None):
         match = next((other for other in found if _same(quantity, other)), None)
@@ -146,6 +148,18 @@ def keeps_numbers(query: str, rewrite: str) -> bool:
             return False
         found.remove(match)
     return True
+
+
+def adds_numbers(query: str, rewrite: str) -> bool:
+    """Whether ``rewrite`` has a number that ``query`` has not, in digits or in words.
+
+    A number of the query may come twice, and with a unit that the query leaves out.
+    """
+    said = quantities(rewrite)
+    if not said:
+        return False
+    asked = _asked_quantities(query)
+    return not all(any(_same(one, other) for one in asked) for other in said)
 
 
 def keeps_sizes(query: str, rewrite: str) -> bool:
@@ -227,9 +241,19 @@ def _needed_quantities(query: str) -> tuple[Quantity, ...]:
 
 
 @lru_cache(maxsize=1)
+def _asked_quantities(query: str) -> tuple[Quantity, ...]:
+    """The same, and those in words: "1 half" may mean 1 and 1/2, or 1 1/2."""
+    return (*quantities(query), *quantities(_in_digits(query)))
+
+
+@lru_cache(maxsize=1)
 def _needed_sizes(query: str) -> frozenset[str]:
     """The same."""
     return frozenset(sizes(query))
+
+
+def _in_digits(text: str) -> str:
+    return _SPELLED_WORD.sub(lambda m: _SPELLED[m[0]], text.casefold())
 
 
 def _values(match: re.Match[str]) -> list[Fraction]:

@@ -21,12 +21,14 @@ from model_store.store import Version, default_cache_dir
 from model_store.text import normalise
 from training.brands import brands
 from training.data import (
+    development_pairs_to_judge,
     domain_rows,
     mine_all,
     misspell_some,
     sft_rows,
     split,
     tag_rows,
+    training_pairs_to_judge,
 )
 from training.errors import RunError
 from training.feedback import Feedback
@@ -46,6 +48,7 @@ from training.recipe import (
     SampleStage,
     SftStage,
     Stage,
+    TagsStage,
 )
 from training.selfplay import judge_samples
 from training.stages import optimise
@@ -91,6 +94,8 @@ class Course:
             record = self._align(stage, trainee, number, seed)
         elif isinstance(stage, DpoStage):
             record = self._prefer(stage, trainee, number, seed)
+        elif isinstance(stage, TagsStage):
+            record = self._refit(stage, trainee, seed)
         else:
             record = optimise(
                 trainee,
@@ -182,6 +187,17 @@ class Course:
             number=number,
             seed=seed,
             checkpoint_every=self._checkpoint_every,
+        )
+
+    def _refit(self, stage: TagsStage, trainee: Trainee, seed: int) -> dict[str, Any]:
+        from training.tag_head import refit
+
+        return refit(
+            trainee,
+            training_pairs_to_judge(self.world, self.parts, stage.queries, seed),
+            development_pairs_to_judge(self.world, self.parts, seed),
+            ridge=stage.ridge,
+            max_tokens=self.recipe.decoding.max_tokens,
         )
 
     def _feedback(self, stage: GrpoStage | DpoStage) -> Feedback:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from training.folds import DEVELOPMENT, HELD_OUT, compact, fold_of, variants
 from training.noise import corrupt
 from training.packing import Row, Tree, pack, tree_of
 from training.pairs import PairMiner, QueryPairs, World, is_echo
+from training.picking import pick_queries
 from training.readers import best_buy, home_depot
 from training.recipe import GrpoStage, Recipe, SftStage
 from training.schema import Tables
@@ -163,13 +164,36 @@ def tag_rows(
     """Packed pairs to judge beside a GRPO stage, as many rows as it uses, none to write."""
     catalogue = CatalogueMiner(world, parts.train, seed, parts.protected)
     told = catalogue.mine(stage.catalogue_pairs) if stage.catalogue_pairs else ()
-    judged = [
-        QueryPairs(p.query, [], p.write + p.accept, p.reject) for p in (*mined.values(), *told)
-    ]
+    judged = [to_judge(p) for p in (*mined.values(), *told)]
     trees = [t for p in judged if (t := tree_of(p, prompts, recipe.decoding.max_tokens)).branches]
     tokens = stage.steps * stage.tag_rows * stage.row_tokens
     packed = _budget(trees, tokens, random.Random(seed))
     return pack(packed, stage.row_tokens, prompts.labels.relevant)
+
+
+def to_judge(pairs: QueryPairs) -> QueryPairs:
+    """The same pairs, none of them to write."""
+    return QueryPairs(pairs.query, [], pairs.write + pairs.accept, pairs.reject)
+
+
+def training_pairs_to_judge(
+    world: World, parts: Split, count: int, seed: int
+) -> Iterator[QueryPairs]:
+    """Pairs of ``count`` training queries, both sides free of what is held out.
+
+    About as many are relevant as not, as in the pairs that tags are measured on.
+    """
+    miner = PairMiner(world, parts.train, seed, parts.protected)
+    for query in pick_queries(world, parts.train, count, seed):
+        yield to_judge(miner.mine(query))
+
+
+def development_pairs_to_judge(world: World, parts: Split, seed: int) -> Iterator[QueryPairs]:
+    """Pairs of all development queries; no text is that of a held-out query."""
+    protected = frozenset(compact(query) for query in parts.held_out)
+    miner = PairMiner(world, [*parts.train, *parts.development], seed, protected)
+    for query in world.with_relevant(parts.development):
+        yield to_judge(miner.mine(query))
 
 
 def misspell_some(

@@ -66,8 +66,21 @@ def hit_rate(hits: Sequence[int], engaged: Sequence[int], seed: int = 0) -> Inte
     return Interval(float(tops.sum() / bottoms.sum()), float(low), float(high))
 
 
+def calibration_error(labels: Sequence[bool], scores: Sequence[float]) -> float:
+    """Expected calibration error, in ten bins of equal width (Naeini et al., AAAI 2015).
+
+    The mean, over pairs, of how far a bin's mean score is from its share of relevant pairs.
+    """
+    truth, values = np.asarray(labels, dtype=float), np.asarray(scores, dtype=float)
+    bins = np.clip((values * 10).astype(int), 0, 9)
+    off = [abs(truth[bins == b].sum() - values[bins == b].sum()) for b in range(10)]
+    return float(sum(off) / truth.size)
+
+
 def tagging(labels: Sequence[bool], scores: Sequence[float], seed: int = 0) -> dict[str, object]:
-    """Accuracy at 0.5 and ROC AUC of relevance scores, each with a bootstrap interval over pairs.
+    """Accuracy at 0.5, ROC AUC and calibration error of relevance scores.
+
+    The first two have a bootstrap interval over pairs.
 
     Raises:
         ValueError: there are not both relevant and irrelevant pairs.
@@ -90,4 +103,5 @@ def tagging(labels: Sequence[bool], scores: Sequence[float], seed: int = 0) -> d
         "relevant_share": round(float(truth.mean()), 4),
         "accuracy": bootstrap(((values >= 0.5) == truth).astype(np.float64), seed).as_list(),
         "auc": auc.as_list(),
+        "calibration_error": round(calibration_error(labels, scores), 4),
     }

@@ -149,8 +149,19 @@ class DpoStage(_RewardedStage):
     epochs: Annotated[int, Field(ge=1)] = 1
 
 
+class TagsStage(_Part):
+    """The tag's row of the head alone, fitted again and calibrated (:mod:`training.tag_head`)."""
+
+    kind: Literal["tags"]
+    queries: Annotated[int, Field(ge=1)] = 4000
+    """Training queries whose pairs the row is fitted to."""
+    ridge: Annotated[float, Field(gt=0)] = 0.01
+    """Weight of the squared change of the row beside the mean loss of a pair."""
+
+
 Stage = Annotated[
-    DomainStage | SftStage | SampleStage | GrpoStage | DpoStage, Field(discriminator="kind")
+    DomainStage | SftStage | SampleStage | GrpoStage | DpoStage | TagsStage,
+    Field(discriminator="kind"),
 ]
 
 
@@ -198,6 +209,8 @@ class Recipe(_Part):
 
     @model_validator(mode="after")
     def _something_to_align(self) -> Self:
+        if self.stages[0].kind == "tags" and self.start is None:
+            raise ValueError("a tags stage needs a model that can judge: name one as 'start'")
         for index, stage in enumerate(self.stages):
             if not isinstance(stage, GrpoStage | DpoStage):
                 continue

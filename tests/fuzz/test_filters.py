@@ -63,10 +63,13 @@ def test_only_candidates_that_are_fit_are_chosen(
     st.lists(st.integers(13, 9999).map(str), min_size=1, max_size=3, unique=True),
     st.lists(st.integers(13, 9999).map(str), max_size=3),
 )
-def test_a_number_that_is_lost_is_never_accepted(asked: list[str], said: list[str]) -> None:
+def test_a_number_that_is_lost_or_added_is_never_accepted(
+    asked: list[str], said: list[str]
+) -> None:
     query, candidate = "hose " + " hose ".join(asked), "pipe " + " pipe ".join(said)
     [judged] = make(fold_case=True).judge(query, [Scored(candidate, 0.9)])
     assert (judged.verdict is Verdict.LOST_NUMBER) == (not set(asked) <= set(said))
+    assert (judged.verdict is Verdict.ADDED_NUMBER) == (set(asked) < set(said))
 
 
 @fuzzed

@@ -228,6 +228,7 @@ def test_a_killed_alignment_goes_on_and_ends_as_if_nothing_had_happened(place: P
                 "learning_rate": 1e-2, "rewards": {"gain": 1.0, "rules": 0.5},
                 "row_tokens": 128,
             },
+            {"kind": "tags", "queries": 40},
         ],
         "decoding": {"temperatures": [0.0], "max_tokens": 40},
     }  # fmt: skip
@@ -257,7 +258,14 @@ def test_a_killed_alignment_goes_on_and_ends_as_if_nothing_had_happened(place: P
     record = json.loads((straight / "stage-1.json").read_text())
     assert (record["steps"], record["samples"], record["queries"]) == (4, 32, 8)
     assert {"reward", "gain", "rules", "kl", "tag"} <= set(record["first"])
-    # It begins where the reference is.
+    # The last stage changed one row, whatever the ones before had left.
+    tagged = load_file(straight / "adapter-2" / name)
+    (rows,) = (key for key in tagged if not torch.equal(tagged[key], expected[key]))
+    assert (tagged[rows] != expected[rows]).any(dim=1).sum() == 1
+    fitted = json.loads((straight / "stage-2.json").read_text())
+    assert fitted["pairs"] > 0
+    assert 0.0 <= fitted["after"]["accuracy"] <= 1.0
+    # Alignment begins where the reference is.
     first = json.loads((straight / "figures.jsonl").read_text().splitlines()[-5])
     assert first["step"] == 1
     assert abs(first["kl"]) < 1e-2

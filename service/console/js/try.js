@@ -14,6 +14,7 @@ export const REASONS = {
   duplicate: ["Duplicate", "the same as a candidate with a higher relevance"],
   lost_number: ["Lost number", "drops or changes a number or unit of the query"],
   lost_size: ["Lost size", "drops or changes a size of the query"],
+  added_number: ["Added number", "has a number that the query does not ask for"],
   lost_brand: ["Lost brand", "drops a brand of the query"],
   irrelevant: ["Irrelevant", "its relevance is below the least that was asked for"],
   blocked_term: ["Blocked term", "holds words that an override blocks"],

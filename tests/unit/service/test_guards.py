@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.guards import Brands, keeps_numbers, keeps_sizes, quantities
+from service.guards import Brands, adds_numbers, keeps_numbers, keeps_sizes, quantities
 
 KEPT = [
     ("3/4 in pipe", "3/4 inch pipe"),
@@ -55,6 +55,36 @@ LOST = [
 ]
 
 
+ADDED = [
+    ("closet light fixture", "light fixture 36x48"),
+    ("4x4 treated post", "4x4x10 treated post"),
+    ("6x6 vent grille", "6x6 x 1/2 vent grille"),
+    ("lawnmower", "3000lb lawn mower"),
+    ("black gas range", "4 burner gas range"),
+    ("three piece sofa", "3 piece 2 seat sofa"),
+    ("12v battery", "12v battery 12 ah"),
+]
+SAME = [
+    *(pair for pair in KEPT if pair != ("steel stake", "steel stake 24 in")),
+    ("three piece sofa", "3 piece sofa"),
+    ("dozen roses", "12 roses"),
+    ("2x4", "2 in. x 4 in."),
+    ("8 bulb", "8 in. x 8 bulb"),
+    ("toilet", "one piece toilet"),
+    ("1 half pipe", "1 pipe, half"),
+]
+
+
+@pytest.mark.parametrize(("query", "rewrite"), ADDED)
+def test_a_number_that_nobody_asked_for_is_noticed(query: str, rewrite: str) -> None:
+    assert adds_numbers(query, rewrite)
+
+
+@pytest.mark.parametrize(("query", "rewrite"), SAME)
+def test_numbers_that_were_asked_for_are_none_added(query: str, rewrite: str) -> None:
+    assert not adds_numbers(query, rewrite)
+
+
 @pytest.mark.parametrize(("query", "rewrite"), KEPT)
 def test_the_same_quantity_in_other_words_is_kept(query: str, rewrite: str) -> None:
     assert keeps_numbers(query, rewrite)
@@ -80,12 +110,14 @@ def test_values_are_exact() -> None:
 def test_any_text_keeps_its_own_numbers_and_sizes(text: str) -> None:
     assert keeps_numbers(text, text)
     assert keeps_sizes(text, text)
+    assert not adds_numbers(text, text)
 
 
 @given(st.text(alphabet="0123456789/.,-x \"'inft", max_size=64))
 def test_any_jumble_of_numbers_is_read(text: str) -> None:
     assert all(q.dimension is not None or q.size == q.value for q in quantities(text))
     assert keeps_numbers(text, text)
+    assert not adds_numbers(text, text)
 
 
 @given(

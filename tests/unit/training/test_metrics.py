@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.metrics import Interval, bootstrap, hit_rate, tagging
+from training.metrics import Interval, bootstrap, calibration_error, hit_rate, tagging
 
 
 def test_all_equal_values_leave_no_doubt() -> None:
@@ -65,6 +65,15 @@ def test_the_area_by_hand() -> None:
     assert area[0] == 0.8333
     assert accuracy[0] == 0.6
     assert area[1] <= area[0] <= area[2] <= 1.0
+
+
+def test_the_calibration_error_by_hand() -> None:
+    # Bin 0.8 to 0.9: three pairs given 0.8 on average, two of them relevant, off by 0.1333; bin 0
+    # to 0.1: one pair given 0, irrelevant; the last bin holds 1: one pair, relevant.
+    labels = [True, True, False, False, True]
+    assert calibration_error(labels, [0.8, 0.8, 0.8, 0.0, 1.0]) == pytest.approx(0.4 / 5)
+    assert calibration_error([True, False], [0.0, 1.0]) == 1.0
+    assert tagging(labels, [0.8, 0.8, 0.8, 0.0, 1.0])["calibration_error"] == 0.08
 
 
 def test_exactly_one_half_counts_as_relevant() -> None:

@@ -51,6 +51,7 @@ def test_there_are_recipes() -> None:
         ({"stages": [{"kind": "sft", "tokens": 0, "optimiser": {"learning_rate": 1}}]},
          "stages.0.sft.tokens"),
         ({"stages": [{"kind": "sample", "queries": 5}]}, "stages"),
+        ({"stages": [{"kind": "tags", "ridge": 0}]}, "stages.0.tags.ridge"),
         ({"adapter": {"rank": 0}}, "adapter.rank"),
         ({"decoding": {"temperatures": [3.0]}}, "decoding.temperatures.0"),
         ({"label_words": {"query": " a"}}, "label_words"),
@@ -160,3 +161,11 @@ def test_what_alignment_needs(changes: dict[str, None], message: str) -> None:
     document = load_recipe(FOLDER / "grpo-1.yaml").model_dump(mode="json") | changes
     with pytest.raises(ValueError, match=message):
         Recipe.model_validate(document)
+
+
+def test_tags_are_fitted_to_a_model_that_can_judge() -> None:
+    document = load_recipe(FOLDER / "grpo-4.yaml").model_dump(mode="json")
+    alone = document | {"stages": document["stages"][1:]}
+    assert Recipe.model_validate(alone).stages[0].kind == "tags"
+    with pytest.raises(ValueError, match="name one as 'start'"):
+        Recipe.model_validate(alone | {"start": None})
