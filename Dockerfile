@@ -87,7 +87,6 @@ CMD ["serve"]
 # by nothing but its being there is the same in every build, and saves seconds of each start.
 # Some libraries bring files that are no Python of this version: what fails to compile may.
 FROM build AS libraries-cpu
-# triton (1 GB) is a compiler for GPUs: on a CPU nothing imports it.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY requirements/cpu.txt requirements/
 # hadolint cannot see that the lock has the version.
@@ -96,8 +95,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} \
         "$(grep '^torch==' requirements/cpu.txt)" \
-    && grep -v '^triton==' requirements/cpu.txt > locked.txt \
-    && pip install --no-deps -r locked.txt \
+    && pip install --no-deps -r requirements/cpu.txt \
     && (python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/requery/lib || true) \
     && chmod -R a+rX /opt/requery
 

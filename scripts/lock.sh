@@ -35,7 +35,8 @@ compile() { # output file, then arguments of `uv pip compile`
 }
 
 # torch's CPU builds: from what is configured, else from the PyTorch project's own index.
-cpu=(--index-strategy unsafe-best-match)
+# A gigabyte of compiler for GPUs, which grammars for decoding ask for and text on a CPU never uses.
+cpu=(--index-strategy unsafe-best-match --no-emit-package triton)
 for place in $find_links; do cpu+=(--find-links "$place"); done
 if ! compile requirements/cpu.txt "${cpu[@]}" --extra cpu 2>/dev/null; then
   cpu+=(--extra-index-url "$torch_index")
