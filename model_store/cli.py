@@ -16,6 +16,7 @@ from rich.table import Table
 
 from model_store.errors import ModelStoreError
 from model_store.materialise import materialise, materialised_dir
+from model_store.prune import leftovers, remove
 from model_store.store import Store, Version, default_cache_dir, open_store
 
 app = typer.Typer(help="Look at, check, add and materialise model versions.", no_args_is_help=True)
@@ -161,6 +162,35 @@ def materialise_version(
         _print_json({"name": name, "folder": str(folder), "seconds": seconds})
     else:
         typer.echo(folder)
+
+
+@app.command()
+def prune(
+    source: SourceOption = None,
+    cache_dir: CacheOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove them; without it they are listed.")] = (
+        False
+    ),
+    as_json: JsonOption = False,
+) -> None:
+    """Remove materialised weights of versions that no source holds any more."""
+    with _errors():
+        found = leftovers(open_store(source, cache_dir), cache_dir or default_cache_dir())
+        if yes:
+            for one in found:
+                remove(one)
+    if as_json:
+        _print_json(
+            [{"folder": str(one.folder), "bytes": one.bytes, "removed": yes} for one in found]
+        )
+        return
+    for one in found:
+        typer.echo(f"{'removed ' if yes else ''}{one.folder}  {_size(one.bytes)}")
+    total = _size(sum(one.bytes for one in found))
+    if not found:
+        typer.echo("nothing to remove")
+    elif not yes:
+        typer.echo(f"{total} in all; --yes removes them (name every source that is in use)")
 
 
 def _row(store: Store, name: str, cache_dir: Path | None) -> dict[str, Any]:

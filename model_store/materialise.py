@@ -83,7 +83,7 @@ def materialise(version: Version, cache_dir: Path | None = None) -> Path:
         return target
     with writing(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target):
+    with locked(target):
         # Another process may have made it while this one waited.
         if not _is_whole(target, version):
             _discard_leftovers(target)
@@ -206,7 +206,7 @@ def _failure(done: subprocess.CompletedProcess[str], out: Path) -> Exception:
 
 
 @contextmanager
-def _locked(target: Path) -> Iterator[None]:
+def locked(target: Path) -> Iterator[None]:
     """One process at a time for each target; the lock goes with the process that holds it."""
     path = target.with_name(f"{target.name}.lock")
     with writing(target.parent):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -138,6 +139,59 @@ def test_adding_damage_is_one_line(source: Path, tmp_path: Path) -> None:
     write_stub_version(tmp_path / "made" / "three")
     (tmp_path / "made" / "three" / "README.md").write_text("x")
     assert_one_line(run(source, "add", str(tmp_path / "made" / "three")), "README.md")
+
+
+class TestPrune:
+    """``requery models prune``: what is materialised and in no source any more."""
+
+    @pytest.fixture
+    def cache(self, tmp_path: Path) -> Path:
+        """Materialised: a version as it is, as it was, and one that was taken away."""
+        cache, place = tmp_path / "cache", tmp_path / "source"
+        for name in ("full-1", "gone-1"):
+            write_full_version(place / name)
+            assert run(place, "materialise", name, "--cache-dir", str(cache)).exit_code == 0
+        shutil.rmtree(place / "gone-1")
+        (now,) = (cache / "models").glob("full-1-*[!k]")
+        shutil.copytree(now, now.with_name("full-1-0123456789abcdef"))
+        (cache / "models" / "somebody's notes").mkdir()
+        return cache
+
+    def folders(self, cache: Path) -> list[str]:
+        return sorted(p.name.rpartition("-")[0] for p in (cache / "models").iterdir() if p.is_dir())
+
+    def prune(self, tmp_path: Path, cache: Path, *options: str) -> Result:
+        return run(tmp_path / "source", "prune", "--cache-dir", str(cache), *options)
+
+    def test_it_lists_and_removes_nothing_unless_told(self, tmp_path: Path, cache: Path) -> None:
+        result = self.prune(tmp_path, cache)
+        assert result.exit_code == 0
+        assert "full-1-0123456789abcdef" in result.stdout
+        assert "gone-1-" in result.stdout
+        assert "--yes removes them" in result.stdout
+        assert self.folders(cache) == ["", "full-1", "full-1", "gone-1"]
+
+    def test_it_removes_what_no_source_holds(self, tmp_path: Path, cache: Path) -> None:
+        result = self.prune(tmp_path, cache, "--yes", "--json")
+        assert result.exit_code == 0
+        assert [row["removed"] for row in json.loads(result.stdout)] == [True, True]
+        assert all(row["bytes"] > 1000 for row in json.loads(result.stdout))
+        assert self.folders(cache) == ["", "full-1"]
+        listed = run(tmp_path / "source", "list", "--json", "--cache-dir", str(cache))
+        assert named(json.loads(listed.stdout), "full-1")["materialised"] is True
+        assert self.prune(tmp_path, cache, "--yes").stdout == "nothing to remove\n"
+
+    def test_of_a_version_that_cannot_be_read_nothing_goes(
+        self, tmp_path: Path, cache: Path
+    ) -> None:
+        (tmp_path / "source" / "full-1" / "manifest.json").write_text("{")
+        assert self.prune(tmp_path, cache, "--yes").exit_code == 0
+        assert self.folders(cache) == ["", "full-1", "full-1"]
+
+    def test_a_source_that_cannot_be_listed_stops_it(self, tmp_path: Path, cache: Path) -> None:
+        options = ["prune", "--yes", "--cache-dir", str(cache), "--source", "nosuchscheme://x"]
+        assert_one_line(CliRunner().invoke(app, options), "cannot read nosuchscheme://x")
+        assert self.folders(cache) == ["", "full-1", "full-1", "gone-1"]
 
 
 def test_materialise_prints_the_folder(tmp_path: Path) -> None:
