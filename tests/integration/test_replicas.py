@@ -29,7 +29,7 @@ LETTERS = str.maketrans("0123456789", "abcdefghij")
 async def replica(serve: Serve, server: RedisServer, **options: Any) -> Service:
     """A replica that knows test-1, its default, and other-1."""
     return await serve(
-        ScriptedEngine(default=(("test-1 stake", 0.98),)),
+        ScriptedEngine(default=(("test stake", 0.98),)),
         more_versions=(Version(make_manifest("other-1")),),
         more_engines=Engines(),
         redis_url=server.url,

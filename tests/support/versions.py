@@ -62,7 +62,9 @@ class Engines:
         name = manifest.name
         engine = self._given.pop(name, None)
         if engine is None:
-            engine = ScriptedEngine(default=((f"{name} stake", 0.98), (f"{name} post", 0.9)))
+            # Without its number, which no query asks for.
+            kind = name.partition("-")[0]
+            engine = ScriptedEngine(default=((f"{kind} stake", 0.98), (f"{kind} post", 0.9)))
         engine.on_tokens = on_tokens
         self.made.setdefault(name, []).append(engine)
         return engine

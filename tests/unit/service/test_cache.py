@@ -111,8 +111,8 @@ def test_nonsense_is_refused_not_believed(raw: object) -> None:
      b"[3,true,0,0]", b'[3,"5",0,0]', b"[3,5,2,0]", b"[3,5,null,0]", b"[3,5,0,null]",
      b'[3,5,0,0,"a"]', b'[3,5,0,0,"a",1.5,null,0]', b'[3,5,0,0,"a","x",null,0]',
      b'[3,5,0,0,"a",1,null,0]', b"[3,5,0,0,1,0.5,null,0]", b'[3,5,0,0,"a",0.5,null,0,"b"]',
-     b'[3,5,0,1,"a",0.5,null,0]', b'[3,5,0,1,"a",0.5,"good",1]', b'[3,5,0,1,"a",0.5,"echo",0]',
-     b'[3,5,0,1,"a",0.5,1,1]', b'[3,5,0,1,"a",null,"accepted",1]', b'[3,5,0,1,"a",0.5,"echo",true]',
+     b'[3,5,0,2,"a",0.5,null,0]', b'[3,5,0,2,"a",0.5,"good",1]', b'[3,5,0,2,"a",0.5,"echo",0]',
+     b'[3,5,0,2,"a",0.5,1,1]', b'[3,5,0,2,"a",null,"accepted",1]', b'[3,5,0,2,"a",0.5,"echo",true]',
      b"3", b"{}", b"[3,5,0,0" + b',"a",0.5,null,0' * 9000 + b"]"],
 )  # fmt: skip
 def test_values_of_another_shape_are_refused(raw: bytes) -> None:
