@@ -40,7 +40,7 @@ async def test_differences_are_marked_in_words(both: Both) -> None:
 
 async def test_the_file_is_text_to_a_spreadsheet(both: Both, tmp_path: Path) -> None:
     served, console = await both()
-    served.engines["demo-1"].default = [("+1 wrench", 0.9)]
+    served.engines["demo-1"].default = [("+ wrench", 0.9)]
     page = await console.open("compare")
     await opened(page)
     formula = '=HYPERLINK("http://x.example","y")'
@@ -55,7 +55,7 @@ async def test_the_file_is_text_to_a_spreadsheet(both: Both, tmp_path: Path) -> 
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert {row["query"] for row in rows} == {f"'{formula}", "'@sum", "outdoor rug"}
     assert {row["rewrite"] for row in rows if row["version"] == "demo-1"} == {
-        "'+1 wrench", "outdoor rug for patio", "vinyl rug"
+        "'+ wrench", "outdoor rug for patio", "vinyl rug"
     }  # fmt: skip
     alone = {
         row["rewrite"] for row in rows if row["only_here"] == "yes" and row["rewrite"][0] == "o"
