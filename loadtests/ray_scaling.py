@@ -151,7 +151,7 @@ async def _measure(folder: str, port: int, replicas: int, options: argparse.Name
 
     def running() -> bool:
         application = serve.status().applications.get("requery")
-        engine = application.deployments.get("engine-grpo-3") if application else None
+        engine = application.deployments.get("engine-grpo-4") if application else None
         return engine is not None and dict(engine.replica_states) == {"RUNNING": replicas}
 
     while not await asyncio.to_thread(running):

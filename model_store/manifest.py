@@ -112,12 +112,18 @@ class FilterSpec(_Section):
 
 
 class SpellingSpec(_Section):
-    """A spelling corrector, which proposes one candidate more; the model tags it like its own."""
+    """A spelling corrector; what it proposes is tagged by the model and, if believed, rewritten."""
 
     words_file: RelativePath
     """A text file of the version: a known word and how often it comes, one pair a line."""
+    pairs_file: RelativePath | None = None
+    """A text file of the version: two known words that follow each other and how often they do, a
+    line for each pair; of several words that may be meant, neighbours then choose."""
     max_edits: Annotated[int, Field(ge=1, le=2)] = 2
     """Most edits between a mistyped word and the word that is meant."""
+    trust: Annotated[float, Field(ge=-10, le=10)] = 0.0
+    """Natural log-odds added to the tag of a proposal: how much more often proposals are right than
+    the pairs that tags are learnt from."""
 
 
 class FileSpec(_Section):
@@ -160,11 +166,18 @@ class Manifest(_Section):
         for name in self.files:
             if PurePosixPath(name).suffix not in allowed:
                 raise ValueError(f"{name!r}: only {sorted(allowed)} files may be part of a version")
-        if self.filter.brands_file is not None and self.filter.brands_file not in self.files:
-            raise ValueError(f"brands_file {self.filter.brands_file!r} is not listed under files")
-        if self.spelling is not None and self.spelling.words_file not in self.files:
-            raise ValueError(f"words_file {self.spelling.words_file!r} is not listed under files")
+        for field, file in self._named_files().items():
+            if file is not None and file not in self.files:
+                raise ValueError(f"{field} {file!r} is not listed under files")
         return self
+
+    def _named_files(self) -> dict[str, str | None]:
+        """Fields that name a file of the version."""
+        named: dict[str, str | None] = {"brands_file": self.filter.brands_file}
+        if self.spelling is not None:
+            named["words_file"] = self.spelling.words_file
+            named["pairs_file"] = self.spelling.pairs_file
+        return named
 
     @model_serializer(mode="wrap")
     def _as_before(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:

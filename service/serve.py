@@ -75,7 +75,7 @@ def serve(
     ] = None,
     port: Annotated[int | None, typer.Option(help="Port. [REQUERY_PORT; 8000]")] = None,
     version_name: Annotated[
-        str | None, typer.Option(help="Model version to serve. [REQUERY_DEFAULT_VERSION; grpo-3]")
+        str | None, typer.Option(help="Model version to serve. [REQUERY_DEFAULT_VERSION; grpo-4]")
     ] = None,
     log_level: Annotated[
         str | None,

@@ -30,7 +30,7 @@ class Settings(BaseSettings):
 
     default_version: Annotated[
         str, Field(description="Model version that serves requests without a pin.")
-    ] = "grpo-3"
+    ] = "grpo-4"
     model_sources: Annotated[
         str,
         Field(

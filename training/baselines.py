@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 
 from model_store.text import normalise
 from service.spelling import Corrector
@@ -23,10 +24,13 @@ from training.search import stems
 
 MIN_COUNT = 5
 """Times that a word comes from which it counts as known."""
+QUERY_WEIGHT = 20
+"""Titles that a training query counts for among pairs of words: shoppers ask as shoppers ask."""
 _WORD = re.compile(r"[a-z]{3,}")
 """A word that may expand a query."""
 _LETTERS = re.compile(r"(?<![^\W_])[a-z]+(?![^\W_])")
 _TOKEN = re.compile(r"[a-z0-9]+")
+_ADJACENT = re.compile(r"[a-z]+|[^a-z\s]")
 
 
 def vocabulary(titles: Iterable[str], queries: Iterable[str] = ()) -> Counter[str]:
@@ -45,6 +49,23 @@ def spelling_words(world: World, parts: Split) -> dict[str, int]:
     queries = [world.corrections.get(q, q) for q in parts.train]
     counts = vocabulary(world.titles.values(), queries)
     return {word: count for word, count in counts.items() if count >= MIN_COUNT}
+
+
+def spelling_pairs(
+    world: World, parts: Split, words: Mapping[str, int]
+) -> dict[tuple[str, str], int]:
+    """Pairs of ``words`` that follow each other in titles and in corrected training queries.
+
+    A query counts :data:`QUERY_WEIGHT` times; rare pairs (:data:`MIN_COUNT`) are left out.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+    queries = [world.corrections.get(q, q) for q in parts.train]
+    for texts, weight in ((world.titles.values(), 1), (queries, QUERY_WEIGHT)):
+        for text in texts:
+            for pair in pairwise(_ADJACENT.findall(normalise(text, fold_case=True))):
+                if pair[0] in words and pair[1] in words:
+                    counts[pair] += weight
+    return {pair: count for pair, count in counts.items() if count >= MIN_COUNT}
 
 
 def corrections_by(corrector: Corrector) -> Rewriter:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.spelling import write_words
-from training.baselines import spelling_words
+from service.spelling import write_pairs, write_words
+from training.baselines import spelling_pairs, spelling_words
 from training.brands import brands
 from training.data import split
 from training.pairs import World
@@ -25,4 +25,8 @@ def write_companions(recipe: Recipe, tables: Tables, folder: Path) -> None:
         (folder / recipe.filter.brands_file).write_text("\n".join(names) + "\n", encoding="utf-8")
     if recipe.spelling is not None:
         world = World(tables)
-        write_words(spelling_words(world, split(world)), folder / recipe.spelling.words_file)
+        parts = split(world)
+        words = spelling_words(world, parts)
+        write_words(words, folder / recipe.spelling.words_file)
+        if recipe.spelling.pairs_file is not None:
+            write_pairs(spelling_pairs(world, parts, words), folder / recipe.spelling.pairs_file)

@@ -119,6 +119,9 @@ def test_words_to_correct_by_must_be_listed() -> None:
     assert manifest(**with_words()).spelling is not None
     with pytest.raises(ValidationError, match=r"words\.txt.*not listed"):
         manifest(**with_words(files=fields()["files"]))
+    pairs = {"words_file": "words.txt", "pairs_file": "pairs.txt"}
+    with pytest.raises(ValidationError, match=r"pairs\.txt.*not listed"):
+        manifest(**with_words(spelling=pairs))
 
 
 def test_programs_of_before_are_told_that_they_cannot_correct() -> None:
@@ -133,9 +136,10 @@ def test_how_words_are_corrected_changes_the_digest() -> None:
             {},
             {"spelling": None},
             {"spelling": {"words_file": "words.txt", "max_edits": 1}},
+            {"spelling": {"words_file": "words.txt", "trust": 2.0}},
         )
     }
-    assert len(digests) == 3
+    assert len(digests) == 4
 
 
 def test_digests_of_before_there_were_corrections_stay() -> None:

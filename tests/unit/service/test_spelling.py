@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from model_store.errors import InvalidVersion
 from model_store.manifest import SpellingSpec
 from model_store.store import PACKAGED
 from service.settings import Settings
-from service.spelling import MAX_CHARS, Corrector, write_words
+from service.spelling import MAX_CHARS, Context, Corrector, write_pairs, write_words
 
 COUNTS = {"ceiling": 50, "fan": 40, "lawn": 30, "mower": 30, "ge": 20, "fad": 2, "in": 90}
 
@@ -69,6 +70,61 @@ def test_a_long_text_is_left_alone(corrector: Corrector) -> None:
 def test_fewer_edits_reach_less() -> None:
     assert Corrector({"stake": 9}, max_edits=1)("stakkee") is None
     assert Corrector({"stake": 9}, max_edits=2)("stakkee") == "stake"
+
+
+PAIRS = {("garden", "hose"): 9, ("hose", "reel"): 9, ("home", "office"): 9}
+HOSES = {"garden": 30, "hose": 20, "home": 90, "hole": 5, "office": 20, "reel": 9, "horse": 5,
+         "zinc": 3}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("query", "alone", "between"),
+    [
+        ("hoze", "home", "home"),
+        ("garden hoze", "garden home", "garden hose"),
+        ("hoze reel", "home reel", "hose reel"),
+        ("hoze office", "home office", "home office"),
+        # A neighbour that is a slip itself is corrected first; a number is no neighbour.
+        ("gardan hoze", "garden home", "garden hose"),
+        ("garden 50 hoze", "garden 50 home", "garden 50 home"),
+        # One edit is "horse": what its neighbours suggest must not be farther.
+        ("garden horsse", "garden horse", "garden horse"),
+        # Joined and split words stay as they are.
+        ("gar den hoze", "garden home", "garden home"),
+        ("homeoffice", "home office", "home office"),
+        ("garden", None, None),
+    ],
+)
+def test_neighbours_choose_among_near_words(
+    query: str, alone: str | None, between: str | None
+) -> None:
+    assert Corrector(HOSES)(query) == alone
+    assert Corrector(HOSES, pairs=PAIRS)(query) == between
+
+
+def test_how_well_a_word_fits_by_hand() -> None:
+    context = Context({"a": 2, "b": 6, "c": 2}, {("a", "b"): 1, ("a", "c"): 3})
+    assert context.fit("b", None, None) == pytest.approx(math.log(0.6))
+    assert context.fit("b", "unknown", "unknown") == pytest.approx(math.log(0.6))
+    # 0.9 * 1/4 + 0.1 * 6/10
+    assert context.fit("b", "a", None) == pytest.approx(math.log(0.285))
+    # Nothing is known of what follows "c"; then "a b" less "b" alone.
+    assert context.fit("a", "c", "b") == pytest.approx(math.log(0.2 * 0.285 / 0.6))
+    # Others follow "a": a tenth of what "a" is alone.
+    assert context.fit("a", "a", None) == pytest.approx(math.log(0.02))
+
+
+def test_pairs_travel_in_a_file_of_the_version(tmp_path: Path) -> None:
+    write_words(HOSES, tmp_path / "words.txt")
+    write_pairs(PAIRS, tmp_path / "pairs.txt")
+    spec = SpellingSpec(words_file="words.txt", pairs_file="pairs.txt")
+    assert Corrector.of(spec, tmp_path)("garden hoze") == "garden hose"
+    (tmp_path / "pairs.txt").write_text("garden hose 9\nhose 9\n")
+    with pytest.raises(InvalidVersion, match=r"pairs\.txt: line 2 is not 2 words"):
+        Corrector.of(spec, tmp_path)
+    (tmp_path / "pairs.txt").unlink()
+    with pytest.raises(InvalidVersion, match=r"pairs\.txt"):
+        Corrector.of(spec, tmp_path)
 
 
 def test_threads_may_share_one(corrector: Corrector) -> None:

@@ -25,6 +25,10 @@ def test_the_brands_and_words_of_a_catalogue(recipe: Recipe, tmp_path: Path) -> 
     # "oak" is in the titles of eight things; what was typed in its place is no word.
     assert int(words["oak"]) >= 8
     assert "hammer" in words
+    lines = (tmp_path / "pairs.txt").read_text().splitlines()
+    pairs = {tuple(line.split()[:2]) for line in lines}
+    assert ("oak", "hammer") in pairs
+    assert {word for pair in pairs for word in pair} <= words.keys()
     assert recipe.spelling is not None
     corrector = Corrector.of(recipe.spelling, tmp_path)
     assert corrector("oka hamer") == "oak hammer"

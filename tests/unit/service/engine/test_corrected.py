@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -19,34 +21,87 @@ from tests.support.engine import ScriptedEngine, candidates
 
 CORRECTOR = Corrector({"steel": 9, "stake": 9, "metal": 9})
 SCRIPT = [("metal stake", 0.98), ("stake", 0.7)]
+OF_CORRECTION = [("steel post", 0.9), ("metal stakes", 0.8), ("steel post", 0.7)]
 CORRECTION = Candidate("steel stake", (), 0.93)
+TAGS = {"steel stake": 0.93, "steel post": 0.6, "metal stakes": 0.4}
 
 
-def corrected(engine: Engine) -> CorrectedEngine:
-    return CorrectedEngine(engine, CORRECTOR)
+def corrected(engine: Engine, trust: float = 0.0) -> CorrectedEngine:
+    return CorrectedEngine(engine, CORRECTOR, trust)
 
 
-def scripted(**options: object) -> ScriptedEngine:
-    return ScriptedEngine(default=SCRIPT, tag=lambda _q, _r: 0.93, **options)  # type: ignore[arg-type]
+def scripted(tags: Mapping[str, float] = TAGS, **options: Any) -> ScriptedEngine:
+    return ScriptedEngine(
+        {"steel stake": OF_CORRECTION},
+        default=SCRIPT,
+        tag=lambda query, rewrite: tags[rewrite] if query == "steele stake" else 0.01,
+        **options,
+    )
 
 
 async def said(engine: Engine, query: str) -> list[Candidate]:
     return [candidate async for candidate in engine.generate(query)]
 
 
-async def test_a_correction_is_tagged_and_counts_for_several() -> None:
+def texts(found: Sequence[Candidate]) -> list[tuple[str, float | None]]:
+    return sorted((c.text, c.relevance) for c in found)
+
+
+async def test_a_believed_correction_is_what_the_model_writes_of() -> None:
     engine = scripted()
     found = await said(corrected(engine), "steele stake")
-    assert sorted(found, key=lambda c: c.text) == sorted(
-        [*candidates(SCRIPT), *[CORRECTION] * VOTES], key=lambda c: c.text
-    )
-    assert engine.tagged == [("steele stake", "steel stake")]
+    assert engine.generated == ["steel stake"]
+    assert found[:VOTES] == [CORRECTION] * VOTES
+    # Tagged for what was typed, each text once.
+    assert texts(found[VOTES:]) == [("metal stakes", 0.4), ("steel post", 0.6), ("steel post", 0.6)]
+    assert sorted(engine.tagged) == sorted(("steele stake", text) for text in TAGS)
+
+
+async def test_of_one_that_is_not_believed_the_model_does_not_write() -> None:
+    engine = scripted({"steel stake": 0.49})
+    found = await said(corrected(engine), "steele stake")
     assert engine.generated == ["steele stake"]
+    assert found == [Candidate("steel stake", (), 0.49)] * VOTES + candidates(SCRIPT)
+    assert engine.tagged == [("steele stake", "steel stake")]
+
+
+async def test_trust_raises_the_log_odds_of_proposals_alone() -> None:
+    # 0.2 are odds of 1 : 4; trust of ln 16 makes them 4 : 1.
+    engine = scripted(TAGS | {"steel stake": 0.2})
+    outer = corrected(engine, math.log(16))
+    found = await said(outer, "steele stake")
+    assert engine.generated == ["steel stake"]
+    assert found[0].text == "steel stake"
+    assert found[0].relevance == pytest.approx(0.8)
+    assert texts(found[VOTES:])[0] == ("metal stakes", 0.4)
+    pairs = [("steele stake", "steel stake"), ("steele stake", "steel post"), ("stake", "a")]
+    assert await outer.tag(pairs) == [pytest.approx(0.8), 0.6, 0.01]
+
+
+@pytest.mark.parametrize("relevance", [0.0, 1.0])
+async def test_certainty_stays_certainty(relevance: float) -> None:
+    outer = corrected(scripted({"steel stake": relevance}), trust=3.0)
+    assert await outer.tag([("steele stake", "steel stake")]) == [relevance]
+
+
+async def test_the_correction_written_again_is_worth_what_it_was() -> None:
+    engine = scripted({"steel stake": 0.2})
+    engine.script = {"steel stake": [("steel stake", 0.9)]}
+    found = await said(corrected(engine, math.log(16)), "steele stake")
+    assert [c.relevance for c in found] == [pytest.approx(0.8)] * (VOTES + 1)
+
+
+async def test_what_has_no_end_has_no_tag() -> None:
+    engine = scripted()
+    engine.script = {"steel stake": [("steel steel steel", None)]}
+    found = await said(corrected(engine), "steele stake")
+    assert [c.relevance for c in found if c.text == "steel steel steel"] == [None]
+    assert engine.tagged == [("steele stake", "steel stake")]
 
 
 async def test_what_is_rightly_spelt_costs_nothing() -> None:
     engine = scripted()
-    assert await said(corrected(engine), "steel stake") == candidates(SCRIPT)
+    assert await said(corrected(engine), "steel stake") == candidates(OF_CORRECTION)
     assert engine.tagged == []
 
 
@@ -65,53 +120,88 @@ async def test_the_correction_does_not_wait_for_the_model() -> None:
     async with aclosing(corrected(engine).generate("steele stake")) as stream:
         assert [await anext(stream) for _ in range(VOTES)] == [CORRECTION] * VOTES
         engine.release()
-        assert [candidate async for candidate in stream] == candidates(SCRIPT)
+        rest = [candidate async for candidate in stream]
+        assert texts(rest) == [("metal stake", 0.93), ("stake", 0.93)]
 
 
-async def test_the_model_does_not_wait_for_the_correction() -> None:
-    class SlowToTag(ScriptedEngine):
-        may_tag = asyncio.Event()
-
+async def test_a_candidate_is_given_when_it_is_tagged() -> None:
+    class Tagging(ScriptedEngine):
         async def tag(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-            await self.may_tag.wait()
             return [0.93 for _ in pairs]
 
-    engine = SlowToTag(default=SCRIPT)
+    engine = Tagging(default=SCRIPT, held=True, held_from=1)
     async with aclosing(corrected(engine).generate("steele stake")) as stream:
-        assert [await anext(stream) for _ in SCRIPT] == candidates(SCRIPT)
-        engine.may_tag.set()
-        assert [candidate async for candidate in stream] == [CORRECTION] * VOTES
+        first = [await anext(stream) for _ in range(VOTES + 1)]
+        assert first[-1].text == "metal stake"
+        engine.release()
+        assert [c.text async for c in stream] == ["stake"]
 
 
-@pytest.mark.parametrize("taken", [0, 1])
+class Patient(ScriptedEngine):
+    """Writes when it may, and tags the correction at once and others when it may."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(default=SCRIPT, **options)
+        self.may_tag = asyncio.Event()
+        self.both_tagging = asyncio.Event()
+        self.tagging = 0
+
+    async def tag(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        if pairs[0][1] == "steel stake":
+            return [0.93]
+        self.tagging += 1
+        if self.tagging == len(SCRIPT):
+            self.both_tagging.set()
+        try:
+            await self.may_tag.wait()
+        finally:
+            self.tagging -= 1
+        if not self.healthy:
+            raise EngineUnavailable("the engine has stopped; try again shortly")
+        return [0.5 for _ in pairs]
+
+
+@pytest.mark.parametrize("taken", [0, 1, VOTES])
 async def test_closing_early_leaves_nothing_under_way(taken: int) -> None:
-    engine = scripted(held=True, held_from=1)
+    engine = Patient(held=True, held_from=1)
     async with aclosing(corrected(engine).generate("steele stake")) as stream:
         for _ in range(taken):
             await anext(stream)
-    assert engine.outstanding == 0
-    assert engine.closed_streams == taken
+    assert (engine.outstanding, engine.tagging) == (0, 0)
+    assert engine.closed_streams == len(engine.generated)
 
 
-async def test_a_cancelled_caller_leaves_nothing_under_way() -> None:
-    engine = scripted(held=True, held_from=0)
+@pytest.mark.parametrize("held_from", [0, 1])
+async def test_a_cancelled_caller_leaves_nothing_under_way(held_from: int) -> None:
+    engine = Patient(held=True, held_from=held_from)
     task = asyncio.create_task(said(corrected(engine), "steele stake"))
     await engine.reached_hold.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert engine.outstanding == 0
+    assert (engine.outstanding, engine.tagging) == (0, 0)
     assert engine.closed_streams == 1
 
 
-async def test_a_lost_engine_is_told() -> None:
-    engine = scripted(held=True, held_from=1)
+async def test_an_engine_lost_while_it_writes_is_told() -> None:
+    engine = Patient(held=True, held_from=1)
     task = asyncio.create_task(said(corrected(engine), "steele stake"))
     await engine.reached_hold.wait()
     engine.die()
     with pytest.raises(EngineUnavailable):
         await task
-    assert engine.outstanding == 0
+    assert (engine.outstanding, engine.tagging) == (0, 0)
+
+
+async def test_an_engine_lost_while_it_tags_is_told() -> None:
+    engine = Patient()
+    task = asyncio.create_task(said(corrected(engine), "steele stake"))
+    await engine.both_tagging.wait()
+    engine.die()
+    engine.may_tag.set()
+    with pytest.raises(EngineUnavailable):
+        await task
+    assert (engine.outstanding, engine.tagging) == (0, 0)
 
 
 async def test_a_pair_that_is_too_long_leaves_the_model_alone() -> None:
@@ -119,12 +209,14 @@ async def test_a_pair_that_is_too_long_leaves_the_model_alone() -> None:
         async def tag(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
             raise QueryTooLong("too long")
 
-    assert await said(corrected(NoPairs(default=SCRIPT)), "steele stake") == candidates(SCRIPT)
+    engine = NoPairs(default=SCRIPT)
+    assert await said(corrected(engine), "steele stake") == candidates(SCRIPT)
+    assert engine.generated == ["steele stake"]
 
 
 async def test_among_good_candidates_it_comes_first_and_a_bad_one_is_dropped() -> None:
     accept = CandidateFilter(FilterSpec(min_relevance=0.9, max_rewrites=1), fold_case=True)
-    for relevance, expected in ((0.93, "steel stake"), (0.6, "metal stake")):
+    for relevance, expected in ((0.93, "steel stake"), (0.4, "metal stake")):
         engine = ScriptedEngine(default=SCRIPT, tag=lambda _q, _r, p=relevance: p)  # type: ignore[misc]
         generation = Generation.of(await said(corrected(engine), "steele stake"))
         chosen = accept.select(accept.judge("steele stake", generation.candidates))
@@ -140,7 +232,7 @@ async def test_all_else_is_the_engines() -> None:
     engine.progress, engine.effort, engine.outstanding = 3, 1.5, 2
     assert (outer.healthy, outer.progress, outer.effort, outer.outstanding) == (True, 3, 1.5, 2)
     engine.outstanding = 0
-    assert await outer.tag([("a", "b")]) == [0.93]
+    assert await outer.tag([("a", "b")]) == [0.01]
     await outer.close()
     assert engine.closed
     assert not outer.healthy
