@@ -205,7 +205,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
         axis.set_xlabel(f"recall@{found['depth']} gained over the plain query")
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks([-p for p in places], [w["name"] for w in ways], fontsize=8)
-    axes[0][-1].legend(fontsize=8)
+    # Outside: inside it hides points.
+    axes[0][-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
