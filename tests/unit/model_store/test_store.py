@@ -387,4 +387,6 @@ def test_programs_of_before_can_read_what_has_no_corrector(root: Path) -> None:
     )
     newer = json.loads((root / "one" / MANIFEST).read_text())
     assert newer["schema_version"] == 2
-    assert newer["spelling"] == {"words_file": "words.txt", "max_edits": 2}
+    assert newer["spelling"] == {
+        "words_file": "words.txt", "pairs_file": None, "max_edits": 2, "trust": 0.0
+    }  # fmt: skip
