@@ -122,6 +122,10 @@ def test_pairs_travel_in_a_file_of_the_version(tmp_path: Path) -> None:
     (tmp_path / "pairs.txt").write_text("garden hose 9\nhose 9\n")
     with pytest.raises(InvalidVersion, match=r"pairs\.txt: line 2 is not 2 words"):
         Corrector.of(spec, tmp_path)
+    for count in ("0", "-1", "9" * 5000):
+        (tmp_path / "pairs.txt").write_text(f"garden hose {count}\n")
+        with pytest.raises(InvalidVersion, match=r"pairs\.txt: line 1 is not 2 words"):
+            Corrector.of(spec, tmp_path)
     (tmp_path / "pairs.txt").unlink()
     with pytest.raises(InvalidVersion, match=r"pairs\.txt"):
         Corrector.of(spec, tmp_path)
