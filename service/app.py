@@ -13,7 +13,6 @@ from service.api.auth import Auth, AuthMetrics
 from service.api.body import DeadlinePolicy
 from service.api.cache import CacheApi
 from service.api.console import Console
-from service.api.control import ControlApi
 from service.api.direct import DirectMiddleware
 from service.api.limits import EXEMPT, RateLimitMiddleware, buckets
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
@@ -21,6 +20,7 @@ from service.api.openapi import document
 from service.api.operations import OperationsApi
 from service.api.overrides import OverridesApi
 from service.api.rewriting import RewritingApi
+from service.api.routing import ControlApi
 from service.api.versions import VersionsApi
 from service.keyring import KeyMetrics, KeyRing
 from service.life import running

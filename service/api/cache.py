@@ -10,8 +10,8 @@ from starlette.responses import Response
 from service.api.auth import Guard
 from service.api.body import read_json
 from service.api.context import context_of
+from service.api.direct import DirectRoute
 from service.api.operator_schemas import PurgeRequest, PurgeResponse
-from service.api.routing import DirectRoute
 from service.api.schemas import AUTHOR, parameters, problems, request_body
 from service.errors import FieldError, InvalidRequest
 from service.purges import Purger

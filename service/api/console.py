@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.routing import DirectRoute
+from service.api.direct import DirectRoute
 
 FOLDER = Path(__file__).parents[1] / "console"
 _INDEX = "index.html"

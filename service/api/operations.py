@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from service.api.auth import Guard
+from service.api.direct import DirectRoute
 from service.api.operator_schemas import Liveness, Readiness
-from service.api.routing import DirectRoute
 from service.api.schemas import problems
 from service.errors import NotReady
 from service.http import connection_of

@@ -13,6 +13,7 @@ from service.api.auth import Guard
 from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
 from service.api.context import context_of
+from service.api.direct import DirectRoute
 from service.api.operator_schemas import (
     AnyObject,
     NewOverride,
@@ -20,7 +21,6 @@ from service.api.operator_schemas import (
     OverridesRequest,
     OverridesResponse,
 )
-from service.api.routing import DirectRoute
 from service.api.schemas import (
     AUTHOR,
     ETAG,

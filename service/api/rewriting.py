@@ -18,8 +18,8 @@ from service.api import problems as problem_objects
 from service.api.auth import Guard
 from service.api.body import DeadlinePolicy, read_json
 from service.api.context import context_of
+from service.api.direct import DirectRoute
 from service.api.hangup import hung_up, unless_hung_up
-from service.api.routing import DirectRoute
 from service.api.schemas import (
     DEADLINE,
     BatchQuery,

@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from service.api.auth import Guard
 from service.api.context import context_of
+from service.api.direct import DirectRoute
 from service.api.operator_schemas import VersionInfo, VersionsResponse
-from service.api.routing import DirectRoute
 from service.api.schemas import AUTHOR, parameter, parameters, problems
 from service.errors import FieldError, InvalidRequest, LoadFailed, VersionNotLoaded
 from service.loader import Loader

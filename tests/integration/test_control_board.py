@@ -14,8 +14,8 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.api import problems
-from service.api.control import ControlApi
 from service.api.middleware import RequestContextMiddleware
+from service.api.routing import ControlApi
 from service.control.board import AUDIT_ENTRIES
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics

@@ -15,10 +15,10 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.api import problems
-from service.api.control import ControlApi
 from service.api.middleware import RequestContextMiddleware
 from service.api.openapi import document as openapi
 from service.api.operator_schemas import AuditResponse, RoutingResponse
+from service.api.routing import ControlApi
 from service.api.schemas import Problem
 from service.control.board import Absent, LocalBoard, Stored
 from service.control.documents import Document

@@ -10,8 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.direct import short_ways
-from service.api.routing import DirectRoute
+from service.api.direct import DirectRoute, short_ways
 from tests.support.service import Service
 
 
