@@ -26,9 +26,9 @@ import yaml
 
 from model_store.manifest import Manifest
 from model_store.store import open_store
+from service.app.components import Supplies
 from service.catalogue import known_versions
 from service.engine.protocol import Candidate, Engine
-from service.parts import Supplies
 from service.settings import Settings
 from service.version import OnTokens
 

@@ -28,7 +28,8 @@ from pydantic import ValidationError
 from model_store.errors import ModelStoreError
 from model_store.store import open_store
 from service.api.auth import require_keys
-from service.app import create_app
+from service.app.components import Supplies
+from service.app.factory import create_app
 from service.catalogue import (
     arriving,
     engine_factory,
@@ -43,7 +44,6 @@ from service.front import Front
 from service.http import Connection, HttpState, Limits
 from service.logging import configure_logging
 from service.overrides.file import OverridesFileInvalid
-from service.parts import Supplies
 from service.server import Server
 from service.settings import Settings
 

@@ -1,6 +1,6 @@
 """The application for Ray Serve: ``import_path: service.ray.app:build``.
 
-Two kinds of deployment. Replicas of ``ingress`` run the whole service of :mod:`service.app` (HTTP,
+Two kinds of deployment. Replicas of ``ingress`` run the whole service of :mod:`service.app.factory` (HTTP,
 routes, cache, coalescing, admission) and no model. Replicas of ``engine-<version>`` run one engine
 each, and the ingress calls them by a deployment handle. How many there are, and on what, is in the
 Serve config (deploy/ray/serve.yaml).
@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 
 from model_store.manifest import Manifest, VersionName
 from service.api.auth import require_keys
-from service.app import create_app
+from service.app.factory import create_app
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, LoadFailed
 from service.logging import configure_logging
@@ -92,7 +92,7 @@ class EngineReplica:
 
 
 class Ingress:
-    """A replica of ``ingress``: the application of :func:`service.app.create_app`.
+    """A replica of ``ingress``: the application of :func:`service.app.factory.create_app`.
 
     Args:
         supply: see :class:`Arguments`.

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from service.app import create_app
-from service.parts import Supplies
+from service.app.components import Supplies
+from service.app.factory import create_app
 from service.settings import Settings
 from service.version import Version
 from tests.support.engine import Script, ScriptedEngine

@@ -162,7 +162,7 @@ def running(*, admin_key: str | None = None, **options: Any) -> Iterator[Subject
                         more_versions=(Version(make_manifest(SECOND)),),
                         **options,
                     )
-                    started.set_result(service.app)
+                    started.set_result(service.app.factory)
                     await stop.wait()
             except BaseException as error:
                 if not started.done():

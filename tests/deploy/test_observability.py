@@ -12,8 +12,8 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.app.components import Parts, assemble
 from service.http import HttpMetrics
-from service.parts import Parts, assemble
 from service.tallies import Counts, Distributions
 from tests.deploy.observability import (
     DASHBOARDS,
@@ -70,7 +70,7 @@ async def _answered() -> tuple[Parts, str]:
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.app.assemble", keep)
+        patch.setattr("service.app.factory.assemble", keep)
         async with serving() as serve:
             service = await serve(redis_url=f"redis://127.0.0.1:{free_port()}")
             for _ in range(2):  # from the engine, then from memory

@@ -19,9 +19,9 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from service.app import create_app
+from service.app.components import Supplies
+from service.app.factory import create_app
 from service.keys import entry, new_key
-from service.parts import Supplies
 from service.settings import Settings
 from service.version import Version
 from tests.docs.shell import environment

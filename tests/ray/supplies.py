@@ -12,9 +12,9 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from model_store.manifest import Manifest
+from service.app.components import Supplies
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Candidate, Engine
-from service.parts import Supplies
 from service.settings import Settings
 from service.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine

@@ -13,11 +13,11 @@ import uvicorn
 from fastapi import FastAPI
 
 from model_store.manifest import Manifest
-from service.app import create_app
+from service.app.components import Supplies
+from service.app.factory import create_app
 from service.engine.protocol import Engine
 from service.front import Front
 from service.http import Connection, HttpState, Limits
-from service.parts import Supplies
 from service.server import Server
 from service.settings import Settings
 from service.version import OnTokens, Version

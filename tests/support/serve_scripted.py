@@ -19,9 +19,9 @@ import os
 from collections.abc import AsyncIterator, Sequence
 
 from model_store.manifest import Manifest
+from service.app.components import Supplies
 from service.engine.protocol import Candidate, Engine
 from service.logging import configure_logging
-from service.parts import Supplies
 from service.serve import run
 from service.settings import Settings
 from service.version import OnTokens, Version

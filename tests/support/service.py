@@ -13,9 +13,9 @@ from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 
 from model_store.manifest import Manifest
-from service.app import create_app
+from service.app.components import Supplies
+from service.app.factory import create_app
 from service.engine.protocol import Engine
-from service.parts import Supplies
 from service.settings import Settings
 from service.versions import OnTokens, Version
 from tests.support.engine import ScriptedEngine

@@ -11,9 +11,9 @@ import pytest
 from asgi_lifespan import LifespanManager
 
 from model_store.store import FolderSource, Store
-from service.app import create_app
+from service.app.components import Supplies
+from service.app.factory import create_app
 from service.catalogue import version_finder
-from service.parts import Supplies
 from service.settings import Settings
 from service.versions import Version
 from tests.support.model_versions import write_full_version

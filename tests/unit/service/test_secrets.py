@@ -15,9 +15,9 @@ import httpx
 import pytest
 import structlog
 
+from service.app.components import Parts, Supplies, assemble
 from service.keys import digest_of, new_key
 from service.logging import configure_logging
-from service.parts import Parts, Supplies, assemble
 from service.settings import Settings
 from service.versions import Version
 from tests.support.engine import ScriptedEngine
@@ -103,7 +103,7 @@ async def test_no_key_and_no_password_gets_out(
     assert {r.status_code for r in answers} >= {200, 401, 403, 404}
     allowed = {"authorization": f"Bearer {ADMIN}"}
     # From elsewhere: too many wrong keys came from there.
-    transport = httpx.ASGITransport(app=service.app, client=("10.0.0.1", 1))
+    transport = httpx.ASGITransport(app=service.app.factory, client=("10.0.0.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as operator:
         audit = await operator.get("/audit", headers=allowed)
         metrics = await operator.get("/metrics", headers=allowed)
@@ -201,7 +201,7 @@ async def test_the_application_keeps_no_more_of_the_admin_key_than_its_hash(
         made.append(assemble(settings, supplies))
         return made[-1]
 
-    monkeypatch.setattr("service.app.assemble", watched)
+    monkeypatch.setattr("service.app.factory.assemble", watched)
     service = await serve(admin_key=ADMIN)
     (parts,) = made
     assert parts.settings.admin_key is None

@@ -42,7 +42,7 @@ class Traces:
             self.tracing.append(Tracing.through(self.exporter, sample=sample, release=release))
             return self.tracing[-1]
 
-        self._patch.setattr("service.app.Tracing.to_collector", inside)
+        self._patch.setattr("service.app.factory.Tracing.to_collector", inside)
         given = {"otlp_endpoint": "http://collector:4318", "trace_sample": 1.0} | options
         return await self._serve(engine, **given)
 
@@ -228,7 +228,8 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 def layers(service: Service) -> dict[str, dict[str, Any]]:
     """Options of the layers around the application, by name of their class."""
     return {
-        getattr(one.cls, "__name__", ""): dict(one.kwargs) for one in service.app.user_middleware
+        getattr(one.cls, "__name__", ""): dict(one.kwargs)
+        for one in service.app.factory.user_middleware
     }
 
 
@@ -266,7 +267,7 @@ async def test_without_a_collector_there_is_no_layer(service: Service) -> None:
 
 def test_without_a_collector_nothing_that_traces_is_imported() -> None:
     program = (
-        "import sys, service.app, service.serve;"
+        "import sys, service.app.factory, service.serve;"
         # Its metrics are imported by redis-py, where they are installed.
         "tracing = ('opentelemetry.sdk.trace', 'opentelemetry.exporter', 'opentelemetry.proto');"
         "sys.exit(any(name.startswith(tracing) for name in sys.modules))"

@@ -16,9 +16,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.app import create_app
+from service.app.components import Supplies
+from service.app.factory import create_app
 from service.keys import entry, new_key
-from service.parts import Supplies
 from service.routing import Routing
 from service.settings import Settings
 from service.version import Version

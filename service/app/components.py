@@ -86,7 +86,7 @@ class Documents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """All parts. Only :mod:`service.app` and :mod:`service.life` see them together."""
+    """All parts. Only :mod:`service.app.factory` and :mod:`service.app.lifespan` see them together."""
 
     settings: Settings
     metrics: Metrics

@@ -22,10 +22,10 @@ from service.api.overrides import OverridesApi
 from service.api.rewriting import RewritingApi
 from service.api.routing import ControlApi
 from service.api.versions import VersionsApi
+from service.app.components import Parts, Supplies, assemble, release
+from service.app.lifespan import running
 from service.keyring import KeyMetrics, KeyRing
-from service.life import running
 from service.logging import query_fields
-from service.parts import Parts, Supplies, assemble, release
 from service.settings import Settings
 from service.tagger import Tagger
 from service.tracing import Tracing, TracingMiddleware, traced

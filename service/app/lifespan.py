@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from service.app.components import Parts
 from service.errors import LoadFailed
-from service.parts import Parts
 from service.versions import State, Version
 
 _AGAIN_S = 2.0
