@@ -23,7 +23,7 @@ from loadtests.summary import percentile
 from model_store.manifest import FilterSpec
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.memory import MemoryCache
+from service.cache.memory_tier import MemoryCache
 from service.cache.metrics import CacheMetrics
 from service.candidates import Generation, Scored
 from service.filters import CandidateFilter

@@ -13,8 +13,8 @@ from service.api.context import context_of
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import PurgeRequest, PurgeResponse
 from service.api.schemas import AUTHOR, parameters, problems, request_body
+from service.cache.purges import Purger
 from service.errors import FieldError, InvalidRequest
-from service.purges import Purger
 from service.versions import Versions
 
 

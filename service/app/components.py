@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry
 from service.admission import Admission, AdmissionMetrics
 from service.breaker import BreakerMetrics
 from service.cache.lifetimes import Lifetimes
-from service.cache.memory import MemoryCache
-from service.cache.redis import RedisCache
+from service.cache.memory_tier import MemoryCache
+from service.cache.purges import Purger, Purges, purges_document
+from service.cache.redis_tier import RedisCache
 from service.cache.tiered import TieredCache
 from service.coalesce import Coalescer
 from service.control.board import Board, LocalBoard
@@ -33,7 +34,6 @@ from service.overrides.file import OverridesFile
 from service.overrides.live import Overrides, overrides_document
 from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import Table
-from service.purges import Purger, Purges, purges_document
 from service.redis import AnyRedis, connect
 from service.rewriter import Rewriter
 from service.roster import Roster, RosterMetrics, roster_document

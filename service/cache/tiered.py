@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 
-from service.cache.forgotten import Forgotten
 from service.cache.keys import cache_key, prefix_of, version_prefix
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.memory import MemoryCache
+from service.cache.memory_tier import MemoryCache
 from service.cache.protocol import Hit, Purged
-from service.cache.redis import RedisCache
+from service.cache.purge_log import Forgotten
+from service.cache.redis_tier import RedisCache
 from service.candidates import Generation
 from service.errors import CacheUnavailable
 

@@ -11,7 +11,7 @@ import httpx
 
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.redis import RedisCache
+from service.cache.redis_tier import RedisCache
 from service.candidates import Generation
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong

@@ -17,7 +17,7 @@ from model_store.text import MAX_QUERY_CHARS, normalise
 from service.api.schemas import MAX_BATCH
 from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Lifetimes
-from service.cache.redis import RedisCache
+from service.cache.redis_tier import RedisCache
 from service.catalogue import engine_factory, version_finder
 from service.engine.protocol import Engine
 from service.errors import InvalidQuery

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
-from service.cache.redis import RedisCache
+from service.cache.redis_tier import RedisCache
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import REDIS_BUDGET_S
 from service.redis import connect

@@ -18,8 +18,8 @@ from service.api.conditions import entity_tag, expected_revision
 from service.api.context import make_context
 from service.api.middleware import BodyLimitMiddleware
 from service.api.schemas import RewriteRequest
+from service.cache.purges import _parse as parse_purges
 from service.errors import PayloadTooLarge, RequeryError
-from service.purges import _parse as parse_purges
 from service.roster import _parse as parse_roster
 from tests.contract import corpus
 from tests.fuzz.profile import fuzzed

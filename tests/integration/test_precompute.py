@@ -17,7 +17,7 @@ from service.cache import codec
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
-from service.cache.redis import RedisCache
+from service.cache.redis_tier import RedisCache
 from service.errors import EngineUnavailable, QueryTooLong
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import EngineFiller

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cache.redis import RedisCache
+from service.cache.redis_tier import RedisCache
 from service.metrics import Metrics
 from tests.support.redis_cache import VALUE, entry, open_cache, until
 from tests.support.redis_sentinel import SERVICE, RedisSentinel

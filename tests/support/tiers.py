@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from service.breaker import STATES, BreakerMetrics
 from service.cache.lifetimes import Lifetimes
-from service.cache.memory import MemoryCache
+from service.cache.memory_tier import MemoryCache
 from service.cache.metrics import CacheMetrics
-from service.cache.redis import RedisCache
+from service.cache.redis_tier import RedisCache
 from service.cache.tiered import TieredCache
 from service.candidates import Generation, Scored
 from service.redis import AnyRedis

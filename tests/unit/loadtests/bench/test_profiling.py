@@ -24,7 +24,7 @@ RECORDED = {
     ("file", "name"),
     [
         ("/x/lib/python3.11/site-packages/pydantic/main.py", "pydantic.main"),
-        ("/srv/service/cache/memory.py", "service.cache.memory"),
+        ("/srv/service/cache/memory_tier.py", "service.cache.memory_tier"),
         ("service/rewriter.py", "service.rewriter"),
         ("/x/lib/python3.11/asyncio/events.py", "asyncio.events"),
         ("/x/lib/python3.11/json.py", "stdlib.json"),

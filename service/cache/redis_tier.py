@@ -22,8 +22,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from service.breaker import Breaker, BreakerMetrics
 from service.cache import codec
+from service.cache.batched_reads import Lookups, one_message
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.lookups import Lookups, one_message
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
 from service.cache.patience import Patience

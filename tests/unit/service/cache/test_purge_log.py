@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.cache.forgotten import Forgotten
 from service.cache.keys import cache_key, prefix_of, version_prefix
+from service.cache.purge_log import Forgotten
 from service.cache.tiered import TieredCache
 from tests.support.tiers import Tiers, generation
 

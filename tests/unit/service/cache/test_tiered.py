@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from service.cache import codec
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.memory import MemoryCache
+from service.cache.memory_tier import MemoryCache
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
 from service.cache.protocol import Purged
@@ -89,7 +89,7 @@ async def test_bytes_that_redis_still_has_are_decoded_once(monkeypatch: pytest.M
     assert await shared.get("k", budget_s=60) is None
     assert decoded == ["k", "k", "k"]
 
-    monkeypatch.setattr("service.cache.redis._RECENT", 1)
+    monkeypatch.setattr("service.cache.redis_tier._RECENT", 1)
     assert await shared.get("other", budget_s=60) is not None
     await shared.put("k", tiers.lifetimes.entry("k", generation("anew")))
     assert await shared.get("k", budget_s=60) is not None

@@ -11,8 +11,8 @@ import pytest_asyncio
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoPermissionError
 
-from service.cache import lookups
-from service.cache.lookups import MOST, Lookups, one_message
+from service.cache import batched_reads as lookups
+from service.cache.batched_reads import MOST, Lookups, one_message
 from service.cache.patience import Patience
 from service.redis import connect, disconnect
 from tests.support.tiers import FakeRedis, Tiers, generation
