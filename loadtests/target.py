@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loadtests.client import HttpTransport
 from loadtests.exchange import NoReply
 from loadtests.processes import Process, Usage, descendants
-from service.settings import Settings
+from service.config.settings import Settings
 
 START_S = 600.0
 """Longest that a start may take: the first one merges the model's weights."""

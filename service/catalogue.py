@@ -18,13 +18,13 @@ from model_store.materialise import materialise
 from model_store.remote import RemoteUnreadable
 from model_store.store import Store, default_cache_dir
 from model_store.store import Version as StoredVersion
+from service.config.settings import Settings
 from service.engine.corrected import with_spelling
 from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes, load_engine
 from service.engine.protocol import Engine
 from service.errors import LoadFailed, UnknownVersion
 from service.footprint import Footprint
 from service.memory import MemoryBudget, memory_limit
-from service.settings import Settings
 from service.version import EngineFactory, OnTokens, Version, public_reason
 
 _log = structlog.get_logger(component="catalogue")

@@ -26,6 +26,7 @@ from uvicorn.server import ServerState
 
 from service.api.context import make_context
 from service.api.problems import problem
+from service.config.settings import Settings
 from service.errors import (
     HeadersTooLarge,
     MalformedRequest,
@@ -35,7 +36,6 @@ from service.errors import (
     Stopping,
     TooManyConnections,
 )
-from service.settings import Settings
 
 _KEY = "requery.connection"
 _SPARE = 64

@@ -11,8 +11,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter
 from pydantic import SecretStr
 
+from service.config.watched_file import FileUnusable, WatchedFile
 from service.keys import Key, KeysInvalid, admin_key, find, read_keys
-from service.watched_file import FileUnusable, WatchedFile
 
 _log = structlog.get_logger(component="keys")
 

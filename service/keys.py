@@ -29,7 +29,7 @@ from pydantic import (
     ValidationError,
 )
 
-from service import plain_yaml
+from service.config.watched_file import load_yaml
 
 Scope = Literal["rewrite", "admin", "metrics"]
 """What a key opens: rewriting and tagging; changes and what operators read; ``/metrics``."""
@@ -232,7 +232,7 @@ def _parse(content: bytes, kind: str) -> Any:
         if kind == ".json":
             return orjson.loads(content)
         if kind in (".yaml", ".yml"):
-            return plain_yaml.load(content)
+            return load_yaml(content)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" at line {mark.line + 1}" if mark is not None else ""

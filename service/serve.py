@@ -38,6 +38,7 @@ from service.catalogue import (
     outside_the_loop,
     version_finder,
 )
+from service.config.settings import Settings
 from service.engine.loading import detect_device
 from service.errors import LoadFailed, RequeryError
 from service.front import Front
@@ -45,7 +46,6 @@ from service.http import Connection, HttpState, Limits
 from service.logging import configure_logging
 from service.overrides.file import OverridesFileInvalid
 from service.server import Server
-from service.settings import Settings
 
 _log = structlog.get_logger(component="serve")
 

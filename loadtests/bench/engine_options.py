@@ -10,6 +10,7 @@ from typing import Any
 from model_store.manifest import Manifest
 from model_store.materialise import load_prompt_format
 from model_store.prompt import PromptFormat
+from service.config.settings import Settings
 from service.engine.loading import (
     Device,
     EngineSettings,
@@ -18,7 +19,6 @@ from service.engine.loading import (
     engine_environment,
     special_ids,
 )
-from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

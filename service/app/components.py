@@ -17,6 +17,7 @@ from service.cache.purges import Purger, Purges, purges_document
 from service.cache.redis_tier import RedisCache
 from service.cache.tiered import TieredCache
 from service.coalesce import Coalescer
+from service.config.settings import Settings
 from service.control.board import Board, LocalBoard
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
@@ -39,7 +40,6 @@ from service.rewriter import Rewriter
 from service.roster import Roster, RosterMetrics, roster_document
 from service.routing import DOCUMENT, SCHEMA, Kill, Router, Routing
 from service.routing_metrics import RoutingMetrics
-from service.settings import Settings
 from service.shadow import Shadow, ShadowMetrics
 from service.supervisor import Supervisor, SupervisorMetrics
 from service.versions import EngineFactory, Version, Versions

@@ -24,9 +24,9 @@ from service.api.routing import ControlApi
 from service.api.versions import VersionsApi
 from service.app.components import Parts, Supplies, assemble, release
 from service.app.lifespan import running
+from service.config.settings import Settings
 from service.keyring import KeyMetrics, KeyRing
 from service.logging import query_fields
-from service.settings import Settings
 from service.tagger import Tagger
 from service.tracing import Tracing, TracingMiddleware, traced
 

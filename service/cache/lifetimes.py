@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.candidates import Generation
-from service.settings import Settings
+from service.config.settings import Settings
 
 
 class Entry(NamedTuple):

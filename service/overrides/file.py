@@ -13,12 +13,11 @@ import orjson
 import structlog
 import yaml
 
-from service import plain_yaml
+from service.config.watched_file import FileUnusable, WatchedFile, load_yaml
 from service.errors import FieldError, InvalidRequest
 from service.overrides.entries import Entry, read_entries
 from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import MAX_ENTRIES, Table
-from service.watched_file import FileUnusable, WatchedFile
 
 _log = structlog.get_logger(component="overrides")
 
@@ -140,8 +139,8 @@ class OverridesFile:
 
 _PARSERS: Mapping[str, Callable[[bytes], Any]] = {
     ".json": orjson.loads,
-    ".yaml": plain_yaml.load,
-    ".yml": plain_yaml.load,
+    ".yaml": load_yaml,
+    ".yml": load_yaml,
 }
 
 

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model_store.errors import ModelStoreError
+from service.config.settings import Settings
 from service.errors import RequeryError
 from service.precompute.errors import PrecomputeError
 from service.precompute.journal import Result
@@ -34,7 +35,6 @@ from service.precompute.prepare import (
 )
 from service.precompute.readers import FORMATS, Format, read_counts
 from service.precompute.signals import Signals, Stopped
-from service.settings import Settings
 
 _FAILED = 1
 _WRONG_OPTIONS = 2

@@ -19,6 +19,7 @@ from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Lifetimes
 from service.cache.redis_tier import RedisCache
 from service.catalogue import engine_factory, version_finder
+from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import InvalidQuery
 from service.precompute.errors import PrecomputeError
@@ -31,7 +32,6 @@ from service.precompute.journal import About, Journal, Result
 from service.precompute.plan import Plan
 from service.precompute.run import BaseRun, Pace, Run
 from service.precompute.shared import redis_of
-from service.settings import Settings
 from service.version import Version
 
 _SEQUENCES = 256

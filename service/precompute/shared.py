@@ -7,10 +7,10 @@ from prometheus_client import CollectorRegistry
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisCache
+from service.config.settings import Settings
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import REDIS_BUDGET_S
 from service.redis import connect
-from service.settings import Settings
 
 
 def redis_of(settings: Settings, lifetimes: Lifetimes, connections: int) -> RedisCache:

@@ -26,6 +26,7 @@ from ray.serve.handle import DeploymentHandle
 from model_store.manifest import Manifest, VersionName
 from service.api.auth import require_keys
 from service.app.factory import create_app
+from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, LoadFailed
 from service.logging import configure_logging
@@ -34,7 +35,6 @@ from service.ray.host import EngineHost
 from service.ray.remote import RemoteEngine, Reply, Stream
 from service.ray.supply import FROM_STORE, supply_of
 from service.ray.wire import Item, Refusal, Tagged
-from service.settings import Settings
 from service.version import OnTokens
 
 _RUNNING = "RUNNING"

@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import structlog
 from prometheus_client import CollectorRegistry
 
+from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong
 from service.ray.wire import Item, Refusal, Tagged, Tokens
-from service.settings import Settings
 from service.supervisor import Supervisor, SupervisorMetrics
 from service.version import EngineFactory, Version
 from service.versions import Versions

@@ -22,6 +22,7 @@ import ray.data
 from model_store.store import Store, open_store
 from service.cache.lifetimes import Lifetimes
 from service.catalogue import outside_the_loop, version_finder
+from service.config.settings import Settings
 from service.errors import RequeryError
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import EngineFiller
@@ -29,7 +30,6 @@ from service.precompute.journal import Journal, Result
 from service.precompute.plan import Plan
 from service.precompute.run import BaseRun, Outcome
 from service.precompute.shared import redis_of
-from service.settings import Settings
 from service.version import EngineFactory
 
 Batch = dict[str, Any]

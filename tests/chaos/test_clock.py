@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from service.cache.lifetimes import Lifetimes
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.chaos.scrape import total
 from tests.chaos.traffic import DEADLINE_MS, asking, endless
 from tests.support.engine import ScriptedEngine

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.deploy.charts import (
     CHART,
     VALUE_SETS,

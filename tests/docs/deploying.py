@@ -10,7 +10,7 @@ import helm_python
 import pytest
 import yaml
 
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.deploy.charts import chart, render
 from tests.deploy.dockerfile import stages
 from tests.docs.blocks import ROOT

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 from service import cli
-from service.settings import Settings
+from service.config.settings import Settings
 from tests.docs import deploying
 from tests.docs.blocks import ROOT
 

@@ -17,9 +17,9 @@ import yaml
 
 from examples.search_backend import queries
 from service.client import Rewrite
+from service.config.page import page as settings_page
 from service.keyring import check_keys_file
 from service.overrides.entries import read_entries
-from service.settings_page import page as settings_page
 from tests.deploy.charts import render
 from tests.docs import contract, shell
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, Block, blocks
@@ -322,7 +322,7 @@ def _metric(name: str, there: set[str]) -> bool:
 
 def test_the_page_of_settings_is_the_one_that_is_made() -> None:
     assert (ROOT / "docs/settings.md").read_text(encoding="utf-8") == settings_page(), (
-        "python -m service.settings_page > docs/settings.md"
+        "python -m service.config.page > docs/settings.md"
     )
 
 

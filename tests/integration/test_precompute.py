@@ -18,12 +18,12 @@ from service.cache.keys import cache_key
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisCache
+from service.config.settings import Settings
 from service.errors import EngineUnavailable, QueryTooLong
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import EngineFiller
 from service.precompute.journal import Result
 from service.redis import connect
-from service.settings import Settings
 from service.version import Version
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.model_versions import write_full_version

@@ -16,13 +16,13 @@ from prometheus_client import CollectorRegistry
 from model_store.manifest import DecodingSpec, Manifest, WeightsSpec
 from model_store.store import FolderSource, Store, pack_version
 from service.catalogue import engine_factory, known_versions, memory_budget, version_finder
+from service.config.settings import Settings
 from service.control.board import LocalBoard
 from service.control.metrics import ControlMetrics
 from service.errors import InsufficientMemory, VersionInUse, VersionNotLoaded
 from service.loader import Loader, LoaderMetrics
 from service.memory import MemoryBudget
 from service.roster import Roster, RosterMetrics, roster_document
-from service.settings import Settings
 from service.version import State, Version
 from service.versions import Versions
 from tests.integration.conftest import START_SECONDS

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from model_store.manifest import Manifest
 from service.app.components import Supplies
+from service.config.settings import Settings
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Candidate, Engine
-from service.settings import Settings
 from service.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import make_manifest

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from model_store.manifest import Manifest
+from service.config.settings import Settings
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Engine
 from service.ray import host as module
 from service.ray.host import EngineHost, with_beats
 from service.ray.wire import Item, Refusal, Tagged
-from service.settings import Settings
 from service.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import make_manifest

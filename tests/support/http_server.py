@@ -15,11 +15,11 @@ from fastapi import FastAPI
 from model_store.manifest import Manifest
 from service.app.components import Supplies
 from service.app.factory import create_app
+from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.front import Front
 from service.http import Connection, HttpState, Limits
 from service.server import Server
-from service.settings import Settings
 from service.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.raw_http import RawResponse, get

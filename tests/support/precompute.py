@@ -14,8 +14,8 @@ from unittest.mock import patch
 from model_store.manifest import Manifest
 from model_store.store import Store
 from service.cli import app
+from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
-from service.settings import Settings
 from service.versions import EngineFactory, OnTokens
 from tests.support.engine import ScriptedEngine
 

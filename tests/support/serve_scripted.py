@@ -20,10 +20,10 @@ from collections.abc import AsyncIterator, Sequence
 
 from model_store.manifest import Manifest
 from service.app.components import Supplies
+from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
 from service.logging import configure_logging
 from service.serve import run
-from service.settings import Settings
 from service.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine, candidates
 from tests.support.versions import make_manifest

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from model_store.manifest import Manifest
 from service.app.components import Supplies
 from service.app.factory import create_app
+from service.config.settings import Settings
 from service.engine.protocol import Engine
-from service.settings import Settings
 from service.versions import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest

@@ -20,7 +20,7 @@ def test_every_picture_is_there_and_every_one_is_used() -> None:
 
 
 def test_the_setting_that_it_names_exists() -> None:
-    from service.settings import Settings
+    from service.config.settings import Settings
 
     for name in re.findall(r"REQUERY_([A-Z_]+)", (DOCS / "console.md").read_text()):
         assert name in {"ADMIN_KEY", "API_KEYS_FILE", "CONSOLE"}

@@ -21,7 +21,7 @@ def test_every_promise_is_held_by_a_test_that_exists() -> None:
 
 
 def test_every_metric_and_setting_that_it_names_exists() -> None:
-    from service.settings import Settings
+    from service.config.settings import Settings
 
     for name in set(re.findall(r"REQUERY_([A-Z_]+)", PAGE)):
         assert name.lower() in Settings.model_fields, name

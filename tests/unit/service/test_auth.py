@@ -28,10 +28,10 @@ from service.api.auth import (
 )
 from service.api.context import context_of
 from service.buckets import Buckets
+from service.config.settings import Settings
 from service.errors import Forbidden, TooManyRequests, Unauthorized
 from service.keyring import KeyMetrics, KeyRing
 from service.keys import digest_of, new_key
-from service.settings import Settings
 from tests.support.auth import admin_guard, auth_with, request
 from tests.support.service import Serve, Service
 

@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
+from service.config.settings import Settings
 from service.front import Front
-from service.settings import Settings
 from tests.support.http_server import listening
 from tests.support.raw_http import get, rewrite_request
 from tests.support.waiting import until

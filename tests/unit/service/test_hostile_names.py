@@ -14,7 +14,7 @@ from model_store.store import FolderSource, Store
 from service.app.components import Supplies
 from service.app.factory import create_app
 from service.catalogue import version_finder
-from service.settings import Settings
+from service.config.settings import Settings
 from service.versions import Version
 from tests.support.model_versions import write_full_version
 from tests.support.versions import Engines, make_manifest

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.config.settings import Settings
 from service.tracing import MAX_QUEUE, Tracing, TracingMiddleware
 from tests.support.engine import ScriptedEngine
 from tests.support.redis_server import free_port

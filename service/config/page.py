@@ -1,4 +1,4 @@
-"""``docs/settings.md``, made from the settings: ``python -m service.settings_page``."""
+"""``docs/settings.md``, made from the settings: ``python -m service.config.page``."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from service.settings import Settings
+from service.config.settings import Settings
 
 _HEAD = """\
 # Settings
 
 Every option of `requery serve`, as the environment has it; `requery precompute` reads the same.
-Made from [service/settings.py](../service/settings.py) by `python -m service.settings_page`: change
+Made from [service/config/settings.py](../service/config/settings.py) by `python -m service.config.page`: change
 it there. A setting that is empty counts as not set, and one that cannot be taken ends the start
 with a line that names it. What they are good for: [operations.md](operations.md),
 [reliability.md](reliability.md), [security.md](security.md).

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from service.config.settings import Settings
 
 
 def test_every_option_says_what_it_is_for() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.watched_file import FileUnusable, WatchedFile
+from service.config.watched_file import FileUnusable, WatchedFile
 
 
 @pytest.fixture
