@@ -16,9 +16,9 @@ import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
 from service.backoff import Backoff
-from service.control.board import Board
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
+from service.control.store import Board
 from service.errors import InsufficientMemory, RequeryError, StaleRevision
 from service.loader import Loader
 from service.version import State, Version

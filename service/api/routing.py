@@ -27,8 +27,8 @@ from service.api.schemas import (
     request_body,
 )
 from service.control.audit import Change, note
-from service.control.board import AUDIT_ENTRIES, Board
 from service.control.documents import Document
+from service.control.store import AUDIT_ENTRIES, Board
 from service.errors import (
     BoardUnavailable,
     FieldError,

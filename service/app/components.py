@@ -18,10 +18,10 @@ from service.cache.redis_tier import RedisCache
 from service.cache.tiered import TieredCache
 from service.coalesce import Coalescer
 from service.config.settings import Settings
-from service.control.board import Board, LocalBoard
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.redis_board import RedisBoard
+from service.control.redis_store import RedisBoard
+from service.control.store import Board, LocalBoard
 from service.experiments import Experiments
 from service.exposures import ExposureMetrics, Exposures, choose_sink
 from service.generations import Generations

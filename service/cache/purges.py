@@ -13,9 +13,9 @@ from typing import Any
 from service.cache.keys import cache_key
 from service.cache.protocol import Purged
 from service.cache.tiered import TieredCache
-from service.control.board import Board
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
+from service.control.store import Board
 from service.errors import StaleRevision
 from service.versions import Version
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import structlog
 
-from service.control.board import Board
+from service.control.store import Board
 from service.errors import BoardUnavailable
 
 _log = structlog.get_logger(component="control")

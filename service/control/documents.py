@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from service.control.audit import Change, difference, note
-from service.control.board import Absent, Board, Stored
 from service.control.metrics import ControlMetrics
+from service.control.store import Absent, Board, Stored
 from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
 
 _log = structlog.get_logger(component="control")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from service.control.board import Board
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
+from service.control.store import Board
 from service.overrides.entries import Entry, Pin, Source, fold
 from service.overrides.file import OverridesFile
 from service.overrides.metrics import OverrideMetrics

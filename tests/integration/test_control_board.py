@@ -16,10 +16,10 @@ from prometheus_client import CollectorRegistry
 from service.api import problems
 from service.api.middleware import RequestContextMiddleware
 from service.api.routing import ControlApi
-from service.control.board import AUDIT_ENTRIES
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.redis_board import AUDIT_KEY, CHANNEL, KEY_PREFIX, RedisBoard
+from service.control.redis_store import AUDIT_KEY, CHANNEL, KEY_PREFIX, RedisBoard
+from service.control.store import AUDIT_ENTRIES
 from service.errors import BoardUnavailable, NewerSchema, StaleRevision
 from service.exposures import STREAM, ExposureMetrics, Exposures, StreamSink
 from service.metrics import Metrics

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.redis_board import CHANNEL, RedisBoard
+from service.control.redis_store import CHANNEL, RedisBoard
 from service.errors import StaleRevision
 from service.exposures import Exposure, StreamSink
 from service.redis import connect

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.redis_board import RedisBoard
+from service.control.redis_store import RedisBoard
 from service.errors import BoardUnavailable, StaleRevision
 from service.redis import connect
 from tests.support.redis_sentinel import SERVICE, RedisSentinel

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.control.metrics import ControlMetrics
-from service.control.redis_board import RedisBoard
+from service.control.redis_store import RedisBoard
 from service.overrides.live import Override
 from service.redis import connect
 from tests.support.overrides import World, block, pin, term

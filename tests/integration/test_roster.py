@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.control.metrics import ControlMetrics
-from service.control.redis_board import RedisBoard
+from service.control.redis_store import RedisBoard
 from service.errors import BoardUnavailable
 from service.redis import connect
 from service.version import State

@@ -17,8 +17,8 @@ from model_store.manifest import DecodingSpec, Manifest, WeightsSpec
 from model_store.store import FolderSource, Store, pack_version
 from service.catalogue import engine_factory, known_versions, memory_budget, version_finder
 from service.config.settings import Settings
-from service.control.board import LocalBoard
 from service.control.metrics import ControlMetrics
+from service.control.store import LocalBoard
 from service.errors import InsufficientMemory, VersionInUse, VersionNotLoaded
 from service.loader import Loader, LoaderMetrics
 from service.memory import MemoryBudget

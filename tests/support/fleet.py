@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from model_store.manifest import Manifest
 from service.backoff import Backoff
-from service.control.board import Board, LocalBoard
 from service.control.metrics import ControlMetrics
+from service.control.store import Board, LocalBoard
 from service.loader import Loader, LoaderMetrics
 from service.memory import MemoryBudget
 from service.roster import Roster, RosterMetrics, roster_document

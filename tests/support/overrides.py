@@ -8,8 +8,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from service.control.board import Board, LocalBoard
 from service.control.metrics import ControlMetrics
+from service.control.store import Board, LocalBoard
 from service.overrides.desk import OverrideDesk
 from service.overrides.entries import Entry, read_entry
 from service.overrides.file import OverridesFile

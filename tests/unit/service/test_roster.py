@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from service.control.board import LocalBoard, Stored
+from service.control.store import LocalBoard, Stored
 from service.errors import (
     BoardUnavailable,
     EngineUnavailable,

@@ -20,9 +20,9 @@ from service.api.openapi import document as openapi
 from service.api.operator_schemas import AuditResponse, RoutingResponse
 from service.api.routing import ControlApi
 from service.api.schemas import Problem
-from service.control.board import Absent, LocalBoard, Stored
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
+from service.control.store import Absent, LocalBoard, Stored
 from service.errors import BoardUnavailable, UnknownVersion
 from service.metrics import Metrics
 from service.routing import Kill, Router, Routing

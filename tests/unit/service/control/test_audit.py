@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from service.control.audit import MAX_BYTES, Change, difference, note
-from service.control.board import LocalBoard
+from service.control.store import LocalBoard
 from service.errors import BoardUnavailable
 
 CHANGE = Change(

@@ -9,9 +9,9 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from service.control.board import AUDIT_ENTRIES, Absent, LocalBoard, Stored
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
+from service.control.store import AUDIT_ENTRIES, Absent, LocalBoard, Stored
 from service.errors import BoardUnavailable, NewerSchema, StaleRevision, UnreadableDocument
 
 

@@ -24,8 +24,8 @@ import structlog
 from redis.asyncio import RedisCluster
 
 from service.cache.patience import Patience
-from service.control.board import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
 from service.control.metrics import ControlMetrics
+from service.control.store import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
 from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
 from service.outage import Outage
 from service.redis import FAULTS, AnyRedis, disconnect
@@ -127,7 +127,7 @@ class RedisBoard:
     async def read(self, name: str) -> Stored | None:
         """The document ``name``, which subscribers hear of too.
 
-        See :meth:`service.control.board.Board.read`.
+        See :meth:`service.control.store.Board.read`.
         """
         async with self._turn():
             state = await self._look_at(name, nudged=True)
@@ -138,7 +138,7 @@ class RedisBoard:
     async def write(
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
     ) -> Stored:
-        """Store a new revision; see :meth:`service.control.board.Board.write`."""
+        """Store a new revision; see :meth:`service.control.store.Board.write`."""
         async with self._turn():
             for _ in range(_TRIES):
                 raw = await self._get(name)
@@ -159,7 +159,7 @@ class RedisBoard:
         return stored
 
     async def note(self, entry: Mapping[str, Any]) -> None:
-        """Append to the audit trail; see :meth:`service.control.board.Board.note`."""
+        """Append to the audit trail; see :meth:`service.control.store.Board.note`."""
         raw = orjson.dumps(entry)
         await self._ask(lambda: self._client.eval(_NOTE, 1, AUDIT_KEY, raw, AUDIT_ENTRIES - 1))
 

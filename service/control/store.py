@@ -2,7 +2,7 @@
 
 A document has a revision, which every write raises; a write names the revision that it was made
 from, so that of two writers only one wins. With Redis
-(:class:`service.control.redis_board.RedisBoard`) what Redis holds is the truth: each process
+(:class:`service.control.redis_store.RedisBoard`) what Redis holds is the truth: each process
 follows it, even back to an older revision after a failover that lost a write. Without Redis
 (:class:`LocalBoard`) documents live and end with the process.
 """

@@ -13,9 +13,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from service.cache.patience import Patience
-from service.control.board import Absent, Stored
 from service.control.metrics import ControlMetrics
-from service.control.redis_board import KEY_PREFIX, RedisBoard
+from service.control.redis_store import KEY_PREFIX, RedisBoard
+from service.control.store import Absent, Stored
 from service.errors import BoardUnavailable
 from tests.support.waiting import turns, until
 
