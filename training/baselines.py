@@ -1,6 +1,6 @@
 """Rewriters without a language model, to compare with.
 
-* SymSpell over the words of this catalogue (:mod:`service.spelling`), untagged;
+* SymSpell over the words of this catalogue (:mod:`service.engine.spelling`), untagged;
 * :class:`RelevanceFeedback`: RM3, query expansion by the first results.
 
 Each is a :data:`training.evaluate.Rewriter`. They know the catalogue and training queries, and
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from model_store.text import normalise
-from service.spelling import Corrector
+from service.engine.spelling import Corrector
 from training.data import Split
 from training.evaluate import Rewriter
 from training.pairs import World

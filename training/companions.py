@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from service.spelling import write_pairs, write_words
+from service.engine.spelling import write_pairs, write_words
 from training.baselines import spelling_pairs, spelling_words
 from training.brands import brands
 from training.data import split

@@ -13,7 +13,7 @@ from typing import Any
 from model_store.store import Version
 from service.engine.errors import QueryTooLong
 from service.engine.protocol import Candidate, Engine
-from service.spelling import Corrector
+from service.engine.spelling import Corrector
 
 VOTES = 4
 """Candidates that a correction counts for, as if the model had said it so often: among candidates

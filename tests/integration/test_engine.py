@@ -16,7 +16,7 @@ from service.engine.errors import QueryTooLong
 from service.engine.loading import MAX_PROMPT_TOKENS
 from service.engine.protocol import Candidate
 from service.engine.scoring import label_probability
-from service.spelling import Corrector
+from service.engine.spelling import Corrector
 from tests.integration.conftest import Served
 from tests.support.traffic import watching
 

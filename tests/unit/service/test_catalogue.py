@@ -21,9 +21,9 @@ from service.catalogue import (
 )
 from service.config.settings import Settings
 from service.engine.corrected import CorrectedEngine
+from service.engine.spelling import write_words
 from service.engine.vllm import VllmEngine
 from service.memory import OVERHEAD_BYTES
-from service.spelling import write_words
 from service.version import Version
 from tests.support.model_versions import write_full_version, write_stub_version
 

@@ -8,7 +8,7 @@ import pytest
 
 import training
 from model_store.manifest import FilterSpec, SpellingSpec
-from service.spelling import Corrector
+from service.engine.spelling import Corrector
 from tests.unit.training.worlds import make_tables, shop_tables
 from training.companions import write_companions
 from training.recipe import Recipe, load_recipe

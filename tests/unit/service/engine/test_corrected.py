@@ -15,8 +15,8 @@ from service.candidates import Generation, Verdict
 from service.engine.corrected import VOTES, CorrectedEngine
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Candidate, Engine
+from service.engine.spelling import Corrector
 from service.filters import CandidateFilter
-from service.spelling import Corrector
 from tests.support.engine import ScriptedEngine, candidates
 
 CORRECTOR = Corrector({"steel": 9, "stake": 9, "metal": 9})

@@ -14,7 +14,7 @@ from model_store.errors import InvalidVersion
 from model_store.manifest import SpellingSpec
 from model_store.store import PACKAGED
 from service.config.settings import Settings
-from service.spelling import MAX_CHARS, Context, Corrector, write_pairs, write_words
+from service.engine.spelling import MAX_CHARS, Context, Corrector, write_pairs, write_words
 
 COUNTS = {"ceiling": 50, "fan": 40, "lawn": 30, "mower": 30, "ge": 20, "fad": 2, "in": 90}
 
