@@ -25,8 +25,8 @@ from loadtests.bench.engine_options import EngineOptions
 from loadtests.bench.versions import BenchVersions
 from model_store.prompt import PromptFormat
 from model_store.store import CACHE_VARIABLE, SOURCES_VARIABLE
-from service.engine.extension import WorkerExtension
 from service.engine.scoring import relevance
+from service.engine.worker.extension import WorkerExtension
 
 _WARM_UP = "3/4 in. galvanized steel stake"
 PLAIN = "plain"

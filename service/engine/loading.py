@@ -20,9 +20,9 @@ from model_store.prompt import PromptFormat
 from model_store.store import default_cache_dir
 from model_store.text import MAX_QUERY_CHARS
 from service.engine.errors import EngineUnavailable
-from service.engine.extension import WorkerExtension
-from service.engine.kernels import CAPACITY
 from service.engine.vllm import OnTokens, VllmEngine
+from service.engine.worker.extension import WorkerExtension
+from service.engine.worker.kernels import CAPACITY
 
 Device = Literal["cpu", "cuda"]
 

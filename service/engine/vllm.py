@@ -27,9 +27,9 @@ from model_store.manifest import DecodingSpec
 from model_store.prompt import PromptFormat
 from service.engine.cpu_time import cpu_seconds
 from service.engine.errors import EngineUnavailable
-from service.engine.extension import WorkerExtension
 from service.engine.protocol import Candidate
 from service.engine.scoring import read_candidate, relevance, within
+from service.engine.worker.extension import WorkerExtension
 
 _log = structlog.get_logger(component="engine")
 
@@ -312,7 +312,7 @@ class VllmEngine:
 def _last_logprobs(completion: Any) -> dict[int, float]:
     """Raw log probability by token id (sampled, RELEVANT, IRRELEVANT) at the last position.
 
-    With :mod:`service.engine.label_logits` it is the labels' logits.
+    With :mod:`service.engine.worker.label_logits` it is the labels' logits.
     """
     return {token: entry.logprob for token, entry in completion.logprobs[-1].items()}
 

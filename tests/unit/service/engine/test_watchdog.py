@@ -8,7 +8,7 @@ import sys
 
 CHILD = """
 import sys, time
-from service.engine.watchdog import ParentWatch
+from service.engine.worker.parent_watch import ParentWatch
 ParentWatch().end_with_parent()
 print("watching", flush=True)
 time.sleep(60)

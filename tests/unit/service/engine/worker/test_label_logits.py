@@ -10,12 +10,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from service.engine.label_logits import (  # noqa: E402 - torch may not be there
+from service.engine.scoring import label_probability  # noqa: E402
+from service.engine.worker.label_logits import (  # noqa: E402 - torch may not be there
     LabelLogits,
     gather_labels,
     label_columns,
 )
-from service.engine.scoring import label_probability  # noqa: E402
 
 LABELS = [7, 3]
 VOCABULARY = 12

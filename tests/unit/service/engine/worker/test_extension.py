@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from service.engine.extension import WorkerExtension  # noqa: E402 - torch may not be there
+from service.engine.worker.extension import WorkerExtension  # noqa: E402 - torch may not be there
 from tests.support.vllm_parts import LlamaForCausalLM, Runner, kernels  # noqa: E402
 
 LABELS = [7, 3]

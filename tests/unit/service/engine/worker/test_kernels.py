@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.engine.kernels import CAPACITY, Kernels, matrices
+from service.engine.worker.kernels import CAPACITY, Kernels, matrices
 
 
 class Weight:

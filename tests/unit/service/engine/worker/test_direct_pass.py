@@ -11,8 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from service.engine.direct_pass import DirectPasses  # noqa: E402 - torch may not be there
-from service.engine.shared_rows import SharedRows  # noqa: E402
+from service.engine.worker.direct_pass import DirectPasses  # noqa: E402 - torch may not be there
+from service.engine.worker.shared_rows import SharedRows  # noqa: E402
 from tests.support.vllm_parts import LlamaForCausalLM, RMSNorm, Runner, kernels  # noqa: E402
 
 PROMPTS = {"a": [1, 4, 2, 5], "b": [1, 4, 2, 5], "c": [1, 4, 2, 5], "d": [1, 7, 3]}

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.shared_rows import LEAST_SAVED, Histories, SharedRows, Sharing
+from service.engine.worker.shared_rows import LEAST_SAVED, Histories, SharedRows, Sharing
 
 torch = pytest.importorskip("torch")
 
-from service.engine.shared_rows import close  # noqa: E402 - of tensors
+from service.engine.worker.shared_rows import close  # noqa: E402 - of tensors
 from tests.support.vllm_parts import LlamaForCausalLM, Runner  # noqa: E402 - torch may not be there
 
 

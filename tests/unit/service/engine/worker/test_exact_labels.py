@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from service.engine.exact_labels import (  # noqa: E402 - torch may not be there
+from service.engine.worker.exact_labels import (  # noqa: E402 - torch may not be there
     ExactLabels,
     LabelHead,
     agree,
@@ -154,7 +154,7 @@ def test_a_bias_that_is_not_that_of_the_head_is_found_out() -> None:
 
 def test_the_extension_is_imported_without_torch_and_without_vllm() -> None:
     code = (
-        "import sys, service.engine.extension;"
+        "import sys, service.engine.worker.extension;"
         "print(sorted({'torch', 'vllm', 'numpy'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

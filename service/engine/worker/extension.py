@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from service.engine.direct_pass import DirectPasses
-from service.engine.exact_labels import ExactLabels
-from service.engine.kernels import Kernels
-from service.engine.label_logits import LabelLogits
-from service.engine.shared_rows import SharedRows
-from service.engine.watchdog import ParentWatch
+from service.engine.worker.direct_pass import DirectPasses
+from service.engine.worker.exact_labels import ExactLabels
+from service.engine.worker.kernels import Kernels
+from service.engine.worker.label_logits import LabelLogits
+from service.engine.worker.parent_watch import ParentWatch
+from service.engine.worker.shared_rows import SharedRows
 
 
 class WorkerExtension(ParentWatch, ExactLabels, LabelLogits, SharedRows, DirectPasses, Kernels):
