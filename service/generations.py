@@ -11,11 +11,11 @@ from typing import Any, Literal
 from service.admission import Admission, Gate, Kind, Permit
 from service.cache.keys import cache_key
 from service.cache.protocol import Cache
-from service.candidates import Generation
 from service.coalesce import Coalescer, Flight, Gone
 from service.deadline import Deadline, Stopwatch
 from service.engine.protocol import Candidate
 from service.errors import CallerLeft, Overloaded, QueryTooLong
+from service.filtering.candidates import Generation
 from service.metrics import Metrics
 from service.version import Version
 

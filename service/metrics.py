@@ -20,8 +20,8 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from service.cache.metrics import CacheMetrics
-from service.candidates import Judged, Verdict
 from service.engine.protocol import Candidate
+from service.filtering.candidates import Judged, Verdict
 from service.tallies import Count, Counts, Distribution, Distributions
 
 LATENCY_BUCKETS_S = (

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.admission import Kind
-from service.candidates import Selection
 from service.coalesce import Gone
 from service.deadline import Deadline, Stopwatch
 from service.errors import UnknownVersion, VersionNotLoaded
+from service.filtering.candidates import Selection
 from service.generations import Found, Generations, Patron
 from service.metrics import Metrics
 from service.overrides.live import Overrides

@@ -19,7 +19,7 @@ from service.errors import (
     LoadFailed,
     RequeryError,
 )
-from service.filters import CandidateFilter
+from service.filtering.filters import CandidateFilter
 from service.traffic import Traffic
 
 _log = structlog.get_logger(component="versions")

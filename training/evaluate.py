@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from model_store.manifest import FilterSpec
 from model_store.store import Version
-from service.candidates import Scored
-from service.filters import CandidateFilter
+from service.filtering.candidates import Scored
+from service.filtering.filters import CandidateFilter
 from training.data import Split
 from training.errors import DataError
 from training.first_results import FirstResults

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from model_store.manifest import FilterSpec
-from service.candidates import Scored, Verdict
-from service.filters import CandidateFilter
+from service.filtering.candidates import Scored, Verdict
+from service.filtering.filters import CandidateFilter
 from training import rewards
 from training.first_results import FirstResults, Score
 from training.pairs import World, is_echo

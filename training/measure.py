@@ -10,7 +10,7 @@ from typing import Any
 
 from model_store.base import find_base
 from model_store.store import Version, default_cache_dir
-from service.candidates import Scored
+from service.filtering.candidates import Scored
 from training.data import Split, split
 from training.errors import DataError, RunError
 from training.evaluate import (

@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from model_store.text import normalise
-from service.guards import Brands
-from service.wording import words
+from service.filtering.guards import Brands
+from service.filtering.words import words
 from training.brands import brands
 from training.folds import compact
 from training.schema import GRADE_BAD, GRADE_ENGAGED, GRADE_RELEVANT, Tables

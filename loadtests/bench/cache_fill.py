@@ -25,8 +25,8 @@ from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.memory_tier import MemoryCache
 from service.cache.metrics import CacheMetrics
-from service.candidates import Generation, Scored
-from service.filters import CandidateFilter
+from service.filtering.candidates import Generation, Scored
+from service.filtering.filters import CandidateFilter
 
 _DIGEST = "0" * 64
 _WORDS = (

@@ -1,7 +1,7 @@
 """How an entry is written in Redis: a small JSON array, relevance to the last bit.
 
 The verdicts that depend on no request are in it, since finding them costs several times what
-reading them does. They count as long as :data:`service.filters.RULES` are those by which they were
+reading them does. They count as long as :data:`service.filtering.filters.RULES` are those by which they were
 found; else the candidates are judged anew.
 """
 
@@ -11,8 +11,8 @@ import orjson
 
 from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Entry, Lifetimes
-from service.candidates import Generation, Judged, Scored, Verdict
-from service.filters import RULES
+from service.filtering.candidates import Generation, Judged, Scored, Verdict
+from service.filtering.filters import RULES
 
 MAX_BYTES = 64 * 1024
 """Longest value written or read; nothing of ours comes near it."""

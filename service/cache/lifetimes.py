@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from service.candidates import Generation
 from service.config.settings import Settings
+from service.filtering.candidates import Generation
 
 
 class Entry(NamedTuple):

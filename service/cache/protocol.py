@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple, Protocol
 
-from service.candidates import Generation
+from service.filtering.candidates import Generation
 
 
 class Hit(NamedTuple):

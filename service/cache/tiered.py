@@ -11,8 +11,8 @@ from service.cache.memory_tier import MemoryCache
 from service.cache.protocol import Hit, Purged
 from service.cache.purge_log import Forgotten
 from service.cache.redis_tier import RedisCache
-from service.candidates import Generation
 from service.errors import CacheUnavailable
+from service.filtering.candidates import Generation
 
 
 class TieredCache:

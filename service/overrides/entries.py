@@ -22,7 +22,7 @@ from pydantic import (
 
 from model_store.text import MAX_QUERY_CHARS, normalise
 from service.errors import FieldError, InvalidRequest
-from service.wording import words
+from service.filtering.words import words
 
 MAX_PINNED = 32
 """Most rewrites of one pin: the most that a request can ask for."""

@@ -11,11 +11,11 @@ from typing import Literal
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import Board
+from service.filtering.words import words
 from service.overrides.entries import Entry, Pin, Source, fold
 from service.overrides.file import OverridesFile
 from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import Table, TableCodec
-from service.wording import words
 
 SCHEMA = 1
 """Schema of the document that this release writes."""

@@ -12,9 +12,9 @@ import httpx
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.redis_tier import RedisCache
-from service.candidates import Generation
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong
+from service.filtering.candidates import Generation
 from service.precompute.errors import PrecomputeError
 from service.precompute.journal import Result
 from service.precompute.run import Outcome

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.cache.keys import cache_key
-from service.candidates import Generation, Scored
+from service.filtering.candidates import Generation, Scored
 from service.versions import Version
 from tests.chaos.proxy import (
     BlackHole,

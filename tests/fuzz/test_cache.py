@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from service.cache.codec import CorruptValue, decode, encode
 from service.cache.keys import cache_key, version_prefix
 from service.cache.lifetimes import Lifetimes
-from service.candidates import Generation, Scored
+from service.filtering.candidates import Generation, Scored
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.strategies import json_values, texts
 from tests.support.versions import make_manifest

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from model_store.manifest import FilterSpec
 from model_store.text import MAX_QUERY_CHARS, normalise
-from service.candidates import Scored, Verdict
-from service.filters import CandidateFilter
-from service.guards import Brands, quantities, sizes
+from service.filtering.candidates import Scored, Verdict
+from service.filtering.filters import CandidateFilter
+from service.filtering.guards import Brands, quantities, sizes
+from service.filtering.words import words
 from service.overrides.entries import BlockTerm, read_entry
 from service.overrides.table import Table
-from service.wording import words
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.strategies import digits, encodable, shopping, texts
 from tests.support.overrides import term

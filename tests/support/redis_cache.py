@@ -8,7 +8,7 @@ from typing import Any
 
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.redis_tier import RedisCache
-from service.candidates import Generation, Scored
+from service.filtering.candidates import Generation, Scored
 from service.metrics import Metrics
 from service.redis import connect
 

@@ -15,7 +15,7 @@ from service.cache.memory_tier import MemoryCache
 from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisCache
 from service.cache.tiered import TieredCache
-from service.candidates import Generation, Scored
+from service.filtering.candidates import Generation, Scored
 from service.redis import AnyRedis
 
 

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from service.batch import Batches, Done
-from service.candidates import Selection
 from service.deadline import Deadline, Stopwatch
 from service.errors import InvalidQuery, RequeryError
+from service.filtering.candidates import Selection
 from service.rewriter import Answer, Ask
 
 NEVER = 60_000

@@ -11,7 +11,6 @@ from model_store.manifest import FilterSpec, Manifest, SpellingSpec
 from model_store.remote import RemoteUnreadable
 from model_store.store import FolderSource, Store, pack_version
 from service import catalogue, errors
-from service.candidates import Scored, Verdict
 from service.catalogue import (
     arriving,
     engine_factory,
@@ -23,6 +22,7 @@ from service.config.settings import Settings
 from service.engine.corrected import CorrectedEngine
 from service.engine.spelling import write_words
 from service.engine.vllm import VllmEngine
+from service.filtering.candidates import Scored, Verdict
 from service.memory import OVERHEAD_BYTES
 from service.version import Version
 from tests.support.model_versions import write_full_version, write_stub_version

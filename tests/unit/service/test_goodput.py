@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.admission import Kind
-from service.candidates import Selection
 from service.deadline import Deadline
+from service.filtering.candidates import Selection
 from service.goodput import GRACE_S, Goodput
 from service.rewriter import Answer, Ask, Status
 from service.routing import Assignment

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from model_store.manifest import FilterSpec
-from service.candidates import Scored
+from service.filtering.candidates import Scored
 from tests.unit.training.worlds import make_world
 from training.compare import (
     CORRECTIONS,

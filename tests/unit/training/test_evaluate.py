@@ -8,7 +8,7 @@ import pytest
 
 from model_store.manifest import FilterSpec
 from model_store.store import PACKAGED, FolderSource, Store
-from service.candidates import Scored
+from service.filtering.candidates import Scored
 from tests.unit.training.worlds import make_tables, make_world, shop_tables
 from training.data import Split, split
 from training.errors import DataError, RunError

@@ -13,8 +13,8 @@ from service.cache.codec import CorruptValue, decode, encode
 from service.cache.keys import cache_key, version_prefix
 from service.cache.lifetimes import Lifetimes
 from service.cache.memory_tier import MemoryCache, estimated_bytes
-from service.candidates import Generation, Judged, Scored
-from service.filters import RULES, CandidateFilter
+from service.filtering.candidates import Generation, Judged, Scored
+from service.filtering.filters import RULES, CandidateFilter
 from service.metrics import Metrics
 from tests.support.versions import make_manifest
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from model_store.manifest import FilterSpec
-from service.candidates import Generation, Verdict
 from service.engine.corrected import VOTES, CorrectedEngine
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Candidate, Engine
 from service.engine.spelling import Corrector
-from service.filters import CandidateFilter
+from service.filtering.candidates import Generation, Verdict
+from service.filtering.filters import CandidateFilter
 from tests.support.engine import ScriptedEngine, candidates
 
 CORRECTOR = Corrector({"steel": 9, "stake": 9, "metal": 9})

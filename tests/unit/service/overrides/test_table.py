@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidRequest
+from service.filtering.words import words
 from service.overrides.entries import BlockTerm, Entry, read_entry
 from service.overrides.table import Table, TableCodec
-from service.wording import words
 from tests.support.overrides import NOW, SOON, block, entry, pin, term
 
 

@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from service.wording import words
+from service.filtering.words import words
 
 
 class Quantity(NamedTuple):

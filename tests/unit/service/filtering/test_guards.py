@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.guards import Brands, adds_numbers, keeps_numbers, keeps_sizes, quantities
+from service.filtering.guards import Brands, adds_numbers, keeps_numbers, keeps_sizes, quantities
 
 KEPT = [
     ("3/4 in pipe", "3/4 inch pipe"),

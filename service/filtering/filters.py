@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 from model_store.manifest import FilterSpec
 from model_store.text import MAX_QUERY_CHARS, normalise
-from service.candidates import Judged, Scored, Selection, Verdict
-from service.guards import Brands, adds_numbers, keeps_numbers, keeps_sizes
-from service.wording import words
+from service.filtering.candidates import Judged, Scored, Selection, Verdict
+from service.filtering.guards import Brands, adds_numbers, keeps_numbers, keeps_sizes
+from service.filtering.words import words
 
 DIVERSITY = 0.3
 """Weight of being different from those already chosen, against relevance (the rest)."""

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_store.manifest import FilterSpec
-from service.candidates import Scored, Verdict
-from service.filters import CandidateFilter
-from service.wording import words
+from service.filtering.candidates import Scored, Verdict
+from service.filtering.filters import CandidateFilter
+from service.filtering.words import words
 
 Row = tuple[str, float | None]
 
