@@ -33,7 +33,7 @@ from service.api.schemas import (
     response_header,
 )
 from service.errors import UnknownOverride
-from service.overrides.desk import OverrideDesk
+from service.overrides.editor import OverrideDesk
 from service.overrides.entries import ID, Entry, Source, read_entries, read_entry
 from service.overrides.live import Overrides
 from service.overrides.table import MAX_ENTRIES

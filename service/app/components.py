@@ -30,7 +30,7 @@ from service.loader import Loader, LoaderMetrics
 from service.logging import query_fields
 from service.memory import MemoryBudget
 from service.metrics import Metrics
-from service.overrides.desk import OverrideDesk
+from service.overrides.editor import OverrideDesk
 from service.overrides.file import OverridesFile
 from service.overrides.live import Overrides, overrides_document
 from service.overrides.metrics import OverrideMetrics

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from service.control.metrics import ControlMetrics
 from service.control.store import Board, LocalBoard
-from service.overrides.desk import OverrideDesk
+from service.overrides.editor import OverrideDesk
 from service.overrides.entries import Entry, read_entry
 from service.overrides.file import OverridesFile
 from service.overrides.live import Overrides, overrides_document

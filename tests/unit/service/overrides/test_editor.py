@@ -16,7 +16,7 @@ from service.errors import (
     StaleRevision,
     UnknownOverride,
 )
-from service.overrides import desk as desk_module
+from service.overrides import editor as desk_module
 from service.overrides.entries import Entry, read_entry
 from tests.support.overrides import BEFORE, NOW, SOON, World, block, pin, term
 
