@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from service.metrics import LATENCY_BUCKETS_S
+from service.pipeline.metrics import LATENCY_BUCKETS_S
 from service.routing import ShadowTraffic
 
 _log = structlog.get_logger(component="shadow")

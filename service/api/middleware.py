@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.context import RequestContext, attach, make_context
 from service.api.problems import internal_problem
 from service.errors import PayloadTooLarge
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 
 _log = structlog.get_logger(component="access")
 

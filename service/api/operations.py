@@ -14,7 +14,7 @@ from service.api.operator_schemas import Liveness, Readiness
 from service.api.schemas import problems
 from service.errors import NotReady
 from service.http import connection_of
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from service.versions import State, Versions
 
 

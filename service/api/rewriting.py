@@ -34,11 +34,11 @@ from service.api.schemas import (
     request_body,
     response_header,
 )
-from service.batch import Batches, Done, Outcome
 from service.deadline import Deadline, Stopwatch
 from service.errors import FieldError, InvalidRequest
-from service.rewriter import Answer, Ask, Rewriter, Source
-from service.tagger import Tagger
+from service.pipeline.batch import Batches, Done, Outcome
+from service.pipeline.relevance import Tagger
+from service.pipeline.rewriter import Answer, Ask, Rewriter, Source
 
 _CACHE_STATUS: dict[Source, bytes] = {
     "memory": b"requery; hit; detail=memory",

@@ -16,27 +16,27 @@ from service.cache.memory_tier import MemoryCache
 from service.cache.purges import Purger, Purges, purges_document
 from service.cache.redis_tier import RedisCache
 from service.cache.tiered import TieredCache
-from service.coalesce import Coalescer
 from service.config.settings import Settings
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.redis_store import RedisBoard
 from service.control.store import Board, LocalBoard
-from service.experiments import Experiments
 from service.exposures import ExposureMetrics, Exposures, choose_sink
-from service.generations import Generations
-from service.goodput import Goodput
 from service.loader import Loader, LoaderMetrics
 from service.logging import query_fields
 from service.memory import MemoryBudget
-from service.metrics import Metrics
 from service.overrides.editor import OverrideDesk
 from service.overrides.file import OverridesFile
 from service.overrides.live import Overrides, overrides_document
 from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import Table
+from service.pipeline.generations import Generations
+from service.pipeline.goodput import Goodput
+from service.pipeline.metrics import Metrics
+from service.pipeline.observers import Experiments
+from service.pipeline.rewriter import Rewriter
+from service.pipeline.single_flight import Coalescer
 from service.redis import AnyRedis, connect
-from service.rewriter import Rewriter
 from service.roster import Roster, RosterMetrics, roster_document
 from service.routing import DOCUMENT, SCHEMA, Kill, Router, Routing
 from service.routing_metrics import RoutingMetrics

@@ -27,7 +27,7 @@ from service.app.lifespan import running
 from service.config.settings import Settings
 from service.keyring import KeyMetrics, KeyRing
 from service.logging import query_fields
-from service.tagger import Tagger
+from service.pipeline.relevance import Tagger
 from service.tracing import Tracing, TracingMiddleware, traced
 
 

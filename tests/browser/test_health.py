@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Locator, Page, Request, Route, expect
 
 from service.keys import digest_of, new_key
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from tests.browser.conftest import Both
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from tests.browser.browser import Scheme, watched
 from tests.browser.served import Served, serving
 

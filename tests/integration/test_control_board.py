@@ -22,7 +22,7 @@ from service.control.redis_store import AUDIT_KEY, CHANNEL, KEY_PREFIX, RedisBoa
 from service.control.store import AUDIT_ENTRIES
 from service.errors import BoardUnavailable, NewerSchema, StaleRevision
 from service.exposures import STREAM, ExposureMetrics, Exposures, StreamSink
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from service.redis import connect
 from service.routing import Router, Routing
 from tests.support.auth import open_guard

@@ -13,7 +13,7 @@ from redis.asyncio import Connection
 from service.cache import metrics as metrics_of_cache
 from service.cache.keys import cache_key, version_prefix
 from service.errors import CacheUnavailable
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from tests.support.engine import ScriptedEngine
 from tests.support.redis_cache import VALUE, entry, open_cache, until
 from tests.support.redis_server import RedisServer, free_port

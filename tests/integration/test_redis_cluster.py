@@ -10,7 +10,7 @@ import pytest
 from redis.crc import key_slot
 
 from service.cache.keys import cache_key, version_prefix
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from tests.support.redis_cache import VALUE, entry, open_cache, until
 from tests.support.redis_cluster import RedisCluster
 from tests.support.service import serving

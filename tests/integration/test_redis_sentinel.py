@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.cache.redis_tier import RedisCache
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from tests.support.redis_cache import VALUE, entry, open_cache, until
 from tests.support.redis_sentinel import SERVICE, RedisSentinel
 from tests.support.service import serving

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from tests.support.redis_cache import VALUE, entry, open_cache
 from tests.support.redis_cluster import SLOTS, cluster_port
 from tests.support.redis_server import RedisServer, free_port

@@ -9,7 +9,7 @@ from typing import Any
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.redis_tier import RedisCache
 from service.filtering.candidates import Generation, Scored
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from service.redis import connect
 
 LIFETIMES = Lifetimes(hard_s=600)

@@ -8,7 +8,7 @@ RECORDED = {
     "shared": {
         "frames": [
             {"name": "run", "file": "/x/lib/python3.11/asyncio/base_events.py"},
-            {"name": "rewrite", "file": "/app/service/rewriter.py"},
+            {"name": "rewrite", "file": "/app/service/pipeline/rewriter.py"},
             {"name": "dumps", "file": "/x/lib/python3.11/site-packages/pydantic/main.py"},
             {"name": "poll"},
         ]
@@ -25,7 +25,7 @@ RECORDED = {
     [
         ("/x/lib/python3.11/site-packages/pydantic/main.py", "pydantic.main"),
         ("/srv/service/cache/memory_tier.py", "service.cache.memory_tier"),
-        ("service/rewriter.py", "service.rewriter"),
+        ("service/pipeline/rewriter.py", "service.pipeline.rewriter"),
         ("/x/lib/python3.11/asyncio/events.py", "asyncio.events"),
         ("/x/lib/python3.11/json.py", "stdlib.json"),
         ("", "native code"),
@@ -37,7 +37,7 @@ def test_modules_are_told_by_their_files(file: str, name: str) -> None:
 
 def test_time_is_counted_where_it_was_spent() -> None:
     assert by_module(RECORDED) == pytest.approx(
-        {"service.rewriter": 0.5, "pydantic.main": 0.4, "native code": 0.1}
+        {"service.pipeline.rewriter": 0.5, "pydantic.main": 0.4, "native code": 0.1}
     )
     assert by_package(RECORDED) == pytest.approx(
         {"service": 0.5, "pydantic": 0.4, "native code": 0.1}

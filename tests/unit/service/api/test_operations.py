@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from service.api.operations import OperationsApi
 from service.errors import NotReady
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from tests.support.auth import open_guard
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import Fleet

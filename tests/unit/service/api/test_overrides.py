@@ -18,8 +18,8 @@ from service.api.operator_schemas import OverrideInfo, OverridesResponse
 from service.api.overrides import OverridesApi
 from service.api.schemas import Problem
 from service.config.settings import Settings
-from service.metrics import Metrics
 from service.overrides.live import Override
+from service.pipeline.metrics import Metrics
 from tests.support.auth import admin_guard
 from tests.support.overrides import BEFORE, LATER, World, block, pin, term
 

@@ -8,7 +8,7 @@ import pytest
 
 from service.api.schemas import Problem
 from service.errors import RequeryError
-from service.rewriter import Rewriter
+from service.pipeline.rewriter import Rewriter
 from tests.support.service import Service
 
 

@@ -24,7 +24,7 @@ from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import Absent, LocalBoard, Stored
 from service.errors import BoardUnavailable, UnknownVersion
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from service.routing import Kill, Router, Routing
 from tests.support.auth import admin_guard, open_guard
 

@@ -14,7 +14,7 @@ from service.api.operations import OperationsApi
 from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.versions import VersionsApi
 from service.errors import EngineUnavailable
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from service.version import State
 from tests.support.auth import admin_guard, open_guard
 from tests.support.engine import ScriptedEngine

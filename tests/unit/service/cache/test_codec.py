@@ -15,7 +15,7 @@ from service.cache.lifetimes import Lifetimes
 from service.cache.memory_tier import MemoryCache, estimated_bytes
 from service.filtering.candidates import Generation, Judged, Scored
 from service.filtering.filters import RULES, CandidateFilter
-from service.metrics import Metrics
+from service.pipeline.metrics import Metrics
 from tests.support.versions import make_manifest
 
 DIGEST = "ab" * 32

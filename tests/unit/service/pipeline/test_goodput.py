@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 from service.admission import Kind
 from service.deadline import Deadline
 from service.filtering.candidates import Selection
-from service.goodput import GRACE_S, Goodput
-from service.rewriter import Answer, Ask, Status
+from service.pipeline.goodput import GRACE_S, Goodput
+from service.pipeline.rewriter import Answer, Ask, Status
 from service.routing import Assignment
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve

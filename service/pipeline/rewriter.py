@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from service.admission import Kind
-from service.coalesce import Gone
 from service.deadline import Deadline, Stopwatch
 from service.errors import UnknownVersion, VersionNotLoaded
 from service.filtering.candidates import Selection
-from service.generations import Found, Generations, Patron
-from service.metrics import Metrics
 from service.overrides.live import Overrides
+from service.pipeline.generations import Found, Generations, Patron
+from service.pipeline.metrics import Metrics
+from service.pipeline.single_flight import Gone
 from service.routing import Assignment, Router
 from service.versions import Version, Versions
 

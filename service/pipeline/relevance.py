@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from service.admission import Admission, Kind
 from service.deadline import Deadline
 from service.errors import DeadlineExceeded, FieldError, InvalidQuery, InvalidRequest
-from service.generations import weight_of
+from service.pipeline.generations import weight_of
 from service.versions import Version, Versions
 
 _PAIRS_PER_CANDIDATE = 4

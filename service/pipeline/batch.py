@@ -15,7 +15,7 @@ import structlog
 
 from service.deadline import Stopwatch
 from service.errors import RequeryError
-from service.rewriter import Answer, Ask
+from service.pipeline.rewriter import Answer, Ask
 
 _log = structlog.get_logger(component="batch")
 

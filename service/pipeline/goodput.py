@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry
 
 from service.admission import Kind
-from service.rewriter import Answer, Ask, Status
+from service.pipeline.rewriter import Answer, Ask, Status
 from service.routing import Assignment, Why
 from service.tallies import Count, Counts
 
@@ -24,7 +24,7 @@ _KINDS = (Kind.SHOPPER, Kind.BATCH)
 
 
 class Goodput:
-    """Counts every answer of /rewrite and /rewrite/batch; a :class:`service.rewriter.Witness`.
+    """Counts every answer of /rewrite and /rewrite/batch; a :class:`service.pipeline.rewriter.Witness`.
 
     Args:
         registry: where the counters are registered.

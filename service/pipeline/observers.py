@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from service.exposures import Exposures
-from service.rewriter import Answer, Ask
+from service.pipeline.rewriter import Answer, Ask
 from service.routing import Assignment
 from service.shadow import Shadow
 
 
 class Experiments:
-    """Passes answers on; a :class:`service.rewriter.Witness`.
+    """Passes answers on; a :class:`service.pipeline.rewriter.Witness`.
 
     Args:
         exposures: gets each answer to a unit that was assigned to an arm.

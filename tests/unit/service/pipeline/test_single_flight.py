@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from service.coalesce import Coalescer, Flight
 from service.engine.protocol import Candidate
 from service.errors import CallerLeft, Overloaded
+from service.pipeline.single_flight import Coalescer, Flight
 from tests.support.engine import ScriptedEngine
 
 FOREVER = 60.0
