@@ -150,7 +150,7 @@ async def with_ray(
         ModelStoreError, RequeryError: the version cannot be used.
     """
     try:
-        from service.ray.precompute import RayRun, Team
+        from service.precompute.ray_run import RayRun, Team
     except ModuleNotFoundError as error:
         raise PrecomputeError(
             f"--ray needs the extra 'ray': pip install 'requery[ray]' ({error.name} is missing)"

@@ -67,7 +67,7 @@ async def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     with warnings.catch_warnings():
         # Ray's own use of other libraries.
         warnings.simplefilter("ignore")
-        from service.ray import precompute
+        from service.precompute import ray_run as precompute
 
     def refuse() -> None:
         raise ConnectionError("nobody there")
