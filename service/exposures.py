@@ -46,7 +46,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from service.outage import Outage
-from service.redis import FAULTS, AnyRedis, disconnect
+from service.redis.client import FAULTS, AnyRedis, disconnect
 
 _log = structlog.get_logger(component="exposures")
 

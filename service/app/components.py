@@ -36,7 +36,7 @@ from service.pipeline.metrics import Metrics
 from service.pipeline.observers import Experiments
 from service.pipeline.rewriter import Rewriter
 from service.pipeline.single_flight import Coalescer
-from service.redis import AnyRedis, connect
+from service.redis.client import AnyRedis, connect
 from service.roster import Roster, RosterMetrics, roster_document
 from service.routing import DOCUMENT, SCHEMA, Kill, Router, Routing
 from service.routing_metrics import RoutingMetrics

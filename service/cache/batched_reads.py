@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from redis.asyncio import RedisCluster
 from redis.exceptions import NoPermissionError
 
-from service.cache.patience import Patience
-from service.redis import AnyRedis
+from service.redis.bounded import Patience
+from service.redis.client import AnyRedis
 
 MOST = 64
 """Keys in one message, so that none is long in the making."""

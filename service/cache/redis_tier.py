@@ -26,10 +26,10 @@ from service.cache.batched_reads import Lookups, one_message
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
-from service.cache.patience import Patience
 from service.errors import CacheUnavailable
 from service.outage import Outage
-from service.redis import FAULTS, AnyRedis, disconnect, masters
+from service.redis.bounded import Patience
+from service.redis.client import FAULTS, AnyRedis, disconnect, masters
 
 T = TypeVar("T")
 

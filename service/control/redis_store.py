@@ -23,12 +23,12 @@ import orjson
 import structlog
 from redis.asyncio import RedisCluster
 
-from service.cache.patience import Patience
 from service.control.metrics import ControlMetrics
 from service.control.store import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
 from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
 from service.outage import Outage
-from service.redis import FAULTS, AnyRedis, disconnect
+from service.redis.bounded import Patience
+from service.redis.client import FAULTS, AnyRedis, disconnect
 
 _log = structlog.get_logger(component="control")
 

@@ -10,7 +10,7 @@ from service.cache.redis_tier import RedisCache
 from service.config.settings import Settings
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import REDIS_BUDGET_S
-from service.redis import connect
+from service.redis.client import connect
 
 
 def redis_of(settings: Settings, lifetimes: Lifetimes, connections: int) -> RedisCache:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.redis import Target, connect, parse
+from service.redis.client import connect
+from service.redis.url import Target, parse
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.strategies import texts
 

@@ -23,7 +23,7 @@ from service.control.store import AUDIT_ENTRIES
 from service.errors import BoardUnavailable, NewerSchema, StaleRevision
 from service.exposures import STREAM, ExposureMetrics, Exposures, StreamSink
 from service.pipeline.metrics import Metrics
-from service.redis import connect
+from service.redis.client import connect
 from service.routing import Router, Routing
 from tests.support.auth import open_guard
 from tests.support.redis_server import RedisServer

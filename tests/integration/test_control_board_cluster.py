@@ -16,7 +16,7 @@ from service.control.metrics import ControlMetrics
 from service.control.redis_store import CHANNEL, RedisBoard
 from service.errors import StaleRevision
 from service.exposures import Exposure, StreamSink
-from service.redis import connect
+from service.redis.client import connect
 from tests.support.redis_cluster import RedisCluster
 
 pytestmark = pytest.mark.integration

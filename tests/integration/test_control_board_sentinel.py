@@ -15,7 +15,7 @@ from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.redis_store import RedisBoard
 from service.errors import BoardUnavailable, StaleRevision
-from service.redis import connect
+from service.redis.client import connect
 from tests.support.redis_sentinel import SERVICE, RedisSentinel
 
 pytestmark = pytest.mark.integration

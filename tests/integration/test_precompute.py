@@ -23,7 +23,7 @@ from service.errors import EngineUnavailable, QueryTooLong
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import EngineFiller
 from service.precompute.journal import Result
-from service.redis import connect
+from service.redis.client import connect
 from service.version import Version
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.model_versions import write_full_version

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from service.control.metrics import ControlMetrics
 from service.control.redis_store import RedisBoard
 from service.overrides.live import Override
-from service.redis import connect
+from service.redis.client import connect
 from tests.support.overrides import World, block, pin, term
 from tests.support.redis_server import RedisServer
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from service.control.metrics import ControlMetrics
 from service.control.redis_store import RedisBoard
 from service.errors import BoardUnavailable
-from service.redis import connect
+from service.redis.client import connect
 from service.version import State
 from tests.support.fleet import Fleet
 from tests.support.redis_server import RedisServer

@@ -10,7 +10,7 @@ from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.redis_tier import RedisCache
 from service.filtering.candidates import Generation, Scored
 from service.pipeline.metrics import Metrics
-from service.redis import connect
+from service.redis.client import connect
 
 LIFETIMES = Lifetimes(hard_s=600)
 VALUE = Generation((Scored("steel stake", 0.1 + 0.2), Scored("cut", None)))

@@ -16,7 +16,7 @@ from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisCache
 from service.cache.tiered import TieredCache
 from service.filtering.candidates import Generation, Scored
-from service.redis import AnyRedis
+from service.redis.client import AnyRedis
 
 
 def generation(*texts: str) -> Generation:

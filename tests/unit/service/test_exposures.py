@@ -23,7 +23,7 @@ from service.exposures import (
     as_json,
     choose_sink,
 )
-from service.redis import connect
+from service.redis.client import connect
 from tests.support.waiting import until
 
 

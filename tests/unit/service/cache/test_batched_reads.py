@@ -13,8 +13,8 @@ from redis.exceptions import NoPermissionError
 
 from service.cache import batched_reads as lookups
 from service.cache.batched_reads import MOST, Lookups, one_message
-from service.cache.patience import Patience
-from service.redis import connect, disconnect
+from service.redis.bounded import Patience
+from service.redis.client import connect, disconnect
 from tests.support.tiers import FakeRedis, Tiers, generation
 from tests.support.waiting import turns, until
 

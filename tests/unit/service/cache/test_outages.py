@@ -28,7 +28,7 @@ from service.cache import redis_tier as tier_module
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisCache
-from service.redis import connect
+from service.redis.client import connect
 from tests.support.tiers import Tiers, generation, seen
 from tests.support.waiting import turns, until
 

@@ -12,11 +12,11 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from service.cache.patience import Patience
 from service.control.metrics import ControlMetrics
 from service.control.redis_store import KEY_PREFIX, RedisBoard
 from service.control.store import Absent, Stored
 from service.errors import BoardUnavailable
+from service.redis.bounded import Patience
 from tests.support.waiting import turns, until
 
 

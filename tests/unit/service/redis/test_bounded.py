@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.cache.patience import Patience
+from service.redis.bounded import Patience
 
 
 async def test_the_answer_or_the_fault_of_a_command_comes_through() -> None:

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis, RedisCluster, SentinelConnectionPool, SSLConnection
 
-from service.redis import FAULTS, Target, connect, disconnect, parse
+from service.redis.client import FAULTS, connect, disconnect
+from service.redis.url import Target, parse
 
 SECRET = "hunter2"
 
