@@ -45,8 +45,8 @@ import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from service.outage import Outage
 from service.redis.client import FAULTS, AnyRedis, disconnect
+from service.resilience.outage_log import Outage
 
 _log = structlog.get_logger(component="exposures")
 

@@ -15,12 +15,12 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
-from service.backoff import Backoff
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import Board
 from service.errors import InsufficientMemory, RequeryError, StaleRevision
 from service.loader import Loader
+from service.resilience.backoff import Backoff
 from service.version import State, Version
 from service.versions import Versions
 

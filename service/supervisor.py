@@ -37,11 +37,11 @@ from typing import Literal, Protocol
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from service.backoff import Backoff
-from service.breaker import BreakerMetrics
-from service.breaker import State as BreakerState
 from service.engine.protocol import Engine
 from service.errors import RequeryError
+from service.resilience.backoff import Backoff
+from service.resilience.circuit_breaker import BreakerMetrics
+from service.resilience.circuit_breaker import State as BreakerState
 from service.version import State, Version
 from service.versions import Versions
 

@@ -18,11 +18,11 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from service.api.context import context_of
-from service.buckets import Buckets
 from service.config.settings import Settings
 from service.errors import Forbidden, TooManyRequests, Unauthorized
 from service.keyring import KeyRing
 from service.keys import ADMIN, SCOPES, Key
+from service.resilience.rate_limit import Buckets
 
 _log = structlog.get_logger(component="auth")
 

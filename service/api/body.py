@@ -10,8 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from service.api.problems import from_validation
-from service.deadline import Deadline
 from service.errors import FieldError, InvalidRequest, UnsupportedMediaType
+from service.resilience.deadline import Deadline
 
 DEADLINE_HEADER = "x-request-deadline-ms"
 _DEADLINE_HEADER = DEADLINE_HEADER.encode()

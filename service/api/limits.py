@@ -7,8 +7,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.auth import Auth, address_of
 from service.api.context import context_of
 from service.api.problems import problem
-from service.buckets import Buckets
 from service.errors import TooManyRequests
+from service.resilience.rate_limit import Buckets
 
 EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
 """What tells whether the service is well must not depend on how busy it is."""

@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.admission import Kind
 from service.api import problems as problem_objects
 from service.api.auth import Guard
 from service.api.body import DeadlinePolicy, read_json
@@ -34,11 +33,12 @@ from service.api.schemas import (
     request_body,
     response_header,
 )
-from service.deadline import Deadline, Stopwatch
 from service.errors import FieldError, InvalidRequest
 from service.pipeline.batch import Batches, Done, Outcome
 from service.pipeline.relevance import Tagger
 from service.pipeline.rewriter import Answer, Ask, Rewriter, Source
+from service.resilience.admission import Kind
+from service.resilience.deadline import Deadline, Stopwatch
 
 _CACHE_STATUS: dict[Source, bytes] = {
     "memory": b"requery; hit; detail=memory",

@@ -9,8 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry
 
-from service.admission import Admission, AdmissionMetrics
-from service.breaker import BreakerMetrics
 from service.cache.lifetimes import Lifetimes
 from service.cache.memory_tier import MemoryCache
 from service.cache.purges import Purger, Purges, purges_document
@@ -37,6 +35,8 @@ from service.pipeline.observers import Experiments
 from service.pipeline.rewriter import Rewriter
 from service.pipeline.single_flight import Coalescer
 from service.redis.client import AnyRedis, connect
+from service.resilience.admission import Admission, AdmissionMetrics
+from service.resilience.circuit_breaker import BreakerMetrics
 from service.roster import Roster, RosterMetrics, roster_document
 from service.routing import DOCUMENT, SCHEMA, Kill, Router, Routing
 from service.routing_metrics import RoutingMetrics

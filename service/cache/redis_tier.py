@@ -20,16 +20,16 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import ClusterDownError, OutOfMemoryError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from service.breaker import Breaker, BreakerMetrics
 from service.cache import codec
 from service.cache.batched_reads import Lookups, one_message
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
 from service.errors import CacheUnavailable
-from service.outage import Outage
 from service.redis.bounded import Patience
 from service.redis.client import FAULTS, AnyRedis, disconnect, masters
+from service.resilience.circuit_breaker import Breaker, BreakerMetrics
+from service.resilience.outage_log import Outage
 
 T = TypeVar("T")
 

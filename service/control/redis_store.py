@@ -26,9 +26,9 @@ from redis.asyncio import RedisCluster
 from service.control.metrics import ControlMetrics
 from service.control.store import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
 from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
-from service.outage import Outage
 from service.redis.bounded import Patience
 from service.redis.client import FAULTS, AnyRedis, disconnect
+from service.resilience.outage_log import Outage
 
 _log = structlog.get_logger(component="control")
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from service.deadline import Stopwatch
 from service.errors import RequeryError
 from service.pipeline.rewriter import Answer, Ask
+from service.resilience.deadline import Stopwatch
 
 _log = structlog.get_logger(component="batch")
 

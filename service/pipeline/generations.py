@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from service.admission import Admission, Gate, Kind, Permit
 from service.cache.keys import cache_key
 from service.cache.protocol import Cache
-from service.deadline import Deadline, Stopwatch
 from service.engine.protocol import Candidate
 from service.errors import CallerLeft, Overloaded, QueryTooLong
 from service.filtering.candidates import Generation
 from service.pipeline.metrics import Metrics
 from service.pipeline.single_flight import Coalescer, Flight, Gone
+from service.resilience.admission import Admission, Gate, Kind, Permit
+from service.resilience.deadline import Deadline, Stopwatch
 from service.version import Version
 
 Source = Literal["engine", "memory", "redis", "coalesced", "none"]

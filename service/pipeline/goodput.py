@@ -9,8 +9,8 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry
 
-from service.admission import Kind
 from service.pipeline.rewriter import Answer, Ask, Status
+from service.resilience.admission import Kind
 from service.routing import Assignment, Why
 from service.tallies import Count, Counts
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from service.admission import Admission, Kind
-from service.deadline import Deadline
 from service.errors import DeadlineExceeded, FieldError, InvalidQuery, InvalidRequest
 from service.pipeline.generations import weight_of
+from service.resilience.admission import Admission, Kind
+from service.resilience.deadline import Deadline
 from service.versions import Version, Versions
 
 _PAIRS_PER_CANDIDATE = 4

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from service.admission import Kind
-from service.deadline import Deadline, Stopwatch
 from service.errors import UnknownVersion, VersionNotLoaded
 from service.filtering.candidates import Selection
 from service.overrides.live import Overrides
 from service.pipeline.generations import Found, Generations, Patron
 from service.pipeline.metrics import Metrics
 from service.pipeline.single_flight import Gone
+from service.resilience.admission import Kind
+from service.resilience.deadline import Deadline, Stopwatch
 from service.routing import Assignment, Router
 from service.versions import Version, Versions
 

@@ -26,7 +26,7 @@ Gone = Callable[[], Awaitable[None]]
 
 
 class Place(Protocol):
-    """What a flight holds while it is under way; :class:`service.admission.Permit`."""
+    """What a flight holds while it is under way; :class:`service.resilience.admission.Permit`."""
 
     def release(self, *, whole: bool) -> None:
         """The flight has ended; ``whole`` if not before its time."""

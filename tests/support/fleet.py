@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 from prometheus_client import CollectorRegistry
 
 from model_store.manifest import Manifest
-from service.backoff import Backoff
 from service.control.metrics import ControlMetrics
 from service.control.store import Board, LocalBoard
 from service.loader import Loader, LoaderMetrics
 from service.memory import MemoryBudget
+from service.resilience.backoff import Backoff
 from service.roster import Roster, RosterMetrics, roster_document
 from service.version import Version
 from service.versions import Versions
@@ -41,7 +41,7 @@ class Fleet:
         names: of the versions known from the start.
         store: versions that can be found later.
         drain_timeout_s: see :class:`service.loader.Loader`.
-        first_retry_s: see :class:`service.backoff.Backoff`.
+        first_retry_s: see :class:`service.resilience.backoff.Backoff`.
     """
 
     def __init__(

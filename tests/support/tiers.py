@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
-from service.breaker import STATES, BreakerMetrics
 from service.cache.lifetimes import Lifetimes
 from service.cache.memory_tier import MemoryCache
 from service.cache.metrics import CacheMetrics
@@ -17,6 +16,7 @@ from service.cache.redis_tier import RedisCache
 from service.cache.tiered import TieredCache
 from service.filtering.candidates import Generation, Scored
 from service.redis.client import AnyRedis
+from service.resilience.circuit_breaker import STATES, BreakerMetrics
 
 
 def generation(*texts: str) -> Generation:

@@ -27,11 +27,11 @@ from service.api.auth import (
     require_keys,
 )
 from service.api.context import context_of
-from service.buckets import Buckets
 from service.config.settings import Settings
 from service.errors import Forbidden, TooManyRequests, Unauthorized
 from service.keyring import KeyMetrics, KeyRing
 from service.keys import digest_of, new_key
+from service.resilience.rate_limit import Buckets
 from tests.support.auth import admin_guard, auth_with, request
 from tests.support.service import Serve, Service
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from service.backoff import Backoff
-from service.breaker import BreakerMetrics
 from service.engine.protocol import Candidate
 from service.errors import EngineUnavailable
+from service.resilience.backoff import Backoff
+from service.resilience.circuit_breaker import BreakerMetrics
 from service.supervisor import Supervisor, SupervisorMetrics
 from service.version import FAILURES_IN_A_ROW, State
 from tests.support.engine import ScriptedEngine

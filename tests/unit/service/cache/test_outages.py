@@ -22,13 +22,13 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from service.breaker import BreakerMetrics
 from service.cache import batched_reads as lookups
 from service.cache import redis_tier as tier_module
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisCache
 from service.redis.client import connect
+from service.resilience.circuit_breaker import BreakerMetrics
 from tests.support.tiers import Tiers, generation, seen
 from tests.support.waiting import turns, until
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from service.deadline import Deadline, Stopwatch
 from service.errors import InvalidQuery, RequeryError
 from service.filtering.candidates import Selection
 from service.pipeline.batch import Batches, Done
 from service.pipeline.rewriter import Answer, Ask
+from service.resilience.deadline import Deadline, Stopwatch
 
 NEVER = 60_000
 

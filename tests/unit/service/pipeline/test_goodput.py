@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.admission import Kind
-from service.deadline import Deadline
 from service.filtering.candidates import Selection
 from service.pipeline.goodput import GRACE_S, Goodput
 from service.pipeline.rewriter import Answer, Ask, Status
+from service.resilience.admission import Kind
+from service.resilience.deadline import Deadline
 from service.routing import Assignment
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve
@@ -52,7 +52,9 @@ def counted(registry: CollectorRegistry, name: str, label: str) -> dict[str, flo
 def test_what_a_caller_could_use(
     status: Status, left_ms: float, result: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.deadline.time", SimpleNamespace(monotonic=lambda: 1000.0))
+    monkeypatch.setattr(
+        "service.resilience.deadline.time", SimpleNamespace(monotonic=lambda: 1000.0)
+    )
     registry = CollectorRegistry()
     answered(registry, status, left_ms=left_ms)
     assert counted(registry, NAME, "result") == {result: 1}

@@ -7,8 +7,16 @@ import random
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.admission import SHARES, Admission, AdmissionMetrics, Gate, Kind, Limit, Permit
 from service.errors import Overloaded
+from service.resilience.admission import (
+    SHARES,
+    Admission,
+    AdmissionMetrics,
+    Gate,
+    Kind,
+    Limit,
+    Permit,
+)
 
 
 class Clock:

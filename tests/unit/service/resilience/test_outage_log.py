@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.outage import Outage
+from service.resilience.outage_log import Outage
 
 
 class World:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.buckets import Buckets
+from service.resilience.rate_limit import Buckets
 
 
 class Clock:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from service.backoff import Backoff
+from service.resilience.backoff import Backoff
 
 
 def test_waits_double_up_to_a_bound_and_start_over_after_success() -> None:

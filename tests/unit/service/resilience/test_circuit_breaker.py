@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from service.breaker import STATES, Breaker, BreakerMetrics
+from service.resilience.circuit_breaker import STATES, Breaker, BreakerMetrics
 
 
 class World:

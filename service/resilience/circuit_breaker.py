@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from service.outage import Outage
+from service.resilience.outage_log import Outage
 
 _log = structlog.get_logger(component="breaker")
 
