@@ -21,7 +21,7 @@ from service.api.schemas import (
     problems,
     response_header,
 )
-from service.routing import Kill, RoutingPlan
+from service.routing.document import Kill, RoutingPlan
 
 _BODIES: tuple[type[BaseModel], ...] = (
     RewriteRequest,

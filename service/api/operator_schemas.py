@@ -18,7 +18,7 @@ from pydantic import (
 from service.api.schemas import Body, Text, VersionPin
 from service.overrides.entries import BlockQuery, BlockTerm, Kind, Pin, Source
 from service.overrides.table import MAX_ENTRIES
-from service.routing import Kill, ShadowTraffic
+from service.routing.document import Kill, ShadowTraffic
 
 
 class Liveness(BaseModel):

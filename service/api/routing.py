@@ -36,7 +36,8 @@ from service.errors import (
     UnknownVersion,
     VersionNotLoaded,
 )
-from service.routing import Kill, Router, Routing, RoutingPlan
+from service.routing.document import Kill, Routing, RoutingPlan
+from service.routing.router import Router
 
 _DEFAULT_ENTRIES = 100
 _NOTE_S = 0.25

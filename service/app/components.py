@@ -19,7 +19,6 @@ from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.redis_store import RedisBoard
 from service.control.store import Board, LocalBoard
-from service.exposures import ExposureMetrics, Exposures, choose_sink
 from service.loader import Loader, LoaderMetrics
 from service.logging import query_fields
 from service.memory import MemoryBudget
@@ -38,9 +37,11 @@ from service.redis.client import AnyRedis, connect
 from service.resilience.admission import Admission, AdmissionMetrics
 from service.resilience.circuit_breaker import BreakerMetrics
 from service.roster import Roster, RosterMetrics, roster_document
-from service.routing import DOCUMENT, SCHEMA, Kill, Router, Routing
-from service.routing_metrics import RoutingMetrics
-from service.shadow import Shadow, ShadowMetrics
+from service.routing.document import DOCUMENT, SCHEMA, Kill, Routing
+from service.routing.exposures import ExposureMetrics, Exposures, choose_sink
+from service.routing.metrics import RoutingMetrics
+from service.routing.router import Router
+from service.routing.shadow import Shadow, ShadowMetrics
 from service.supervisor import Supervisor, SupervisorMetrics
 from service.versions import EngineFactory, Version, Versions
 

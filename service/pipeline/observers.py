@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from service.exposures import Exposures
 from service.pipeline.rewriter import Answer, Ask
-from service.routing import Assignment
-from service.shadow import Shadow
+from service.routing.exposures import Exposures
+from service.routing.router import Assignment
+from service.routing.shadow import Shadow
 
 
 class Experiments:

@@ -14,7 +14,7 @@ from service.pipeline.metrics import Metrics
 from service.pipeline.single_flight import Gone
 from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline, Stopwatch
-from service.routing import Assignment, Router
+from service.routing.router import Assignment, Router
 from service.versions import Version, Versions
 
 Status = Literal["ok", "partial", "timeout", "none", "fallback"]

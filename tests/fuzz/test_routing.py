@@ -8,7 +8,8 @@ from typing import Any
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from service.routing import SHARE_TOLERANCE, Router, Routing
+from service.routing.document import SHARE_TOLERANCE, Routing
+from service.routing.router import Router
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.strategies import json_values, texts
 

@@ -21,10 +21,11 @@ from service.control.metrics import ControlMetrics
 from service.control.redis_store import AUDIT_KEY, CHANNEL, KEY_PREFIX, RedisBoard
 from service.control.store import AUDIT_ENTRIES
 from service.errors import BoardUnavailable, NewerSchema, StaleRevision
-from service.exposures import STREAM, ExposureMetrics, Exposures, StreamSink
 from service.pipeline.metrics import Metrics
 from service.redis.client import connect
-from service.routing import Router, Routing
+from service.routing.document import Routing
+from service.routing.exposures import STREAM, ExposureMetrics, Exposures, StreamSink
+from service.routing.router import Router
 from tests.support.auth import open_guard
 from tests.support.redis_server import RedisServer
 

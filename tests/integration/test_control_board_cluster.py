@@ -15,8 +15,8 @@ from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.redis_store import CHANNEL, RedisBoard
 from service.errors import StaleRevision
-from service.exposures import Exposure, StreamSink
 from service.redis.client import connect
+from service.routing.exposures import Exposure, StreamSink
 from tests.support.redis_cluster import RedisCluster
 
 pytestmark = pytest.mark.integration

@@ -8,7 +8,8 @@ from typing import Any
 
 import httpx
 
-from service.routing import Router, Routing, RoutingPlan
+from service.routing.document import Routing, RoutingPlan
+from service.routing.router import Router
 from training.ab.errors import ExperimentError
 
 TIMEOUT_S = 30.0

@@ -25,7 +25,8 @@ from service.control.metrics import ControlMetrics
 from service.control.store import Absent, LocalBoard, Stored
 from service.errors import BoardUnavailable, UnknownVersion
 from service.pipeline.metrics import Metrics
-from service.routing import Kill, Router, Routing
+from service.routing.document import Kill, Routing
+from service.routing.router import Router
 from tests.support.auth import admin_guard, open_guard
 
 KEY = "0123456789abcdef"

@@ -10,7 +10,7 @@ from service.pipeline.goodput import GRACE_S, Goodput
 from service.pipeline.rewriter import Answer, Ask, Status
 from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline
-from service.routing import Assignment
+from service.routing.router import Assignment
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve
 

@@ -10,8 +10,8 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 
-from service.routing import ShadowTraffic
-from service.shadow import RESULTS, Comparison, Shadow, ShadowMetrics
+from service.routing.document import ShadowTraffic
+from service.routing.shadow import RESULTS, Comparison, Shadow, ShadowMetrics
 from tests.support.waiting import turns, until
 
 

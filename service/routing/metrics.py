@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from service.routing import Routing
+from service.routing.document import Routing
 
 
 class RoutingMetrics:

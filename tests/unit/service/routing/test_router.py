@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service.routing import Kill, Router, Routing, RoutingPlan, ShadowTraffic
+from service.routing.document import Kill, Routing, RoutingPlan, ShadowTraffic
+from service.routing.router import Router
 
 UNITS = [f"unit-{i}" for i in range(20_000)]
 SIGMAS = 5

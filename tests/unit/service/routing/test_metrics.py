@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.routing import Kill, Routing, ShadowTraffic
-from service.routing_metrics import RoutingMetrics
+from service.routing.document import Kill, Routing, ShadowTraffic
+from service.routing.metrics import RoutingMetrics
 from tests.support.service import Service
 
 PLAN = Routing(

@@ -22,7 +22,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from service.pipeline.metrics import LATENCY_BUCKETS_S
-from service.routing import ShadowTraffic
+from service.routing.document import ShadowTraffic
 
 _log = structlog.get_logger(component="shadow")
 
@@ -126,7 +126,7 @@ class Shadow:
 
     Args:
         wanted: the shadow traffic of the routing document, if there is any
-            (:attr:`service.routing.Router.shadow`).
+            (:attr:`service.routing.router.Router.shadow`).
         generate: answers with the candidate.
         foreground: generations under way for shoppers.
         metrics: where results are counted.

@@ -36,116 +36,11 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from service.routing.document import Kill, Routing, ShadowTraffic
 
-DOCUMENT = "routing"
-"""Name of the document on the board."""
-SCHEMA = 1
-"""Raised when an older release could no longer understand the document."""
-MAX_ARMS = 32
-SHARE_TOLERANCE = 1e-6
-"""How far the sum of the shares may be from 1."""
-
-VersionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
-Share = Annotated[float, Field(ge=0, le=1)]
 Why = Literal["pin", "unit", "default", "kill"]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class ShadowTraffic(_Part):
-    """Requests that a candidate version answers too, unseen by the caller."""
-
-    version: Annotated[VersionName, Field(description="The candidate.")]
-    share: Annotated[Share, Field(description="Part of the requests, from 0 to 1.")]
-
-
-class Kill(_Part):
-    """The emergency switch, which goes before everything else."""
-
-    version: Annotated[
-        VersionName | None,
-        Field(description="The one version that serves all requests; null: no rewrites at all."),
-    ]
-    reason: Annotated[
-        str, Field(min_length=1, max_length=500, description="Why, for those who come later.")
-    ]
-
-
-class RoutingPlan(_Part):
-    """Where requests go: the body of ``PUT /routing``."""
-
-    default: Annotated[
-        VersionName, Field(description="Serves requests without unit_id, and all without weights.")
-    ]
-    weights: Annotated[
-        dict[VersionName, Share],
-        Field(
-            max_length=MAX_ARMS,
-            description="Share of each version in the requests with a unit_id and no pin; they "
-            "sum to 1. Empty: all go to the default.",
-            examples=[{"sft-1": 0.5, "grpo-1": 0.5}],
-            # The pattern of the names alone would allow any others beside them.
-            json_schema_extra={"additionalProperties": False},
-        ),
-    ]
-    salt: Annotated[
-        str,
-        Field(
-            min_length=1,
-            max_length=64,
-            description="Name of the experiment; another salt assigns all units anew.",
-        ),
-    ]
-    shadow: Annotated[
-        ShadowTraffic | None, Field(description="Traffic that a candidate version answers too.")
-    ] = None
-
-    @field_validator("weights")
-    @classmethod
-    def _whole(cls, weights: dict[str, float]) -> dict[str, float]:
-        total = math.fsum(weights.values())
-        if weights and abs(total - 1) > SHARE_TOLERANCE:
-            raise ValueError(f"must sum to 1, and sum to {total:.6g}")
-        return weights
-
-    @field_validator("salt")
-    @classmethod
-    def _printable(cls, salt: str) -> str:
-        if not salt.isprintable() or not salt.strip():
-            raise ValueError("must be printable, on one line")
-        return salt
-
-
-class Routing(RoutingPlan):
-    """The routing document."""
-
-    kill: Kill | None = None
-
-    @classmethod
-    def parse(cls, body: dict[str, Any]) -> Routing:
-        """Read a stored body.
-
-        Raises:
-            ValueError: it is not a routing document of this schema.
-        """
-        return cls.model_validate(body)
-
-    def dump(self) -> dict[str, Any]:
-        """The body to store."""
-        return self.model_dump(mode="json")
-
-    def plan(self, plan: RoutingPlan) -> Routing:
-        """``plan`` with the kill switch as it is here."""
-        return Routing.model_validate({**plan.model_dump(), "kill": self.dump()["kill"]})
-
-    def killed(self, kill: Kill | None) -> Routing:
-        """The same plan with another kill switch."""
-        return self.model_copy(update={"kill": kill})
 
 
 @dataclass(frozen=True, slots=True)

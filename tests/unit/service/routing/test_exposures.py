@@ -12,7 +12,8 @@ from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError
 
-from service.exposures import (
+from service.redis.client import connect
+from service.routing.exposures import (
     SCHEMA,
     Exposure,
     ExposureMetrics,
@@ -23,7 +24,6 @@ from service.exposures import (
     as_json,
     choose_sink,
 )
-from service.redis.client import connect
 from tests.support.waiting import until
 
 
