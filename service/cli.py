@@ -58,7 +58,7 @@ def models(ctx: typer.Context) -> None:
 @app.command(context_settings=_PASS_ON, add_help_option=False)
 def keys(ctx: typer.Context) -> None:
     """Make API keys, and check the file of their hashes."""
-    _run("keys", "service.keys_command", "app", ctx.args)
+    _run("keys", "service.security.command", "app", ctx.args)
 
 
 @app.command(context_settings=_PASS_ON, add_help_option=False)

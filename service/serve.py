@@ -27,7 +27,6 @@ from pydantic import ValidationError
 
 from model_store.errors import ModelStoreError
 from model_store.store import open_store
-from service.api.auth import require_keys
 from service.app.components import Supplies
 from service.app.factory import create_app
 from service.catalogue import (
@@ -45,6 +44,7 @@ from service.front import Front
 from service.http import Connection, HttpState, Limits
 from service.logging import configure_logging
 from service.overrides.file import OverridesFileInvalid
+from service.security.auth import require_keys
 from service.server import Server
 
 _log = structlog.get_logger(component="serve")

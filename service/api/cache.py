@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.auth import Guard
 from service.api.body import read_json
 from service.api.context import context_of
 from service.api.direct import DirectRoute
@@ -15,6 +14,7 @@ from service.api.operator_schemas import PurgeRequest, PurgeResponse
 from service.api.schemas import AUTHOR, parameters, problems, request_body
 from service.cache.purges import Purger
 from service.errors import FieldError, InvalidRequest
+from service.security.auth import Guard
 from service.versions import Versions
 
 

@@ -8,13 +8,13 @@ from prometheus_client import generate_latest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.api.auth import Guard
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import Liveness, Readiness
 from service.api.schemas import problems
 from service.errors import NotReady
 from service.http import connection_of
 from service.pipeline.metrics import Metrics
+from service.security.auth import Guard
 from service.versions import State, Versions
 
 

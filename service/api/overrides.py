@@ -9,7 +9,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.auth import Guard
 from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
 from service.api.context import context_of
@@ -37,6 +36,7 @@ from service.overrides.editor import OverrideDesk
 from service.overrides.entries import ID, Entry, Source, read_entries, read_entry
 from service.overrides.live import Overrides
 from service.overrides.table import MAX_ENTRIES
+from service.security.auth import Guard
 
 _MAX_REASON_CHARS = 500
 

@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import problems as problem_objects
-from service.api.auth import Guard
 from service.api.body import DeadlinePolicy, read_json
 from service.api.context import context_of
 from service.api.direct import DirectRoute
@@ -39,6 +38,7 @@ from service.pipeline.relevance import Tagger
 from service.pipeline.rewriter import Answer, Ask, Rewriter, Source
 from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline, Stopwatch
+from service.security.auth import Guard
 
 _CACHE_STATUS: dict[Source, bytes] = {
     "memory": b"requery; hit; detail=memory",

@@ -11,7 +11,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.auth import Guard
 from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
 from service.api.context import context_of
@@ -38,6 +37,7 @@ from service.errors import (
 )
 from service.routing.document import Kill, Routing, RoutingPlan
 from service.routing.router import Router
+from service.security.auth import Guard
 
 _DEFAULT_ENTRIES = 100
 _NOTE_S = 0.25

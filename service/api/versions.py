@@ -10,7 +10,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.auth import Guard
 from service.api.context import context_of
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import VersionInfo, VersionsResponse
@@ -19,6 +18,7 @@ from service.errors import FieldError, InvalidRequest, LoadFailed, VersionNotLoa
 from service.loader import Loader
 from service.memory import MemoryBudget
 from service.roster import Roster
+from service.security.auth import Guard
 from service.version import State, Version
 from service.versions import Versions
 

@@ -9,7 +9,6 @@ from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.api import problems
-from service.api.auth import Auth, AuthMetrics
 from service.api.body import DeadlinePolicy
 from service.api.cache import CacheApi
 from service.api.console import Console
@@ -25,9 +24,10 @@ from service.api.versions import VersionsApi
 from service.app.components import Parts, Supplies, assemble, release
 from service.app.lifespan import running
 from service.config.settings import Settings
-from service.keyring import KeyMetrics, KeyRing
 from service.logging import query_fields
 from service.pipeline.relevance import Tagger
+from service.security.auth import Auth, AuthMetrics
+from service.security.keyring import KeyMetrics, KeyRing
 from service.tracing import Tracing, TracingMiddleware, traced
 
 

@@ -24,7 +24,6 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from model_store.manifest import Manifest, VersionName
-from service.api.auth import require_keys
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.protocol import Engine
@@ -35,6 +34,7 @@ from service.ray.host import EngineHost
 from service.ray.remote import RemoteEngine, Reply, Stream
 from service.ray.supply import FROM_STORE, supply_of
 from service.ray.wire import Item, Refusal, Tagged
+from service.security.auth import require_keys
 from service.version import OnTokens
 
 _RUNNING = "RUNNING"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Locator, Page, Request, Route, expect
 
-from service.keys import digest_of, new_key
 from service.pipeline.metrics import Metrics
+from service.security.api_keys import digest_of, new_key
 from tests.browser.conftest import Both
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]

@@ -19,7 +19,7 @@ import yaml
 
 from service.cache.keys import SCHEMA
 from service.config.settings import Settings
-from service.keyring import check_keys_file
+from service.security.keyring import check_keys_file
 from tests.deploy.dockerfile import image_environment
 from tests.docs.blocks import ROOT
 from tests.docs.shell import SETTINGS

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from service.keys import entry, new_key
+from service.security.api_keys import entry, new_key
 from tests.deploy.image import KEYS, Image, request, unpacked
 from tests.docs.blocks import ROOT
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 
-from service.keys import entry, new_key
+from service.security.api_keys import entry, new_key
 from tests.deploy.conftest import Promtool
 from tests.deploy.observability import FOLDER, RULE_TESTS, RULES, dashboard_queries, rule_queries
 from tests.deploy.prometheus import Prometheus, configuration, running

@@ -22,7 +22,7 @@ from fastapi import FastAPI
 from service.app.components import Supplies
 from service.app.factory import create_app
 from service.config.settings import Settings
-from service.keys import entry, new_key
+from service.security.api_keys import entry, new_key
 from service.version import Version
 from tests.docs.shell import environment
 from tests.support.engine import Script, ScriptedEngine

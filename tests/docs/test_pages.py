@@ -18,8 +18,8 @@ import yaml
 from examples.search_backend import queries
 from service.client import Rewrite
 from service.config.page import page as settings_page
-from service.keyring import check_keys_file
 from service.overrides.entries import read_entries
+from service.security.keyring import check_keys_file
 from tests.deploy.charts import render
 from tests.docs import contract, shell
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, Block, blocks

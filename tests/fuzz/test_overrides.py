@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from service.errors import InvalidRequest
-from service.keys import KeysInvalid, read_keys
 from service.overrides.entries import read_entries, read_entry
 from service.overrides.file import OverridesFile, OverridesFileInvalid
 from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import Table, TableCodec
+from service.security.api_keys import KeysInvalid, read_keys
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.strategies import encodable, json_values, texts
 

@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from service.api.auth import Auth, AuthMetrics, Guard
 from service.api.context import RequestContext, attach
-from service.keyring import KeyMetrics, KeyRing
+from service.security.auth import Auth, AuthMetrics, Guard
+from service.security.keyring import KeyMetrics, KeyRing
 
 
 def auth_with(

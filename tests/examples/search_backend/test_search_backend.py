@@ -10,7 +10,7 @@ from examples.search_backend.__main__ import found, main
 from examples.search_backend.catalogue import CATALOGUE, Index, Product, read
 from examples.search_backend.fusion import REWRITE_WEIGHT, RRF_K, fuse, weight
 from service.client import Answer, Rewrite
-from service.keys import entry, new_key
+from service.security.api_keys import entry, new_key
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.http_server import listening
 from training import search

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.client import Answer, AsyncRequery, Rejected, Requery, Rewrite, Unavailable
-from service.keys import entry, new_key
+from service.security.api_keys import entry, new_key
 from tests.support.engine import ScriptedEngine
 from tests.support.http_server import Listening, listening
 

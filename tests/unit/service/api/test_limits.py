@@ -11,10 +11,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.api import auth
 from service.api.limits import EXEMPT, buckets
 from service.api.schemas import Problem
-from service.keys import digest_of, new_key
+from service.security import auth
+from service.security.api_keys import digest_of, new_key
 from tests.support.service import Serve, Service
 
 KEYS = {name: new_key() for name in ("one", "two")}

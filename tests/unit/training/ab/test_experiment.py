@@ -19,8 +19,8 @@ from fastapi import FastAPI
 from service.app.components import Supplies
 from service.app.factory import create_app
 from service.config.settings import Settings
-from service.keys import entry, new_key
 from service.routing.document import Routing
+from service.security.api_keys import entry, new_key
 from service.version import Version
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.http_server import Listening, listening

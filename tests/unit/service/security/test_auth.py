@@ -17,7 +17,12 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from service.api.auth import (
+from service.api.context import context_of
+from service.config.settings import Settings
+from service.errors import Forbidden, TooManyRequests, Unauthorized
+from service.resilience.rate_limit import Buckets
+from service.security.api_keys import digest_of, new_key
+from service.security.auth import (
     FAILURES_BURST,
     Auth,
     AuthMetrics,
@@ -26,12 +31,7 @@ from service.api.auth import (
     address_of,
     require_keys,
 )
-from service.api.context import context_of
-from service.config.settings import Settings
-from service.errors import Forbidden, TooManyRequests, Unauthorized
-from service.keyring import KeyMetrics, KeyRing
-from service.keys import digest_of, new_key
-from service.resilience.rate_limit import Buckets
+from service.security.keyring import KeyMetrics, KeyRing
 from tests.support.auth import admin_guard, auth_with, request
 from tests.support.service import Serve, Service
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from service.keys import (
+from service.security.api_keys import (
     MAX_KEYS,
     SCOPES,
     Key,
@@ -26,7 +26,7 @@ from service.keys import (
     new_key,
     read_keys,
 )
-from service.keys_command import app
+from service.security.command import app
 
 SECRET = "rq_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
 HASH = hashlib.sha256(SECRET.encode()).hexdigest()

@@ -20,9 +20,9 @@ from starlette.types import Scope
 from service.api.context import context_of
 from service.config.settings import Settings
 from service.errors import Forbidden, TooManyRequests, Unauthorized
-from service.keyring import KeyRing
-from service.keys import ADMIN, SCOPES, Key
 from service.resilience.rate_limit import Buckets
+from service.security.api_keys import ADMIN, SCOPES, Key
+from service.security.keyring import KeyRing
 
 _log = structlog.get_logger(component="auth")
 

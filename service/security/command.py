@@ -9,8 +9,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from service.keyring import check_keys_file
-from service.keys import SCOPES, KeysInvalid, entry, new_key
+from service.security.api_keys import SCOPES, KeysInvalid, entry, new_key
+from service.security.keyring import check_keys_file
 
 app = typer.Typer(
     help="Make API keys, and check the file of their hashes (REQUERY_API_KEYS_FILE).",

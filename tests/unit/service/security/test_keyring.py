@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from service import keyring
-from service.keyring import MAX_BYTES, KeyMetrics, KeyRing, KeysFileInvalid
-from service.keys import Key, digest_of, new_key
+from service.security import keyring
+from service.security.api_keys import Key, digest_of, new_key
+from service.security.keyring import MAX_BYTES, KeyMetrics, KeyRing, KeysFileInvalid
 from tests.support.waiting import until
 
 OLD, NEW, ADMIN = new_key(), new_key(), "correct horse battery"

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter
 from pydantic import SecretStr
 
 from service.config.watched_file import FileUnusable, WatchedFile
-from service.keys import Key, KeysInvalid, admin_key, find, read_keys
+from service.security.api_keys import Key, KeysInvalid, admin_key, find, read_keys
 
 _log = structlog.get_logger(component="keys")
 
