@@ -40,7 +40,7 @@ def root(
 @app.command(context_settings=_PASS_ON, add_help_option=False)
 def serve(ctx: typer.Context) -> None:
     """Answer rewrite requests over HTTP."""
-    _run("serve", "service.serve", "serve", ctx.args)
+    _run("serve", "service.server.command", "serve", ctx.args)
 
 
 @app.command(context_settings=_PASS_ON, add_help_option=False)

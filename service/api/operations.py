@@ -12,9 +12,9 @@ from service.api.direct import DirectRoute
 from service.api.operator_schemas import Liveness, Readiness
 from service.api.schemas import problems
 from service.errors import NotReady
-from service.http import connection_of
 from service.pipeline.metrics import Metrics
 from service.security.auth import Guard
+from service.server.connection import connection_of
 from service.versions import State, Versions
 
 

@@ -119,6 +119,6 @@ def test_it_ends_in_order_and_complains_of_nothing(running: Running) -> None:
     for complaint in ("Read-only file system", "Permission denied", "No space left"):
         assert complaint not in errors, errors
     events = [json.loads(line) for line in (running.log / "out").read_text().splitlines()]
-    # Some sandboxes allow a socket filter to root alone (service/server.py does without).
+    # Some sandboxes allow a socket filter to root alone (service/server/graceful.py does without).
     told = {e["event"] for e in events if e["level"] not in ("info", "debug")}
     assert told <= {"no_socket_filter"}, events

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.app.components import Parts, assemble
-from service.http import HttpMetrics
+from service.server.connection import HttpMetrics
 from service.tallies import Counts, Distributions
 from tests.deploy.observability import (
     DASHBOARDS,

@@ -17,9 +17,9 @@ from service.app.components import Supplies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.protocol import Engine
-from service.front import Front
-from service.http import Connection, HttpState, Limits
-from service.server import Server
+from service.server.connection import Connection, HttpState, Limits
+from service.server.graceful import Server
+from service.server.startup import Front
 from service.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.raw_http import RawResponse, get

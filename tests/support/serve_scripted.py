@@ -23,7 +23,7 @@ from service.app.components import Supplies
 from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
 from service.logging import configure_logging
-from service.serve import run
+from service.server.command import run
 from service.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine, candidates
 from tests.support.versions import make_manifest

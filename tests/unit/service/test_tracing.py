@@ -267,7 +267,7 @@ async def test_without_a_collector_there_is_no_layer(service: Service) -> None:
 
 def test_without_a_collector_nothing_that_traces_is_imported() -> None:
     program = (
-        "import sys, service.app.factory, service.serve;"
+        "import sys, service.app.factory, service.server.command;"
         # Its metrics are imported by redis-py, where they are installed.
         "tracing = ('opentelemetry.sdk.trace', 'opentelemetry.exporter', 'opentelemetry.proto');"
         "sys.exit(any(name.startswith(tracing) for name in sys.modules))"

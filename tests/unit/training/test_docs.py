@@ -83,7 +83,7 @@ def options_of(command: Any) -> set[str]:
 
 
 def test_every_command_exists() -> None:
-    from service.serve import serve
+    from service.server.command import serve
 
     single: dict[str, Callable[..., None]] = {
         "train": cli.train,

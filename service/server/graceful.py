@@ -20,8 +20,8 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from service.http import Connection, HttpState, has_input
 from service.logging import flush, together
+from service.server.connection import Connection, HttpState, has_input
 
 _log = structlog.get_logger(component="server")
 
@@ -52,7 +52,7 @@ class Server(uvicorn.Server):
     """Serves one application on one event loop.
 
     Args:
-        config: of uvicorn; its application, and :class:`service.http.Connection` as ``http``.
+        config: of uvicorn; its application, and :class:`service.server.connection.Connection` as ``http``.
         state: what the connections share.
         delay_s: how long requests are taken after SIGTERM, in seconds. SIGINT does without.
         grace_s: longest that requests in flight may take after that, in seconds.

@@ -11,7 +11,7 @@ from starlette.types import Message, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from service.answers import in_one_piece
+from service.server.one_write import in_one_piece
 
 
 class Wire:

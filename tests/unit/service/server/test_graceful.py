@@ -11,9 +11,9 @@ import socket
 
 import pytest
 
-from service import server as module
-from service.http import has_input
-from service.server import turn_away
+from service.server import graceful as module
+from service.server.connection import has_input
+from service.server.graceful import turn_away
 from tests.support.engine import ScriptedEngine
 from tests.support.http_server import listening
 from tests.support.raw_http import get, rewrite_request

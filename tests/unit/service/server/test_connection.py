@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service import http
+from service.server import connection as http
 from tests.support.engine import ScriptedEngine
 from tests.support.http_server import Caller, Listening, listening
 from tests.support.raw_http import RawResponse, get, post, rewrite_request

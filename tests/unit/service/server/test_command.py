@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from model_store.errors import BaseNotFound
-from service import serve
 from service.errors import LoadFailed
+from service.server import command as serve
 
 
 class Limits:
@@ -87,7 +87,7 @@ def test_a_port_that_nobody_may_take(
 
 LEAVING = """
 import atexit, sys
-from service.serve import _leave_at_once
+from service.server.command import _leave_at_once
 
 class Slow:
     def __del__(self):

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.types import Receive, Scope, Send
 
 from service.config.settings import Settings
-from service.front import Front
+from service.server.startup import Front
 from tests.support.http_server import listening
 from tests.support.raw_http import get, rewrite_request
 from tests.support.waiting import until
