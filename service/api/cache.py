@@ -8,13 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.body import read_json
-from service.api.context import context_of
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import PurgeRequest, PurgeResponse
 from service.api.schemas import AUTHOR, parameters, problems, request_body
 from service.cache.purges import Purger
 from service.errors import FieldError, InvalidRequest
 from service.security.auth import Guard
+from service.telemetry.request_context import context_of
 from service.versions import Versions
 
 

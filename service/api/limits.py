@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.context import context_of
 from service.api.problems import problem
 from service.errors import TooManyRequests
 from service.resilience.rate_limit import Buckets
 from service.security.auth import Auth, address_of
+from service.telemetry.request_context import context_of
 
 EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
 """What tells whether the service is well must not depend on how busy it is."""

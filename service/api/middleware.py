@@ -8,10 +8,10 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.context import RequestContext, attach, make_context
 from service.api.problems import internal_problem
 from service.errors import PayloadTooLarge
 from service.pipeline.metrics import Metrics
+from service.telemetry.request_context import RequestContext, attach, make_context
 
 _log = structlog.get_logger(component="access")
 

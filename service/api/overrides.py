@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
-from service.api.context import context_of
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import (
     AnyObject,
@@ -37,6 +36,7 @@ from service.overrides.entries import ID, Entry, Source, read_entries, read_entr
 from service.overrides.live import Overrides
 from service.overrides.table import MAX_ENTRIES
 from service.security.auth import Guard
+from service.telemetry.request_context import context_of
 
 _MAX_REASON_CHARS = 500
 

@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.context import context_of
 from service.errors import (
     TYPE_PREFIX,
     FieldError,
@@ -20,6 +19,7 @@ from service.errors import (
     InvalidRequest,
     RequeryError,
 )
+from service.telemetry.request_context import context_of
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_ERRORS = 20

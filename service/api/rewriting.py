@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from service.api import problems as problem_objects
 from service.api.body import DeadlinePolicy, read_json
-from service.api.context import context_of
 from service.api.direct import DirectRoute
 from service.api.hangup import hung_up, unless_hung_up
 from service.api.schemas import (
@@ -37,8 +36,10 @@ from service.pipeline.batch import Batches, Done, Outcome
 from service.pipeline.relevance import Tagger
 from service.pipeline.rewriter import Answer, Ask, Rewriter, Source
 from service.resilience.admission import Kind
-from service.resilience.deadline import Deadline, Stopwatch
+from service.resilience.deadline import Deadline
 from service.security.auth import Guard
+from service.telemetry.request_context import context_of
+from service.telemetry.stopwatch import Stopwatch
 
 _CACHE_STATUS: dict[Source, bytes] = {
     "memory": b"requery; hit; detail=memory",

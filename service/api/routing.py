@@ -13,7 +13,6 @@ from starlette.responses import Response
 
 from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
-from service.api.context import context_of
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import AuditResponse, RoutingResponse
 from service.api.schemas import (
@@ -38,6 +37,7 @@ from service.errors import (
 from service.routing.document import Kill, Routing, RoutingPlan
 from service.routing.router import Router
 from service.security.auth import Guard
+from service.telemetry.request_context import context_of
 
 _DEFAULT_ENTRIES = 100
 _NOTE_S = 0.25

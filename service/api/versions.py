@@ -10,7 +10,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.context import context_of
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.schemas import AUTHOR, parameter, parameters, problems
@@ -19,6 +18,7 @@ from service.loader import Loader
 from service.memory import MemoryBudget
 from service.roster import Roster
 from service.security.auth import Guard
+from service.telemetry.request_context import context_of
 from service.version import State, Version
 from service.versions import Versions
 

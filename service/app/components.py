@@ -20,7 +20,6 @@ from service.control.metrics import ControlMetrics
 from service.control.redis_store import RedisBoard
 from service.control.store import Board, LocalBoard
 from service.loader import Loader, LoaderMetrics
-from service.logging import query_fields
 from service.memory import MemoryBudget
 from service.overrides.editor import OverrideDesk
 from service.overrides.file import OverridesFile
@@ -43,6 +42,7 @@ from service.routing.metrics import RoutingMetrics
 from service.routing.router import Router
 from service.routing.shadow import Shadow, ShadowMetrics
 from service.supervisor import Supervisor, SupervisorMetrics
+from service.telemetry.logging import query_fields
 from service.versions import EngineFactory, Version, Versions
 
 _BOARD_CONNECTIONS = 8

@@ -24,11 +24,11 @@ from service.api.versions import VersionsApi
 from service.app.components import Parts, Supplies, assemble, release
 from service.app.lifespan import running
 from service.config.settings import Settings
-from service.logging import query_fields
 from service.pipeline.relevance import Tagger
 from service.security.auth import Auth, AuthMetrics
 from service.security.keyring import KeyMetrics, KeyRing
-from service.tracing import Tracing, TracingMiddleware, traced
+from service.telemetry.logging import query_fields
+from service.telemetry.tracing import Tracing, TracingMiddleware, traced
 
 
 def create_app(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from service.tallies import Counts
+from service.telemetry.fast_metrics import Counts
 
 _FAULTS = ("error", "timeout")
 OPERATIONS = {

@@ -9,7 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.text import MAX_QUERY_CHARS, normalise
-from service.logging import QueryMode
+from service.telemetry.logging import QueryMode
 
 
 class Settings(BaseSettings):

@@ -15,7 +15,7 @@ import structlog
 
 from service.errors import RequeryError
 from service.pipeline.rewriter import Answer, Ask
-from service.resilience.deadline import Stopwatch
+from service.telemetry.stopwatch import Stopwatch
 
 _log = structlog.get_logger(component="batch")
 

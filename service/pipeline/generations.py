@@ -16,7 +16,8 @@ from service.filtering.candidates import Generation
 from service.pipeline.metrics import Metrics
 from service.pipeline.single_flight import Coalescer, Flight, Gone
 from service.resilience.admission import Admission, Gate, Kind, Permit
-from service.resilience.deadline import Deadline, Stopwatch
+from service.resilience.deadline import Deadline
+from service.telemetry.stopwatch import Stopwatch
 from service.version import Version
 
 Source = Literal["engine", "memory", "redis", "coalesced", "none"]

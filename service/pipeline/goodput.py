@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from service.pipeline.rewriter import Answer, Ask, Status
 from service.resilience.admission import Kind
 from service.routing.router import Assignment, Why
-from service.tallies import Count, Counts
+from service.telemetry.fast_metrics import Count, Counts
 
 Result = Literal["in_time", "late", "timeout", "fallback"]
 

@@ -13,8 +13,9 @@ from service.pipeline.generations import Found, Generations, Patron
 from service.pipeline.metrics import Metrics
 from service.pipeline.single_flight import Gone
 from service.resilience.admission import Kind
-from service.resilience.deadline import Deadline, Stopwatch
+from service.resilience.deadline import Deadline
 from service.routing.router import Assignment, Router
+from service.telemetry.stopwatch import Stopwatch
 from service.versions import Version, Versions
 
 Status = Literal["ok", "partial", "timeout", "none", "fallback"]

@@ -13,9 +13,9 @@ import structlog
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.context import make_context
 from service.api.problems import problem
 from service.errors import NotReady
+from service.telemetry.request_context import make_context
 
 _log = structlog.get_logger(component="ray")
 

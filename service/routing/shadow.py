@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from service.pipeline.metrics import LATENCY_BUCKETS_S
 from service.routing.document import ShadowTraffic
+from service.telemetry.fast_metrics import LATENCY_BUCKETS_S
 
 _log = structlog.get_logger(component="shadow")
 

@@ -17,12 +17,12 @@ from prometheus_client import CollectorRegistry, Counter
 from starlette.requests import Request
 from starlette.types import Scope
 
-from service.api.context import context_of
 from service.config.settings import Settings
 from service.errors import Forbidden, TooManyRequests, Unauthorized
 from service.resilience.rate_limit import Buckets
 from service.security.api_keys import ADMIN, SCOPES, Key
 from service.security.keyring import KeyRing
+from service.telemetry.request_context import context_of
 
 _log = structlog.get_logger(component="auth")
 

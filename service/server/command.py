@@ -40,12 +40,12 @@ from service.catalogue import (
 from service.config.settings import Settings
 from service.engine.loading import detect_device
 from service.errors import LoadFailed, RequeryError
-from service.logging import configure_logging
 from service.overrides.file import OverridesFileInvalid
 from service.security.auth import require_keys
 from service.server.connection import Connection, HttpState, Limits
 from service.server.graceful import Server
 from service.server.startup import Front
+from service.telemetry.logging import configure_logging
 
 _log = structlog.get_logger(component="serve")
 

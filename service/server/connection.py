@@ -24,7 +24,6 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 from uvicorn.server import ServerState
 
-from service.api.context import make_context
 from service.api.problems import problem
 from service.config.settings import Settings
 from service.errors import (
@@ -36,6 +35,7 @@ from service.errors import (
     Stopping,
     TooManyConnections,
 )
+from service.telemetry.request_context import make_context
 
 _KEY = "requery.connection"
 _SPARE = 64

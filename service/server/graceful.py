@@ -20,8 +20,8 @@ from types import FrameType
 import structlog
 import uvicorn
 
-from service.logging import flush, together
 from service.server.connection import Connection, HttpState, has_input
+from service.telemetry.logging import flush, together
 
 _log = structlog.get_logger(component="server")
 

@@ -15,11 +15,11 @@ from fastapi import FastAPI
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.context import make_context
 from service.api.problems import problem
 from service.errors import NotReady, RequeryError
 from service.server.connection import connection_of, too_many, whole
 from service.server.one_write import in_one_piece
+from service.telemetry.request_context import make_context
 
 _HEALTH = frozenset({"/livez", "/readyz"})
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.app.components import Parts, assemble
 from service.server.connection import HttpMetrics
-from service.tallies import Counts, Distributions
+from service.telemetry.fast_metrics import Counts, Distributions
 from tests.deploy.observability import (
     DASHBOARDS,
     FOLDER,

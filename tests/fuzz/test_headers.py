@@ -15,12 +15,12 @@ from starlette.types import Message
 
 from service.api.body import DEADLINE_HEADER, DeadlinePolicy, read_json
 from service.api.conditions import entity_tag, expected_revision
-from service.api.context import make_context
 from service.api.middleware import BodyLimitMiddleware
 from service.api.schemas import RewriteRequest
 from service.cache.purges import _parse as parse_purges
 from service.errors import PayloadTooLarge, RequeryError
 from service.roster import _parse as parse_roster
+from service.telemetry.request_context import make_context
 from tests.contract import corpus
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.strategies import json_values

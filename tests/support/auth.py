@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from service.api.context import RequestContext, attach
 from service.security.auth import Auth, AuthMetrics, Guard
 from service.security.keyring import KeyMetrics, KeyRing
+from service.telemetry.request_context import RequestContext, attach
 
 
 def auth_with(

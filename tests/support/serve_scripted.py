@@ -22,8 +22,8 @@ from model_store.manifest import Manifest
 from service.app.components import Supplies
 from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
-from service.logging import configure_logging
 from service.server.command import run
+from service.telemetry.logging import configure_logging
 from service.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine, candidates
 from tests.support.versions import make_manifest

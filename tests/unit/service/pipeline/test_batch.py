@@ -10,7 +10,8 @@ from service.errors import InvalidQuery, RequeryError
 from service.filtering.candidates import Selection
 from service.pipeline.batch import Batches, Done
 from service.pipeline.rewriter import Answer, Ask
-from service.resilience.deadline import Deadline, Stopwatch
+from service.resilience.deadline import Deadline
+from service.telemetry.stopwatch import Stopwatch
 
 NEVER = 60_000
 

@@ -6,7 +6,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.filtering.candidates import Verdict
-from service.pipeline.metrics import LATENCY_BUCKETS_S
+from service.telemetry.fast_metrics import LATENCY_BUCKETS_S
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service
 

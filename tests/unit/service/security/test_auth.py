@@ -17,7 +17,6 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from structlog.testing import capture_logs
 
-from service.api.context import context_of
 from service.config.settings import Settings
 from service.errors import Forbidden, TooManyRequests, Unauthorized
 from service.resilience.rate_limit import Buckets
@@ -32,6 +31,7 @@ from service.security.auth import (
     require_keys,
 )
 from service.security.keyring import KeyMetrics, KeyRing
+from service.telemetry.request_context import context_of
 from tests.support.auth import admin_guard, auth_with, request
 from tests.support.service import Serve, Service
 

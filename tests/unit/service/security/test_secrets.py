@@ -17,8 +17,8 @@ import structlog
 
 from service.app.components import Parts, Supplies, assemble
 from service.config.settings import Settings
-from service.logging import configure_logging
 from service.security.api_keys import digest_of, new_key
+from service.telemetry.logging import configure_logging
 from service.versions import Version
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service

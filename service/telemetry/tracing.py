@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.context import RequestContext, find_context
+from service.telemetry.request_context import RequestContext, find_context
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.turns import Turn
+from service.telemetry.line_buffer import Turn
 from tests.support.waiting import turns
 
 

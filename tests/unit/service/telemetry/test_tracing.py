@@ -18,7 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from pydantic import ValidationError
 
 from service.config.settings import Settings
-from service.tracing import MAX_QUEUE, Tracing, TracingMiddleware
+from service.telemetry.tracing import MAX_QUEUE, Tracing, TracingMiddleware
 from tests.support.engine import ScriptedEngine
 from tests.support.redis_server import free_port
 from tests.support.service import Serve, Service

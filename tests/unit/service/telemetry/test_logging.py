@@ -13,7 +13,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.logging import configure_logging, query_fields, render, together
+from service.telemetry.logging import configure_logging, query_fields, render, together
 from tests.support.service import Serve
 from tests.support.waiting import turns
 

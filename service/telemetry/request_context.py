@@ -10,7 +10,7 @@ from typing import Any
 
 from starlette.types import Scope
 
-from service.resilience.deadline import Stopwatch
+from service.telemetry.stopwatch import Stopwatch
 
 _KEY = "requery.context"
 _draw = random.Random(random.SystemRandom().getrandbits(256)).getrandbits

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from service.tallies import Counts, Distributions
+from service.telemetry.fast_metrics import Counts, Distributions
 
 BOUNDS = (0.001, 0.01, 1.0, 2.5)
 

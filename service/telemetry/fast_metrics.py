@@ -20,6 +20,13 @@ from prometheus_client.utils import floatToGoString
 Child = TypeVar("Child")
 
 
+LATENCY_BUCKETS_S = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2,
+    0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
+)  # fmt: skip
+"""1 ms to 5 s, finest where callers have their budgets (50-150 ms)."""
+
+
 class Count:
     """One counter: it only grows."""
 

@@ -20,7 +20,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from service.turns import Turn
+from service.telemetry.line_buffer import Turn
 
 _ENCODER = json.JSONEncoder(default=repr, separators=(",", ":"))
 
