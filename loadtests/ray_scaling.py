@@ -27,10 +27,10 @@ import yaml
 from model_store.manifest import Manifest
 from model_store.store import open_store
 from service.app.components import Supplies
-from service.catalogue import known_versions
 from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
-from service.version import OnTokens
+from service.versions.from_store import known_versions
+from service.versions.version import OnTokens
 
 _CONFIG = Path(__file__).parents[1] / "deploy/ray/serve.yaml"
 _TAKES = "REQUERY_STAND_IN_MS"

@@ -15,7 +15,7 @@ from service.cache.purges import Purger
 from service.errors import FieldError, InvalidRequest
 from service.security.auth import Guard
 from service.telemetry.request_context import context_of
-from service.versions import Versions
+from service.versions.registry import Versions
 
 
 class CacheApi:

@@ -15,7 +15,7 @@ from service.errors import NotReady
 from service.pipeline.metrics import Metrics
 from service.security.auth import Guard
 from service.server.connection import connection_of
-from service.versions import State, Versions
+from service.versions.registry import State, Versions
 
 
 class OperationsApi:

@@ -14,13 +14,13 @@ from service.api.direct import DirectRoute
 from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.schemas import AUTHOR, parameter, parameters, problems
 from service.errors import FieldError, InvalidRequest, LoadFailed, VersionNotLoaded
-from service.loader import Loader
-from service.memory import MemoryBudget
-from service.roster import Roster
 from service.security.auth import Guard
 from service.telemetry.request_context import context_of
-from service.version import State, Version
-from service.versions import Versions
+from service.versions.loader import Loader
+from service.versions.memory_budget import MemoryBudget
+from service.versions.reconciler import Roster
+from service.versions.registry import Versions
+from service.versions.version import State, Version
 
 Weights = Callable[[], Mapping[str, float]]
 """Share of each version by name, as the routing document has it; empty if all goes to the

@@ -19,8 +19,6 @@ from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.redis_store import RedisBoard
 from service.control.store import Board, LocalBoard
-from service.loader import Loader, LoaderMetrics
-from service.memory import MemoryBudget
 from service.overrides.editor import OverrideDesk
 from service.overrides.file import OverridesFile
 from service.overrides.live import Overrides, overrides_document
@@ -35,15 +33,17 @@ from service.pipeline.single_flight import Coalescer
 from service.redis.client import AnyRedis, connect
 from service.resilience.admission import Admission, AdmissionMetrics
 from service.resilience.circuit_breaker import BreakerMetrics
-from service.roster import Roster, RosterMetrics, roster_document
 from service.routing.document import DOCUMENT, SCHEMA, Kill, Routing
 from service.routing.exposures import ExposureMetrics, Exposures, choose_sink
 from service.routing.metrics import RoutingMetrics
 from service.routing.router import Router
 from service.routing.shadow import Shadow, ShadowMetrics
-from service.supervisor import Supervisor, SupervisorMetrics
 from service.telemetry.logging import query_fields
-from service.versions import EngineFactory, Version, Versions
+from service.versions.loader import Loader, LoaderMetrics
+from service.versions.memory_budget import MemoryBudget
+from service.versions.reconciler import Roster, RosterMetrics, roster_document
+from service.versions.registry import EngineFactory, Version, Versions
+from service.versions.supervisor import Supervisor, SupervisorMetrics
 
 _BOARD_CONNECTIONS = 8
 _EXPOSURE_CONNECTIONS = 2

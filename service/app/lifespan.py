@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from service.app.components import Parts
 from service.errors import LoadFailed
-from service.versions import State, Version
+from service.versions.registry import State, Version
 
 _AGAIN_S = 2.0
 """Between two cancellations of a task that has not heard the first."""

@@ -17,7 +17,7 @@ from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import Board
 from service.errors import StaleRevision
-from service.versions import Version
+from service.versions.registry import Version
 
 DOCUMENT = "purges"
 SCHEMA = 1

@@ -18,7 +18,7 @@ from service.pipeline.single_flight import Coalescer, Flight, Gone
 from service.resilience.admission import Admission, Gate, Kind, Permit
 from service.resilience.deadline import Deadline
 from service.telemetry.stopwatch import Stopwatch
-from service.version import Version
+from service.versions.version import Version
 
 Source = Literal["engine", "memory", "redis", "coalesced", "none"]
 

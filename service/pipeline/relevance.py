@@ -9,7 +9,7 @@ from service.errors import DeadlineExceeded, FieldError, InvalidQuery, InvalidRe
 from service.pipeline.generations import weight_of
 from service.resilience.admission import Admission, Kind
 from service.resilience.deadline import Deadline
-from service.versions import Version, Versions
+from service.versions.registry import Version, Versions
 
 _PAIRS_PER_CANDIDATE = 4
 """A tag is one step of the engine; a candidate is a handful."""

@@ -16,7 +16,7 @@ from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline
 from service.routing.router import Assignment, Router
 from service.telemetry.stopwatch import Stopwatch
-from service.versions import Version, Versions
+from service.versions.registry import Version, Versions
 
 Status = Literal["ok", "partial", "timeout", "none", "fallback"]
 Source = Literal["engine", "memory", "redis", "coalesced", "override", "none"]

@@ -18,7 +18,7 @@ from service.filtering.candidates import Generation
 from service.precompute.errors import PrecomputeError
 from service.precompute.journal import Result
 from service.precompute.run import Outcome
-from service.version import Version
+from service.versions.version import Version
 
 REDIS_BUDGET_S = 5.0
 """Bound on one command: nobody waits for these answers."""

@@ -18,7 +18,6 @@ from service.api.schemas import MAX_BATCH
 from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Lifetimes
 from service.cache.redis_tier import RedisCache
-from service.catalogue import engine_factory, version_finder
 from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import InvalidQuery
@@ -32,7 +31,8 @@ from service.precompute.journal import About, Journal, Result
 from service.precompute.plan import Plan
 from service.precompute.run import BaseRun, Pace, Run
 from service.precompute.shared import redis_of
-from service.version import Version
+from service.versions.from_store import engine_factory, version_finder
+from service.versions.version import Version
 
 _SEQUENCES = 256
 """Candidates under way at a time: as many as the largest default of an engine, so that it never

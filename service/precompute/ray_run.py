@@ -21,7 +21,6 @@ import ray.data
 
 from model_store.store import Store, open_store
 from service.cache.lifetimes import Lifetimes
-from service.catalogue import outside_the_loop, version_finder
 from service.config.settings import Settings
 from service.errors import RequeryError
 from service.precompute.errors import PrecomputeError
@@ -30,7 +29,8 @@ from service.precompute.journal import Journal, Result
 from service.precompute.plan import Plan
 from service.precompute.run import BaseRun, Outcome
 from service.precompute.shared import redis_of
-from service.version import EngineFactory
+from service.versions.from_store import outside_the_loop, version_finder
+from service.versions.version import EngineFactory
 
 Batch = dict[str, Any]
 """Columns, as arrays of equal length."""

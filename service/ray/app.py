@@ -28,14 +28,14 @@ from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, LoadFailed
-from service.memory import MemoryBudget
 from service.ray.host import EngineHost
 from service.ray.remote import RemoteEngine, Reply, Stream
 from service.ray.supply import FROM_STORE, supply_of
 from service.ray.wire import Item, Refusal, Tagged
 from service.security.auth import require_keys
 from service.telemetry.logging import configure_logging
-from service.version import OnTokens
+from service.versions.memory_budget import MemoryBudget
+from service.versions.version import OnTokens
 
 _RUNNING = "RUNNING"
 

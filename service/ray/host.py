@@ -18,9 +18,9 @@ from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong
 from service.ray.wire import Item, Refusal, Tagged, Tokens
-from service.supervisor import Supervisor, SupervisorMetrics
-from service.version import EngineFactory, Version
-from service.versions import Versions
+from service.versions.registry import Versions
+from service.versions.supervisor import Supervisor, SupervisorMetrics
+from service.versions.version import EngineFactory, Version
 
 _log = structlog.get_logger(component="ray")
 

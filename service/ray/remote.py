@@ -12,7 +12,7 @@ import structlog
 from service.engine.protocol import Candidate
 from service.errors import EngineUnavailable, RequeryError
 from service.ray.wire import Item, Refusal, Tagged, Tokens
-from service.version import OnTokens
+from service.versions.version import OnTokens
 
 _log = structlog.get_logger(component="ray")
 

@@ -7,9 +7,9 @@ from importlib import import_module
 
 from model_store.store import open_store
 from service.app.components import Supplies
-from service.catalogue import arriving, engine_factory, known_versions, version_finder
 from service.config.settings import Settings
 from service.engine.loading import detect_device
+from service.versions.from_store import arriving, engine_factory, known_versions, version_finder
 
 Supply = Callable[[Settings], Awaitable[Supplies]]
 

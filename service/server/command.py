@@ -29,14 +29,6 @@ from model_store.errors import ModelStoreError
 from model_store.store import open_store
 from service.app.components import Supplies
 from service.app.factory import create_app
-from service.catalogue import (
-    arriving,
-    engine_factory,
-    known_versions,
-    memory_budget,
-    outside_the_loop,
-    version_finder,
-)
 from service.config.settings import Settings
 from service.engine.loading import detect_device
 from service.errors import LoadFailed, RequeryError
@@ -46,6 +38,14 @@ from service.server.connection import Connection, HttpState, Limits
 from service.server.graceful import Server
 from service.server.startup import Front
 from service.telemetry.logging import configure_logging
+from service.versions.from_store import (
+    arriving,
+    engine_factory,
+    known_versions,
+    memory_budget,
+    outside_the_loop,
+    version_finder,
+)
 
 _log = structlog.get_logger(component="serve")
 

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from service.app.components import Supplies
 from service.app.factory import create_app
 from service.config.settings import Settings
-from service.version import Version
+from service.versions.version import Version
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.http_server import listening
 from tests.support.versions import Engines, make_manifest

@@ -13,7 +13,7 @@ import pytest
 
 from service.cache.keys import cache_key
 from service.filtering.candidates import Generation, Scored
-from service.versions import Version
+from service.versions.registry import Version
 from tests.chaos.proxy import (
     BlackHole,
     Corrupt,

@@ -15,7 +15,7 @@ from structlog.processors import format_exc_info
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from service.version import Version
+from service.versions.version import Version
 from tests.contract.wire import JSON, Answer, Sent, exchange
 from tests.support.engine import ScriptedEngine
 from tests.support.service import serving

@@ -23,7 +23,7 @@ from service.app.components import Supplies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.security.api_keys import entry, new_key
-from service.version import Version
+from service.versions.version import Version
 from tests.docs.shell import environment
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.http_server import Listening, listening

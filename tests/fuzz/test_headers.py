@@ -19,8 +19,8 @@ from service.api.middleware import BodyLimitMiddleware
 from service.api.schemas import RewriteRequest
 from service.cache.purges import _parse as parse_purges
 from service.errors import PayloadTooLarge, RequeryError
-from service.roster import _parse as parse_roster
 from service.telemetry.request_context import make_context
+from service.versions.reconciler import _parse as parse_roster
 from tests.contract import corpus
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.strategies import json_values

@@ -20,11 +20,11 @@ from service.engine.errors import EngineUnavailable
 from service.engine.loading import load_engine
 from service.engine.protocol import Candidate
 from service.engine.vllm import VllmEngine
-from service.loader import Loader, LoaderMetrics
-from service.memory import MemoryBudget
-from service.supervisor import Supervisor, SupervisorMetrics
-from service.version import OnTokens, Version
-from service.versions import Versions
+from service.versions.loader import Loader, LoaderMetrics
+from service.versions.memory_budget import MemoryBudget
+from service.versions.registry import Versions
+from service.versions.supervisor import Supervisor, SupervisorMetrics
+from service.versions.version import OnTokens, Version
 from tests.support.waiting import until
 
 pytestmark = [

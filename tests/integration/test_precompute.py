@@ -24,7 +24,7 @@ from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import EngineFiller
 from service.precompute.journal import Result
 from service.redis.client import connect
-from service.version import Version
+from service.versions.version import Version
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.model_versions import write_full_version
 from tests.support.redis_server import RedisServer

@@ -15,16 +15,21 @@ from prometheus_client import CollectorRegistry
 
 from model_store.manifest import DecodingSpec, Manifest, WeightsSpec
 from model_store.store import FolderSource, Store, pack_version
-from service.catalogue import engine_factory, known_versions, memory_budget, version_finder
 from service.config.settings import Settings
 from service.control.metrics import ControlMetrics
 from service.control.store import LocalBoard
 from service.errors import InsufficientMemory, VersionInUse, VersionNotLoaded
-from service.loader import Loader, LoaderMetrics
-from service.memory import MemoryBudget
-from service.roster import Roster, RosterMetrics, roster_document
-from service.version import State, Version
-from service.versions import Versions
+from service.versions.from_store import (
+    engine_factory,
+    known_versions,
+    memory_budget,
+    version_finder,
+)
+from service.versions.loader import Loader, LoaderMetrics
+from service.versions.memory_budget import MemoryBudget
+from service.versions.reconciler import Roster, RosterMetrics, roster_document
+from service.versions.registry import Versions
+from service.versions.version import State, Version
 from tests.integration.conftest import START_SECONDS
 from tests.support.waiting import until
 

@@ -16,7 +16,7 @@ from service.app.components import Supplies
 from service.config.settings import Settings
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Candidate, Engine
-from service.version import OnTokens, Version
+from service.versions.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import make_manifest
 

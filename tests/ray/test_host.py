@@ -14,7 +14,7 @@ from service.engine.protocol import Engine
 from service.ray import host as module
 from service.ray.host import EngineHost, with_beats
 from service.ray.wire import Item, Refusal, Tagged
-from service.version import OnTokens, Version
+from service.versions.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import make_manifest
 from tests.support.waiting import until

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from service.catalogue import engine_factory
 from service.config.settings import Settings
 from service.precompute.errors import PrecomputeError
+from service.versions.from_store import engine_factory
 from tests.integration.test_precompute import BATCH, Log, wait_for_batches
 from tests.ray.cluster import RayCluster
 from tests.support.redis_server import RedisServer

@@ -14,7 +14,7 @@ from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Engine
 from service.ray import remote as module
 from service.ray.remote import RemoteEngine
-from service.version import OnTokens, Version
+from service.versions.version import OnTokens, Version
 from tests.ray.handles import FakeHandle, ReplicaDied
 from tests.ray.test_host import Hosted, started
 from tests.support.engine import ScriptedEngine

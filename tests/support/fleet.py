@@ -11,12 +11,12 @@ from prometheus_client import CollectorRegistry
 from model_store.manifest import Manifest
 from service.control.metrics import ControlMetrics
 from service.control.store import Board, LocalBoard
-from service.loader import Loader, LoaderMetrics
-from service.memory import MemoryBudget
 from service.resilience.backoff import Backoff
-from service.roster import Roster, RosterMetrics, roster_document
-from service.version import Version
-from service.versions import Versions
+from service.versions.loader import Loader, LoaderMetrics
+from service.versions.memory_budget import MemoryBudget
+from service.versions.reconciler import Roster, RosterMetrics, roster_document
+from service.versions.registry import Versions
+from service.versions.version import Version
 from tests.support.versions import Engines, make_manifest
 
 MIB = 2**20
@@ -40,7 +40,7 @@ class Fleet:
         board: default is one of its own.
         names: of the versions known from the start.
         store: versions that can be found later.
-        drain_timeout_s: see :class:`service.loader.Loader`.
+        drain_timeout_s: see :class:`service.versions.loader.Loader`.
         first_retry_s: see :class:`service.resilience.backoff.Backoff`.
     """
 

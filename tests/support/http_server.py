@@ -20,7 +20,7 @@ from service.engine.protocol import Engine
 from service.server.connection import Connection, HttpState, Limits
 from service.server.graceful import Server
 from service.server.startup import Front
-from service.version import OnTokens, Version
+from service.versions.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.raw_http import RawResponse, get
 from tests.support.versions import make_manifest

@@ -24,7 +24,7 @@ from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
 from service.server.command import run
 from service.telemetry.logging import configure_logging
-from service.version import OnTokens, Version
+from service.versions.version import OnTokens, Version
 from tests.support.engine import ScriptedEngine, candidates
 from tests.support.versions import make_manifest
 

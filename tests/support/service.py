@@ -17,7 +17,7 @@ from service.app.components import Supplies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.protocol import Engine
-from service.versions import OnTokens, Version
+from service.versions.registry import OnTokens, Version
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from model_store.manifest import Manifest
 from service.engine.protocol import Engine
-from service.version import OnTokens
+from service.versions.version import OnTokens
 from tests.support.engine import ScriptedEngine
 
 
@@ -27,7 +27,7 @@ def make_manifest(name: str = "test-1", **changes: Any) -> Manifest:
 
 
 class Engines:
-    """A factory (``service.version.EngineFactory``) of scripted engines, one for each load.
+    """A factory (``service.versions.version.EngineFactory``) of scripted engines, one for each load.
 
     Without being told otherwise, an engine's rewrites name its version.
 

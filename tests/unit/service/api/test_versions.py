@@ -15,7 +15,7 @@ from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.versions import VersionsApi
 from service.errors import EngineUnavailable
 from service.pipeline.metrics import Metrics
-from service.version import State
+from service.versions.version import State
 from tests.support.auth import admin_guard, open_guard
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import MIB, Fleet, memory

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.versions import Version
+from service.versions.registry import Version
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service, serving
 from tests.support.versions import Engines, make_manifest

@@ -19,7 +19,7 @@ from service.app.components import Parts, Supplies, assemble
 from service.config.settings import Settings
 from service.security.api_keys import digest_of, new_key
 from service.telemetry.logging import configure_logging
-from service.versions import Version
+from service.versions.registry import Version
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service
 from tests.support.versions import Engines, make_manifest

@@ -21,7 +21,7 @@ from service.app.factory import create_app
 from service.config.settings import Settings
 from service.routing.document import Routing
 from service.security.api_keys import entry, new_key
-from service.version import Version
+from service.versions.version import Version
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.http_server import Listening, listening
 from tests.support.versions import Engines, make_manifest

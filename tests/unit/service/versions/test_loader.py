@@ -14,7 +14,7 @@ from service.errors import (
     VersionInUse,
     VersionNotLoaded,
 )
-from service.version import State
+from service.versions.version import State
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import MIB, Fleet, memory
 from tests.support.versions import Engines

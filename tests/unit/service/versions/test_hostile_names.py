@@ -13,9 +13,9 @@ from asgi_lifespan import LifespanManager
 from model_store.store import FolderSource, Store
 from service.app.components import Supplies
 from service.app.factory import create_app
-from service.catalogue import version_finder
 from service.config.settings import Settings
-from service.versions import Version
+from service.versions.from_store import version_finder
+from service.versions.registry import Version
 from tests.support.model_versions import write_full_version
 from tests.support.versions import Engines, make_manifest
 

@@ -20,7 +20,7 @@ from service.errors import (
     RequeryError,
 )
 from service.filtering.filters import CandidateFilter
-from service.traffic import Traffic
+from service.versions.in_flight import Traffic
 
 _log = structlog.get_logger(component="versions")
 
@@ -57,7 +57,7 @@ class State(StrEnum):
 class Version:
     """One model version as the pipeline uses it.
 
-    Its life cycle (:meth:`load`, :meth:`unload`) is run by :class:`service.loader.Loader`, which
+    Its life cycle (:meth:`load`, :meth:`unload`) is run by :class:`service.versions.loader.Loader`, which
     sees to it that only one of the two is under way.
 
     Args:
@@ -93,7 +93,7 @@ class Version:
         """Whether its engine calls itself healthy and is not believed.
 
         Requests do not wait for such an engine. It clears itself or is replaced; see
-        :mod:`service.supervisor`.
+        :mod:`service.versions.supervisor`.
         """
         return self.doubted or self.failing
 

@@ -10,21 +10,22 @@ from model_store.errors import DigestMismatch, InvalidVersion, UnknownVersion
 from model_store.manifest import FilterSpec, Manifest, SpellingSpec
 from model_store.remote import RemoteUnreadable
 from model_store.store import FolderSource, Store, pack_version
-from service import catalogue, errors
-from service.catalogue import (
+from service import errors
+from service.config.settings import Settings
+from service.engine.corrected import CorrectedEngine
+from service.engine.spelling import write_words
+from service.engine.vllm import VllmEngine
+from service.filtering.candidates import Scored, Verdict
+from service.versions import from_store as catalogue
+from service.versions.from_store import (
     arriving,
     engine_factory,
     known_versions,
     memory_budget,
     version_finder,
 )
-from service.config.settings import Settings
-from service.engine.corrected import CorrectedEngine
-from service.engine.spelling import write_words
-from service.engine.vllm import VllmEngine
-from service.filtering.candidates import Scored, Verdict
-from service.memory import OVERHEAD_BYTES
-from service.version import Version
+from service.versions.memory_budget import OVERHEAD_BYTES
+from service.versions.version import Version
 from tests.support.model_versions import write_full_version, write_stub_version
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import structlog
 
 from service.errors import UnknownVersion, VersionNotLoaded
-from service.version import EngineFactory, OnTokens, State, Version
+from service.versions.version import EngineFactory, OnTokens, State, Version
 
 __all__ = ["EngineFactory", "OnTokens", "State", "Version", "Versions"]
 

@@ -14,7 +14,7 @@ from model_store.errors import ModelStoreError
 from model_store.manifest import BaseSpec, Manifest
 from model_store.materialise import materialised_dir
 from service.engine.loading import Device
-from service.memory import OVERHEAD_BYTES
+from service.versions.memory_budget import OVERHEAD_BYTES
 
 _log = structlog.get_logger(component="memory")
 

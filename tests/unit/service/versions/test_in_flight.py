@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.traffic import Latency, Traffic
+from service.versions.in_flight import Latency, Traffic
 from tests.support.waiting import turns
 
 

@@ -42,8 +42,8 @@ from service.errors import RequeryError
 from service.resilience.backoff import Backoff
 from service.resilience.circuit_breaker import BreakerMetrics
 from service.resilience.circuit_breaker import State as BreakerState
-from service.version import State, Version
-from service.versions import Versions
+from service.versions.registry import Versions
+from service.versions.version import State, Version
 
 _log = structlog.get_logger(component="supervisor")
 
@@ -138,7 +138,7 @@ class _Watch:
 
 
 class Replaces(Protocol):
-    """What a supervisor asks of a :class:`service.loader.Loader`."""
+    """What a supervisor asks of a :class:`service.versions.loader.Loader`."""
 
     def busy(self, name: str, /) -> bool:
         """Whether the version's engine is being replaced."""

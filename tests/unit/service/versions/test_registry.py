@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from model_store.text import MAX_QUERY_CHARS, normalise
 from service.errors import EngineUnavailable, InvalidQuery, UnknownVersion, VersionNotLoaded
-from service.versions import State, Version, Versions
+from service.versions.registry import State, Version, Versions
 from tests.support.versions import Engines, make_manifest
 
 FOLDING = Version(make_manifest())

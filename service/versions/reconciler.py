@@ -19,10 +19,10 @@ from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import Board
 from service.errors import InsufficientMemory, RequeryError, StaleRevision
-from service.loader import Loader
 from service.resilience.backoff import Backoff
-from service.version import State, Version
-from service.versions import Versions
+from service.versions.loader import Loader
+from service.versions.registry import Versions
+from service.versions.version import State, Version
 
 _log = structlog.get_logger(component="roster")
 

@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from model_store.errors import ModelStoreError
 from service.errors import RequeryError, VersionDraining, VersionInUse, VersionNotLoaded
-from service.memory import MemoryBudget
-from service.version import EngineFactory, OnTokens, State, Version
-from service.versions import Versions
+from service.versions.memory_budget import MemoryBudget
+from service.versions.registry import Versions
+from service.versions.version import EngineFactory, OnTokens, State, Version
 
 _log = structlog.get_logger(component="loader")
 

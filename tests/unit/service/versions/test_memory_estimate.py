@@ -9,8 +9,8 @@ from structlog.testing import capture_logs
 
 from model_store.manifest import BaseSpec, Manifest
 from model_store.materialise import materialised_dir
-from service.footprint import Footprint, gguf_bytes, parameters, served_bytes
-from service.memory import OVERHEAD_BYTES
+from service.versions.memory_budget import OVERHEAD_BYTES
+from service.versions.memory_estimate import Footprint, gguf_bytes, parameters, served_bytes
 from tests.support.versions import make_manifest
 
 KV = 1000

@@ -7,7 +7,7 @@ import pytest
 
 from model_store.errors import BaseNotFound
 from service.errors import EngineUnavailable, LoadFailed
-from service.version import FAILURES_IN_A_ROW, State, Version, public_reason
+from service.versions.version import FAILURES_IN_A_ROW, State, Version, public_reason
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest
 from tests.support.waiting import turns, until

@@ -23,9 +23,9 @@ from service.engine.corrected import with_spelling
 from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes, load_engine
 from service.engine.protocol import Engine
 from service.errors import LoadFailed, UnknownVersion
-from service.footprint import Footprint
-from service.memory import MemoryBudget, memory_limit
-from service.version import EngineFactory, OnTokens, Version, public_reason
+from service.versions.memory_budget import MemoryBudget, memory_limit
+from service.versions.memory_estimate import Footprint
+from service.versions.version import EngineFactory, OnTokens, Version, public_reason
 
 _log = structlog.get_logger(component="catalogue")
 

@@ -7,9 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from model_store.manifest import Manifest
-from service import memory
 from service.errors import InsufficientMemory
-from service.memory import (
+from service.versions import memory_budget as memory
+from service.versions.memory_budget import (
     CPU_SHARE,
     CUDA_SHARE,
     MemoryBudget,
