@@ -34,10 +34,10 @@ from service.filtering.filters import CandidateFilter
 from training.data import Split
 from training.errors import DataError
 from training.first_results import FirstResults
-from training.metrics import bootstrap, hit_rate
 from training.pairs import PairMiner, World, is_trivial
 from training.schema import GRADE_ENGAGED
 from training.search import REWRITE_WEIGHT, fuse, recall
+from training.statistics import bootstrap, hit_rate
 from training.trial import draw, running
 
 HARM = 0.05

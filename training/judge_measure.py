@@ -14,10 +14,10 @@ from sklearn.metrics import roc_auc_score
 from training.errors import DataError
 from training.judge import Judge
 from training.judge_train import Example, graded, junk
-from training.metrics import Array, tagging
 from training.pairs import World
 from training.schema import GRADE_RELEVANT
 from training.search import stems
+from training.statistics import Array, tagging
 
 
 def measure_judge(
@@ -27,7 +27,7 @@ def measure_judge(
 
     * ``spearman``: rank correlation of scores and grades; ``overlap_spearman`` the same of a
       judge that only counts the query's words in the title;
-    * ``relevant``: telling grades from 2.33 on from lower ones (:func:`training.metrics.tagging`);
+    * ``relevant``: telling grades from 2.33 on from lower ones (:func:`training.statistics.tagging`);
     * ``order``: of two products of one query with different grades, how often the better one has
       the higher score (0.5 is chance);
     * ``rmse``: root of the mean squared error in grades (1-3);

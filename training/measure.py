@@ -28,9 +28,9 @@ from training.evaluate import (
 )
 from training.first_results import FirstResults, Score
 from training.folder import write_json
-from training.metrics import bootstrap, tagging
 from training.pairs import World
 from training.search import REWRITE_WEIGHT
+from training.statistics import bootstrap, tagging
 
 FIRST = 10
 """Results of a rewrite that the judge looks at."""
@@ -47,7 +47,7 @@ class Measured:
 
     @property
     def tagging(self) -> dict[str, object]:
-        """Accuracy and AUC of its tags (:func:`training.metrics.tagging`)."""
+        """Accuracy and AUC of its tags (:func:`training.statistics.tagging`)."""
         return tagging(self.drawn.labels, self.drawn.scores)
 
     def record(self, world: World) -> dict[str, Any]:

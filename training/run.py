@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 
 from model_store.store import default_cache_dir, open_store
-from training.course import Course
 from training.curves import plot_run
 from training.data import (
     data_digests,
@@ -26,6 +25,7 @@ from training.pairs import World, summarise
 from training.recipe import (
     Recipe,
 )
+from training.schedule import Course
 
 _console = Console(stderr=True)
 

@@ -28,10 +28,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.errors import DataError, RunError
-from training.metrics import calibration_error
 from training.model import Trainee
 from training.packing import Collator, hidden_states, pack, tree_of
 from training.pairs import QueryPairs
+from training.statistics import calibration_error
 
 ROW_TOKENS = 256
 ROWS = 8

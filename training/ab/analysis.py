@@ -31,7 +31,7 @@ from statsmodels.stats.proportion import (
 from training.ab.errors import ExperimentError
 from training.ab.run import CONTROL, Visit
 from training.ab.shoppers import Tail
-from training.metrics import bootstrap
+from training.statistics import bootstrap
 
 ALPHA = 0.05
 POWER = 0.8

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training.worlds import make_world
-from training.course import load_pairs
 from training.errors import DataError, RunError
 from training.folder import Run, write_json
 from training.pairs import QueryPairs, Scored
 from training.picking import pick_queries
 from training.recipe import Optimiser, Recipe, load_recipe
+from training.schedule import load_pairs
 from training.stages import last_checkpoint, optimise
 
 SHIPPED = Path(__file__).parents[3] / "training" / "recipes" / "sft-1.yaml"

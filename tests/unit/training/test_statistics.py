@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.metrics import Interval, bootstrap, calibration_error, hit_rate, tagging
+from training.statistics import Interval, bootstrap, calibration_error, hit_rate, tagging
 
 
 def test_all_equal_values_leave_no_doubt() -> None:
