@@ -111,7 +111,7 @@ class _RewardedStage(_Part):
 
 
 class GrpoStage(_RewardedStage):
-    """Alignment on what the search engine and the judge give back (:mod:`training.grpo`)."""
+    """Alignment on what the search engine and the judge give back (:mod:`training.alignment.grpo`)."""
 
     kind: Literal["grpo"]
     steps: Annotated[int, Field(ge=1)]
@@ -133,7 +133,7 @@ class GrpoStage(_RewardedStage):
 
 
 class DpoStage(_RewardedStage):
-    """Preference optimisation on the model's own samples (:mod:`training.preference`)."""
+    """Preference optimisation on the model's own samples (:mod:`training.alignment.preference`)."""
 
     kind: Literal["dpo"]
     queries: Annotated[int, Field(ge=1)]

@@ -19,6 +19,9 @@ from model_store.manifest import DecodingSpec
 from model_store.prompt import PromptFormat
 from model_store.store import Version, default_cache_dir
 from model_store.text import normalise
+from training.alignment.feedback import Feedback
+from training.alignment.preference import Drawn, align_by_preference, load, prefer, save
+from training.alignment.selfplay import judge_samples
 from training.brands import brands
 from training.data import (
     development_pairs_to_judge,
@@ -31,14 +34,12 @@ from training.data import (
     training_pairs_to_judge,
 )
 from training.errors import RunError
-from training.feedback import Feedback
 from training.first_results import Score
 from training.folder import Run, write_json
 from training.model import Trainee, load_trainee
 from training.packing import Row
 from training.pairs import QueryPairs, Scored, World, summarise
 from training.picking import pick_prompts, pick_queries
-from training.preference import Drawn, align_by_preference, load, prefer, save
 from training.recipe import (
     DomainStage,
     DpoStage,
@@ -50,7 +51,6 @@ from training.recipe import (
     Stage,
     TagsStage,
 )
-from training.selfplay import judge_samples
 from training.stages import optimise
 from training.trial import draw, running, trial_version
 
@@ -146,7 +146,7 @@ class Course:
 
     def _align(self, stage: GrpoStage, trainee: Trainee, number: int, seed: int) -> dict[str, Any]:
         # TRL takes seconds to import, and no other stage needs it.
-        from training.grpo import align
+        from training.alignment.grpo import align
 
         count = stage.steps * stage.queries_per_step
         queries = pick_prompts(self.world, self.parts.train, count, stage.missed_share, seed)

@@ -19,14 +19,14 @@ import torch
 from torch.nn import functional
 
 from model_store.text import normalise
+from training.alignment.feedback import Feedback, Sample
+from training.alignment.likelihood import log_probs
+from training.alignment.sampler import Sampler
 from training.errors import DataError
-from training.feedback import Feedback, Sample
-from training.likelihood import log_probs
 from training.model import Trainee
 from training.packing import Collator, Row, hidden_states
 from training.recipe import GrpoStage
 from training.rewards import Rewards
-from training.sampler import Sampler
 from training.stages import Journal, last_checkpoint
 
 with warnings.catch_warnings():
@@ -116,7 +116,7 @@ class OnePassGrpo(GRPOTrainer):
         *_args: Any,
         **_kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """See :func:`training.likelihood.log_probs`; shapes as TRL has them."""
+        """See :func:`training.alignment.likelihood.log_probs`; shapes as TRL has them."""
         split = input_ids.size(1) - logits_to_keep
         prompts, completions = [], []
         for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):

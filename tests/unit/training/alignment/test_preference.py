@@ -9,8 +9,16 @@ import pytest
 import torch
 
 from tests.unit.training.worlds import make_world
-from training.feedback import Feedback
-from training.preference import Drawn, Preference, anchor_loss, dpo_loss, load, prefer, save
+from training.alignment.feedback import Feedback
+from training.alignment.preference import (
+    Drawn,
+    Preference,
+    anchor_loss,
+    dpo_loss,
+    load,
+    prefer,
+    save,
+)
 from training.recipe import DpoStage
 
 STAGE = DpoStage(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from tests.unit.training.worlds import make_world
-from training.feedback import Feedback, Sample
+from training.alignment.feedback import Feedback, Sample
 from training.pairs import World
 from training.rewards import DROPPED, RewardName, Rewards
 

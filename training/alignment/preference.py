@@ -25,9 +25,9 @@ import torch
 from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
+from training.alignment.feedback import Feedback, Sample
+from training.alignment.likelihood import log_probs
 from training.errors import DataError
-from training.feedback import Feedback, Sample
-from training.likelihood import log_probs
 from training.model import Trainee
 from training.recipe import DpoStage
 from training.stages import Journal, last_checkpoint

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from tests.support.tiny_llama import tiny_recipe, write_base
-from training.grpo import copy_to_reference, summary
-from training.likelihood import log_probs, pack_groups
+from training.alignment.grpo import copy_to_reference, summary
+from training.alignment.likelihood import log_probs, pack_groups
+from training.alignment.sampler import Sampler
 from training.model import Trainee, load_trainee
 from training.recipe import Recipe
-from training.sampler import Sampler
 
 PROMPTS = ("red hammer", "oak", "a much longer query about ladders", "tap")
 
