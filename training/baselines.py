@@ -17,10 +17,10 @@ from itertools import pairwise
 
 from model_store.text import normalise
 from service.engine.spelling import Corrector
-from training.data import Split
+from training.data.dataset import Split
+from training.data.pairs import World
+from training.data.search import stems
 from training.evaluate import Rewriter
-from training.pairs import World
-from training.search import stems
 
 MIN_COUNT = 5
 """Times that a word comes from which it counts as known."""

@@ -74,7 +74,7 @@ def train(
         loaded = load_recipe(recipe)
 
         from training.companions import write_companions
-        from training.data import data_folder, read_source
+        from training.data.dataset import data_folder, read_source
         from training.run import train as run_recipe
         from training.trial import pack_adapter
 
@@ -120,11 +120,11 @@ def evaluate(
         found = store.get(version)
         other = store.get(against) if against is not None else None
 
-        from training.data import data_folder, read_source
+        from training.data.dataset import data_folder, read_source
+        from training.data.pairs import World
         from training.folder import write_json
         from training.judge import load_judge
         from training.measure import Bench, differences, fold_exam, other_exam
-        from training.pairs import World
         from training.report import as_differences, as_table
 
         tables = read_source(on or _source_of(found.manifest.training), data_folder(data))
@@ -173,11 +173,11 @@ def judge(
         if source not in SOURCES:
             raise TrainingError(f"--source is one of {', '.join(SOURCES)}, not {source!r}")
 
-        from training.data import data_folder, read_source, split
+        from training.data.dataset import data_folder, read_source, split
+        from training.data.pairs import World
         from training.folder import write_json
         from training.judge_measure import measure_judge
         from training.judge_train import JudgeSettings, train_judge
-        from training.pairs import World
 
         world = World(read_source(source, data_folder(data)))
         parts = split(world)
@@ -223,11 +223,11 @@ def compare(
 
         from training.baselines import baselines
         from training.compare import as_markdown, baseline_ways, plot, record, way, way_of
-        from training.data import data_folder, read_source
+        from training.data.dataset import data_folder, read_source
+        from training.data.pairs import World
         from training.folder import write_json
         from training.judge import load_judge
         from training.measure import Bench, fold_exam, other_exam, prompted_rewriter
-        from training.pairs import World
 
         tables = read_source(on or _source_of(found[0].manifest.training), data_folder(data))
         if since is not None:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from service.engine.spelling import write_pairs, write_words
 from training.baselines import spelling_pairs, spelling_words
-from training.brands import brands
-from training.data import split
-from training.pairs import World
+from training.data.brands import brands
+from training.data.dataset import split
+from training.data.pairs import World
+from training.data.schema import Tables
 from training.recipe import Recipe
-from training.schema import Tables
 
 
 def write_companions(recipe: Recipe, tables: Tables, folder: Path) -> None:

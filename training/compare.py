@@ -1,7 +1,7 @@
 """Ways to rewrite, side by side on the same queries: the table of docs/evaluation.md.
 
 Every way gives up to four rewrites of a query, which are fused with it at one budget: with equal
-weights, and with :data:`training.search.REWRITE_WEIGHT` on each rewrite. Definitions are those of
+weights, and with :data:`training.data.search.REWRITE_WEIGHT` on each rewrite. Definitions are those of
 :mod:`training.evaluate`.
 """
 
@@ -14,6 +14,8 @@ from typing import Any
 
 import matplotlib as mpl
 
+from training.data.pairs import World
+from training.data.search import REWRITE_WEIGHT
 from training.evaluate import (
     MOST,
     Rewriter,
@@ -24,8 +26,6 @@ from training.evaluate import (
 )
 from training.first_results import FirstResults
 from training.measure import Measured
-from training.pairs import World
-from training.search import REWRITE_WEIGHT
 
 mpl.use("agg")
 from matplotlib import pyplot as plt

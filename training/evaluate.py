@@ -31,12 +31,12 @@ from model_store.manifest import FilterSpec
 from model_store.store import Version
 from service.filtering.candidates import Scored
 from service.filtering.filters import CandidateFilter
-from training.data import Split
+from training.data.dataset import Split
+from training.data.pairs import PairMiner, World, is_trivial
+from training.data.schema import GRADE_ENGAGED
+from training.data.search import REWRITE_WEIGHT, fuse, recall
 from training.errors import DataError
 from training.first_results import FirstResults
-from training.pairs import PairMiner, World, is_trivial
-from training.schema import GRADE_ENGAGED
-from training.search import REWRITE_WEIGHT, fuse, recall
 from training.statistics import bootstrap, hit_rate
 from training.trial import draw, running
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from training.pairs import World
+from training.data.pairs import World
 
 Score = Callable[[Sequence[tuple[str, str]]], list[float]]
 """Judge scores in [0, 1] of pairs of a query and a product's title."""

@@ -11,12 +11,12 @@ import numpy as np
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
+from training.data.pairs import World
+from training.data.schema import GRADE_RELEVANT
+from training.data.search import stems
 from training.errors import DataError
 from training.judge import Judge
 from training.judge_train import Example, graded, junk
-from training.pairs import World
-from training.schema import GRADE_RELEVANT
-from training.search import stems
 from training.statistics import Array, tagging
 
 

@@ -34,11 +34,11 @@ from transformers import (
 from model_store.base import find_base
 from model_store.manifest import BaseSpec
 from model_store.store import default_cache_dir
-from training.data import Split
+from training.data.dataset import Split
+from training.data.pairs import World
+from training.data.search import stems
 from training.errors import DataError, RunError
 from training.judge import MAX_LENGTH, Calibration, Judge, Pair, best_device, collate, encode
-from training.pairs import World
-from training.search import stems
 from training.stages import last_checkpoint
 
 BASE = BaseSpec(

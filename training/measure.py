@@ -11,7 +11,9 @@ from typing import Any
 from model_store.base import find_base
 from model_store.store import Version, default_cache_dir
 from service.filtering.candidates import Scored
-from training.data import Split, split
+from training.data.dataset import Split, split
+from training.data.pairs import World
+from training.data.search import REWRITE_WEIGHT
 from training.errors import DataError, RunError
 from training.evaluate import (
     MOST,
@@ -28,8 +30,6 @@ from training.evaluate import (
 )
 from training.first_results import FirstResults, Score
 from training.folder import write_json
-from training.pairs import World
-from training.search import REWRITE_WEIGHT
 from training.statistics import bootstrap, tagging
 
 FIRST = 10

@@ -81,7 +81,7 @@ class SftStage(_Part):
     noisy_pairs: Annotated[int, Field(ge=0)] | None = None
     """Synthetic misspellings in this stage; default: as many as the recipe makes."""
     catalogue_pairs: Annotated[int, Field(ge=0)] = 0
-    """Queries with pairs to judge out of the catalogue alone (:mod:`training.catalogue`)."""
+    """Queries with pairs to judge out of the catalogue alone (:mod:`training.data.catalogue_pairs`)."""
 
 
 class SampleStage(_Part):
@@ -128,7 +128,7 @@ class GrpoStage(_RewardedStage):
     """Packed rows of pairs to judge, learnt beside in each step."""
     tag_weight: Annotated[float, Field(ge=0)] = 1.0
     catalogue_pairs: Annotated[int, Field(ge=0)] = 0
-    """Queries out of the catalogue (:mod:`training.catalogue`) among those rows."""
+    """Queries out of the catalogue (:mod:`training.data.catalogue_pairs`) among those rows."""
     row_tokens: Annotated[int, Field(ge=32)] = 256
 
 

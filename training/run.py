@@ -14,14 +14,14 @@ from rich.console import Console
 
 from model_store.store import default_cache_dir, open_store
 from training.curves import plot_run
-from training.data import (
+from training.data.dataset import (
     data_digests,
     data_folder,
     read_source,
 )
+from training.data.pairs import World, summarise
 from training.errors import RunError
 from training.folder import Run, write_json
-from training.pairs import World, summarise
 from training.recipe import (
     Recipe,
 )

@@ -22,8 +22,8 @@ from model_store.text import normalise
 from training.alignment.feedback import Feedback
 from training.alignment.preference import Drawn, align_by_preference, load, prefer, save
 from training.alignment.selfplay import judge_samples
-from training.brands import brands
-from training.data import (
+from training.data.brands import brands
+from training.data.dataset import (
     development_pairs_to_judge,
     domain_rows,
     mine_all,
@@ -33,13 +33,13 @@ from training.data import (
     tag_rows,
     training_pairs_to_judge,
 )
+from training.data.packing import Row
+from training.data.pairs import QueryPairs, Scored, World, summarise
+from training.data.picking import pick_prompts, pick_queries
 from training.errors import RunError
 from training.first_results import Score
 from training.folder import Run, write_json
 from training.model import Trainee, load_trainee
-from training.packing import Row
-from training.pairs import QueryPairs, Scored, World, summarise
-from training.picking import pick_prompts, pick_queries
 from training.recipe import (
     DomainStage,
     DpoStage,

@@ -12,9 +12,9 @@ import torch
 from torch.nn import functional
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+from training.data.packing import Collator, Row, hidden_states
 from training.errors import DataError
 from training.model import Trainee
-from training.packing import Collator, Row, hidden_states
 from training.recipe import Optimiser
 
 

@@ -27,10 +27,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
 
+from training.data.packing import Collator, hidden_states, pack, tree_of
+from training.data.pairs import QueryPairs
 from training.errors import DataError, RunError
 from training.model import Trainee
-from training.packing import Collator, hidden_states, pack, tree_of
-from training.pairs import QueryPairs
 from training.statistics import calibration_error
 
 ROW_TOKENS = 256

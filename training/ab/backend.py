@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from training.pairs import World
-from training.search import DEPTH, REWRITE_WEIGHT, fuse
+from training.data.pairs import World
+from training.data.search import DEPTH, REWRITE_WEIGHT, fuse
 
 PAGE = 24
 """Products on a page of results; nobody turns it."""

@@ -15,10 +15,10 @@ from training.ab.routing import Plan, read_routing
 from training.ab.run import CONTROL, Service, Visit, run
 from training.ab.shoppers import draw_shoppers, held_out_traffic, tail_of
 from training.ab.user_model import UserModel
-from training.data import data_folder, read_source
-from training.pairs import World
-from training.schema import Tables
-from training.search import DEPTH, REWRITE_WEIGHT
+from training.data.dataset import data_folder, read_source
+from training.data.pairs import World
+from training.data.schema import Tables
+from training.data.search import DEPTH, REWRITE_WEIGHT
 
 
 @dataclass(frozen=True, slots=True)

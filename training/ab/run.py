@@ -21,7 +21,7 @@ from training.ab.errors import ExperimentError
 from training.ab.routing import Plan
 from training.ab.shoppers import Shopper, is_control
 from training.ab.user_model import Browsed, Chances, UserModel, browse, chances, together
-from training.pairs import World, is_trivial
+from training.data.pairs import World, is_trivial
 
 CONTROL = "control"
 """The arm whose searches go without rewrites."""

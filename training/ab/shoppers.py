@@ -14,9 +14,9 @@ from statistics import median
 
 from model_store.text import normalise
 from training.ab.errors import ExperimentError
-from training.folds import HELD_OUT, fold_of
-from training.pairs import World
-from training.schema import Tables
+from training.data.folds import HELD_OUT, fold_of
+from training.data.pairs import World
+from training.data.schema import Tables
 
 TAIL_WORDS = 4
 """Words from which a query is of the long tail, if the data does not say how often it is asked."""

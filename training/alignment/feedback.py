@@ -11,11 +11,11 @@ from model_store.manifest import FilterSpec
 from service.filtering.candidates import Scored, Verdict
 from service.filtering.filters import CandidateFilter
 from training import rewards
+from training.data.pairs import World, is_echo
+from training.data.schema import GRADE_ENGAGED
+from training.data.search import fuse, recall, stems
 from training.first_results import FirstResults, Score
-from training.pairs import World, is_echo
 from training.rewards import DROPPED, Rewards
-from training.schema import GRADE_ENGAGED
-from training.search import fuse, recall, stems
 
 BROAD_SHARE = 0.02
 """Share of all titles that must hold the rarest word of a text for it to be broad."""

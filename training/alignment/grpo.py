@@ -22,9 +22,9 @@ from model_store.text import normalise
 from training.alignment.feedback import Feedback, Sample
 from training.alignment.likelihood import log_probs
 from training.alignment.sampler import Sampler
+from training.data.packing import Collator, Row, hidden_states
 from training.errors import DataError
 from training.model import Trainee
-from training.packing import Collator, Row, hidden_states
 from training.recipe import GrpoStage
 from training.rewards import Rewards
 from training.stages import Journal, last_checkpoint

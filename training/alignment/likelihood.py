@@ -1,6 +1,6 @@
 """Log probabilities of sampled completions, each prompt computed once for all of its samples.
 
-The samples of a group share their prompt, and differ in length: packed as :mod:`training.packing`
+The samples of a group share their prompt, and differ in length: packed as :mod:`training.data.packing`
 packs pairs, they take a third of the tokens of a padded batch.
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from training.packing import Collator, Row, hidden_states
+from training.data.packing import Collator, Row, hidden_states
 
 Ids = Sequence[int]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from training.folds import compact
-from training.pairs import KEEP_OWN, REJECT_OWN, QueryPairs, World, is_echo
-from training.search import recall
+from training.data.folds import compact
+from training.data.pairs import KEEP_OWN, REJECT_OWN, QueryPairs, World, is_echo
+from training.data.search import recall
 
 HARM = 0.05
 """A rewrite that costs the fusion more recall than this is judged irrelevant."""

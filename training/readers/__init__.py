@@ -1,1 +1,1 @@
-"""Readers: public data sets into the schema of :mod:`training.schema`."""
+"""Readers: public data sets into the schema of :mod:`training.data.schema`."""

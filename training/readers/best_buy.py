@@ -12,8 +12,8 @@ from pathlib import Path
 
 import polars as pl
 
+from training.data.schema import Tables, empty
 from training.errors import DataError
-from training.schema import Tables, empty
 
 _HOW = (
     "get the small set of the ACM SF hackathon 2012 (Best Buy) from Kaggle and put train.csv (or "

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import polars as pl
 
+from training.data.schema import Tables, empty
 from training.errors import DataError
-from training.schema import Tables, empty
 
 _HOW = (
     "get train.csv from Kaggle's 'Home Depot Product Search Relevance' competition and put it "

@@ -13,7 +13,7 @@ from service.client import Answer, Rewrite
 from service.security.api_keys import entry, new_key
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.http_server import listening
-from training import search
+from training.data import search
 
 
 @pytest.fixture(scope="module")

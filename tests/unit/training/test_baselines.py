@@ -5,7 +5,7 @@ from __future__ import annotations
 from service.engine.spelling import Corrector
 from tests.unit.training.worlds import make_world
 from training.baselines import RelevanceFeedback, baselines, corrections_by, vocabulary
-from training.data import Split
+from training.data.dataset import Split
 from training.evaluate import measure
 
 

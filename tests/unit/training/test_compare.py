@@ -20,9 +20,9 @@ from training.compare import (
     way,
     way_of,
 )
+from training.data.pairs import World
 from training.evaluate import Drawn, rows_of
 from training.measure import Measured
-from training.pairs import World
 
 QUERIES = ("nial", "drill")
 

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 
 from model_store.cli import app as models_app
 from training import cli
-from training.pairs import World
+from training.data.pairs import World
+from training.data.schema import SCHEMAS, Tables
 from training.recipe import Recipe, load_recipe
-from training.schema import SCHEMAS, Tables
 
 ROOT = Path(__file__).parents[3]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

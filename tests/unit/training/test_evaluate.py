@@ -10,7 +10,8 @@ from model_store.manifest import FilterSpec
 from model_store.store import PACKAGED, FolderSource, Store
 from service.filtering.candidates import Scored
 from tests.unit.training.worlds import make_tables, make_world, shop_tables
-from training.data import Split, split
+from training.data.dataset import Split, split
+from training.data.pairs import World, is_echo
 from training.errors import DataError, RunError
 from training.evaluate import (
     Drawn,
@@ -35,7 +36,6 @@ from training.measure import (
     load_drawn,
     other_exam,
 )
-from training.pairs import World, is_echo
 from training.report import as_differences, as_table
 
 TITLES = {

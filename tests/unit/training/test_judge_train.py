@@ -18,7 +18,9 @@ from tests.unit.training.test_judge import load
 from tests.unit.training.tiny_bert import write_tiny_bert
 from tests.unit.training.worlds import MATERIALS, THINGS, make_world, shop_tables
 from training import judge_train
-from training.data import Split, split
+from training.data.dataset import Split, split
+from training.data.pairs import World
+from training.data.search import stems
 from training.errors import DataError, RunError
 from training.judge import Judge
 from training.judge_measure import calibration_error, measure_judge, order_accuracy, overlaps
@@ -31,8 +33,6 @@ from training.judge_train import (
     train_judge,
     training_examples,
 )
-from training.pairs import World
-from training.search import stems
 
 
 @pytest.fixture(scope="module")

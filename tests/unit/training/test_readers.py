@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.data import data_digests, data_folder, read_source
+from training.data.dataset import data_digests, data_folder, read_source
 from training.errors import DataError
 from training.readers import best_buy, home_depot
 

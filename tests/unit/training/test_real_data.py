@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from training.data import split
+from training.data.dataset import split
+from training.data.folds import DEVELOPMENT, HELD_OUT, fold_of, variants
+from training.data.pairs import PairMiner, World
+from training.data.schema import Tables
 from training.errors import DataError
-from training.folds import DEVELOPMENT, HELD_OUT, fold_of, variants
-from training.pairs import PairMiner, World
 from training.readers import best_buy, home_depot
-from training.schema import Tables
 
 ROOT = Path(__file__).parents[3]
 # Read before any test runs: a fixture hides REQUERY_ variables from the tests themselves.

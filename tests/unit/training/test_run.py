@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.unit.training.worlds import make_world
+from training.data.pairs import QueryPairs, Scored
+from training.data.picking import pick_queries
 from training.errors import DataError, RunError
 from training.folder import Run, write_json
-from training.pairs import QueryPairs, Scored
-from training.picking import pick_queries
 from training.recipe import Optimiser, Recipe, load_recipe
 from training.schedule import load_pairs
 from training.stages import last_checkpoint, optimise

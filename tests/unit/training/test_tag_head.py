@@ -11,9 +11,9 @@ from sklearn.linear_model import LogisticRegression
 from transformers import LlamaForCausalLM
 
 from tests.support.tiny_llama import tiny_recipe, write_base
+from training.data.pairs import QueryPairs, Scored
 from training.errors import DataError, RunError
 from training.model import Trainee, load_trainee
-from training.pairs import QueryPairs, Scored
 from training.recipe import Recipe
 from training.tag_head import (
     Judged,

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 
 import polars as pl
 
-from training.pairs import World
-from training.schema import SCHEMAS, Tables
+from training.data.pairs import World
+from training.data.schema import SCHEMAS, Tables
 
 
 def make_tables(

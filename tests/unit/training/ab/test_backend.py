@@ -4,7 +4,7 @@ import pytest
 
 from tests.unit.training.worlds import make_world
 from training.ab.backend import Backend
-from training.pairs import World
+from training.data.pairs import World
 
 
 @pytest.fixture

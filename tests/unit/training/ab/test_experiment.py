@@ -34,9 +34,9 @@ from training.ab.routing import Plan, plan_of, read_routing
 from training.ab.run import CONTROL, Asked, Service, ask_all, simulate
 from training.ab.shoppers import Shopper, draw_shoppers
 from training.ab.user_model import UserModel
-from training.folds import HELD_OUT, fold_of
-from training.pairs import World
-from training.schema import Tables
+from training.data.folds import HELD_OUT, fold_of
+from training.data.pairs import World
+from training.data.schema import Tables
 
 PATIENCE_MS = 60_000
 """Longer than any answer takes, however busy the machine is."""

@@ -8,9 +8,9 @@ import pytest
 from tests.unit.training.worlds import make_tables, shop_tables
 from training.ab.errors import ExperimentError
 from training.ab.shoppers import Tail, draw_shoppers, held_out_traffic, is_control, tail_of
-from training.folds import HELD_OUT, fold_of
-from training.pairs import World
-from training.schema import Tables
+from training.data.folds import HELD_OUT, fold_of
+from training.data.pairs import World
+from training.data.schema import Tables
 
 
 def test_traffic_is_held_out_and_graded() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.training.worlds import make_world
 from training.alignment.feedback import Feedback, Sample
-from training.pairs import World
+from training.data.pairs import World
 from training.rewards import DROPPED, RewardName, Rewards
 
 WEIGHTS: dict[RewardName, float] = {

@@ -4,8 +4,8 @@ import pytest
 
 from tests.unit.training.worlds import make_world
 from training.alignment.selfplay import judge_samples
-from training.folds import compact
-from training.pairs import World
+from training.data.folds import compact
+from training.data.pairs import World
 
 # "tool" finds all ten of R; w6 finds six of them, w2 two, and "saw" the one that is not in R.
 TITLES = {

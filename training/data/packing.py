@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from model_store.prompt import PromptFormat
-from training.pairs import QueryPairs
+from training.data.pairs import QueryPairs
 
 
 @dataclass(frozen=True, slots=True)

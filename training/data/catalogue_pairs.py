@@ -16,9 +16,9 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from training.folds import compact
-from training.pairs import MIN_ENDINGS, QueryPairs, Scored, World, is_echo, phrases
-from training.search import SearchIndex
+from training.data.folds import compact
+from training.data.pairs import MIN_ENDINGS, QueryPairs, Scored, World, is_echo, phrases
+from training.data.search import SearchIndex
 
 FIRST = 10
 """Results of the query that its rewrite should find again."""
@@ -39,7 +39,7 @@ class CatalogueMiner:
         world: the catalogue and its search engine; its grades are not looked at.
         allowed: queries that may occur on either side of a pair.
         seed: of every choice.
-        protected: compact forms (:func:`training.folds.compact`) of text that must not be learnt.
+        protected: compact forms (:func:`training.data.folds.compact`) of text that must not be learnt.
     """
 
     def __init__(

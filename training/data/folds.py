@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from rapidfuzz import fuzz, process
 
-from training.search import stems
+from training.data.search import stems
 
 FOLDS = 10
 HELD_OUT = 0

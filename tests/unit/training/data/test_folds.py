@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from training.folds import compact, fold_of, variants
+from training.data.folds import compact, fold_of, variants
 
 
 def test_the_fold_is_the_md5_modulo_ten() -> None:

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from model_store.prompt import PromptFormat
 from tests.support.model_versions import PROMPT, byte_tokenizer
-from training.packing import Branch, Collator, Row, Tree, pack, tree_of
-from training.pairs import QueryPairs, Scored
+from training.data.packing import Branch, Collator, Row, Tree, pack, tree_of
+from training.data.pairs import QueryPairs, Scored
 
 PAD = 0
 RELEVANT = 60

@@ -13,17 +13,17 @@ from tqdm import tqdm
 
 from model_store.prompt import PromptFormat
 from model_store.text import normalise
-from training.catalogue import CatalogueMiner
+from training.data.catalogue_pairs import CatalogueMiner
+from training.data.folds import DEVELOPMENT, HELD_OUT, compact, fold_of, variants
+from training.data.misspellings import Lookalikes, clean_texts, noisy_pairs, real_slips
+from training.data.noise import corrupt
+from training.data.packing import Row, Tree, pack, tree_of
+from training.data.pairs import PairMiner, QueryPairs, World, is_echo
+from training.data.picking import pick_queries
+from training.data.schema import Tables
 from training.errors import DataError
-from training.folds import DEVELOPMENT, HELD_OUT, compact, fold_of, variants
-from training.noise import corrupt
-from training.packing import Row, Tree, pack, tree_of
-from training.pairs import PairMiner, QueryPairs, World, is_echo
-from training.picking import pick_queries
 from training.readers import best_buy, home_depot
 from training.recipe import GrpoStage, Recipe, SftStage
-from training.schema import Tables
-from training.spelling import Lookalikes, clean_texts, noisy_pairs, real_slips
 
 DATA_ENV = "REQUERY_DATA"
 """Environment variable that names the folder with the sources' folders."""

@@ -29,10 +29,10 @@ import polars as pl
 from model_store.text import normalise
 from service.filtering.guards import Brands
 from service.filtering.words import words
-from training.brands import brands
-from training.folds import compact
-from training.schema import GRADE_BAD, GRADE_ENGAGED, GRADE_RELEVANT, Tables
-from training.search import DEPTH, SearchIndex, fuse, recall, stems
+from training.data.brands import brands
+from training.data.folds import compact
+from training.data.schema import GRADE_BAD, GRADE_ENGAGED, GRADE_RELEVANT, Tables
+from training.data.search import DEPTH, SearchIndex, fuse, recall, stems
 
 KEEP_OWN = 0.6
 ACCEPT_OWN = 0.5
@@ -199,7 +199,7 @@ class PairMiner:
         world: the data and its search engine.
         allowed: queries that may occur, as source or as target. Held-out ones must not be in it.
         seed: of the sampling of phrases; the result depends on nothing else.
-        protected: compact forms (:func:`training.folds.compact`) of text that must not be learnt.
+        protected: compact forms (:func:`training.data.folds.compact`) of text that must not be learnt.
     """
 
     def __init__(

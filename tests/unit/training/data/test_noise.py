@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import OSA
 
-from training.noise import Slips, corrupt, join_words, misspell, rewrite_units, split_word
+from training.data.noise import Slips, corrupt, join_words, misspell, rewrite_units, split_word
 
 CLEAN = "outdoor ceiling fan with 52 in. blades"
 KINDS = (misspell, join_words, split_word, rewrite_units, corrupt)

@@ -8,8 +8,8 @@ import polars as pl
 import pytest
 
 from tests.unit.training.worlds import make_tables, make_world, shop_tables
+from training.data.schema import SCHEMAS, Tables, empty
 from training.errors import DataError
-from training.schema import SCHEMAS, Tables, empty
 
 
 def frames(tables: Tables) -> dict[str, pl.DataFrame]:

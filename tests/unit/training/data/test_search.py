@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.search import SearchIndex, fuse, recall, stems
+from training.data.search import SearchIndex, fuse, recall, stems
 
 TITLES = {
     "a": "steel garden stake",

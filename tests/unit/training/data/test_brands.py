@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from training.brands import MIN_TITLES, brands
+from training.data.brands import MIN_TITLES, brands
 
 
 def titles(start: str, count: int, rest: str = "thing") -> list[str]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from tests.unit.training.worlds import make_world
-from training.pairs import World
-from training.picking import pick_prompts, pick_queries
+from training.data.pairs import World
+from training.data.picking import pick_prompts, pick_queries
 
 
 def world() -> World:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.training.worlds import make_world, rooms_world
-from training.catalogue import AGREE, DIFFER, FIRST, CatalogueMiner
-from training.folds import compact
-from training.pairs import QueryPairs, World, is_echo
+from training.data.catalogue_pairs import AGREE, DIFFER, FIRST, CatalogueMiner
+from training.data.folds import compact
+from training.data.pairs import QueryPairs, World, is_echo
 
 
 @pytest.fixture(scope="module")

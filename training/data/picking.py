@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from training.pairs import World
-from training.search import recall
+from training.data.pairs import World
+from training.data.search import recall
 
 
 def pick_queries(world: World, queries: Sequence[str], count: int, seed: int) -> list[str]:

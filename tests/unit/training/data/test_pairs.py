@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from tests.unit.training.worlds import make_world, shop_tables
-from training import pairs
-from training.data import split
-from training.pairs import (
+from training.data import pairs
+from training.data.dataset import split
+from training.data.pairs import (
     PairMiner,
     QueryPairs,
     Scored,
@@ -21,7 +21,7 @@ from training.pairs import (
     phrases,
     summarise,
 )
-from training.search import fuse, recall
+from training.data.search import fuse, recall
 
 
 def texts(found: list[Scored], source: str | None = None) -> set[str]:
@@ -392,7 +392,7 @@ _DIGEST = """
 import hashlib
 from dataclasses import asdict
 from tests.unit.training.worlds import shop_tables
-from training.pairs import PairMiner, World
+from training.data.pairs import PairMiner, World
 world = World(shop_tables())
 miner = PairMiner(world, list(world.canonical), 7)
 found = [asdict(miner.mine(q)) for q in world.with_relevant(world.canonical)]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.unit.training.worlds import make_world
-from training.folds import compact
-from training.noise import Slips
-from training.pairs import phrases
-from training.search import stems
-from training.spelling import Lookalikes, clean_texts, noisy_pairs, real_slips
+from training.data.folds import compact
+from training.data.misspellings import Lookalikes, clean_texts, noisy_pairs, real_slips
+from training.data.noise import Slips
+from training.data.pairs import phrases
+from training.data.search import stems
 
 CATALOGUE = ["shower head", "shovel head", "show rack", "shutter dog", "garden hose"] * 5
 

@@ -8,7 +8,7 @@ import pytest
 from model_store.prompt import PromptFormat
 from tests.support.model_versions import PROMPT, byte_tokenizer
 from tests.unit.training.worlds import make_world, rooms_world, shop_tables
-from training.data import (
+from training.data.dataset import (
     Split,
     domain_rows,
     mine_all,
@@ -17,10 +17,10 @@ from training.data import (
     split,
     tag_rows,
 )
+from training.data.folds import compact, fold_of, variants
+from training.data.packing import Row
+from training.data.pairs import QueryPairs, Scored, World
 from training.errors import DataError
-from training.folds import compact, fold_of, variants
-from training.packing import Row
-from training.pairs import QueryPairs, Scored, World
 from training.recipe import GrpoStage, Optimiser, Recipe, SftStage, load_recipe
 
 SHIPPED = Path(__file__).parents[3] / "training" / "recipes" / "sft-1.yaml"

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from rapidfuzz import fuzz, process
 
 from model_store.text import normalise
-from training.folds import compact
-from training.noise import Slips, corrupt
-from training.pairs import QueryPairs, Scored, World, is_echo, phrases
-from training.search import stems
+from training.data.folds import compact
+from training.data.noise import Slips, corrupt
+from training.data.pairs import QueryPairs, Scored, World, is_echo, phrases
+from training.data.search import stems
 
 _COMMON = 5
 """Titles and queries that hold a word before it counts as one of the catalogue's."""
