@@ -90,8 +90,8 @@ def known_queries(folder: Path | None = None, *, seed: int = 0) -> tuple[tuple[s
 
 def _real(folder: Path) -> list[str]:
     try:
+        from training.data.readers import home_depot
         from training.errors import DataError
-        from training.readers import home_depot
     except ModuleNotFoundError:
         return []  # an installation that only serves
     try:

@@ -30,7 +30,7 @@ class DataPart(_Part):
     """Which source to read and how much to make of it."""
 
     source: Literal["home_depot", "best_buy", "tables"]
-    """A reader of :mod:`training.readers`, or ``tables``: a folder in our schema."""
+    """A reader of :mod:`training.data.readers`, or ``tables``: a folder in our schema."""
     noisy_pairs: Annotated[int, Field(ge=0)] = 0
     """Synthetic misspellings to add."""
     spelling_repeats: Annotated[int, Field(ge=1)] = 1

@@ -20,9 +20,9 @@ from training.data.noise import corrupt
 from training.data.packing import Row, Tree, pack, tree_of
 from training.data.pairs import PairMiner, QueryPairs, World, is_echo
 from training.data.picking import pick_queries
+from training.data.readers import best_buy, home_depot
 from training.data.schema import Tables
 from training.errors import DataError
-from training.readers import best_buy, home_depot
 from training.recipe import GrpoStage, Recipe, SftStage
 
 DATA_ENV = "REQUERY_DATA"

@@ -1,6 +1,6 @@
 """The one data schema of training: five tables, Parquet on disk.
 
-A team's own logs fit it as they are; every reader in :mod:`training.readers` produces it.
+A team's own logs fit it as they are; every reader in :mod:`training.data.readers` produces it.
 
 ========================  ==========================================================
 ``catalogue.parquet``     ``product_id`` string, ``title`` string

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from training.data.dataset import data_digests, data_folder, read_source
+from training.data.readers import best_buy, home_depot
 from training.errors import DataError
-from training.readers import best_buy, home_depot
 
 HOME_DEPOT = (
     '"id","product_uid","product_title","search_term","relevance"\n'

@@ -11,9 +11,9 @@ import pytest
 from training.data.dataset import split
 from training.data.folds import DEVELOPMENT, HELD_OUT, fold_of, variants
 from training.data.pairs import PairMiner, World
+from training.data.readers import best_buy, home_depot
 from training.data.schema import Tables
 from training.errors import DataError
-from training.readers import best_buy, home_depot
 
 ROOT = Path(__file__).parents[3]
 # Read before any test runs: a fixture hides REQUERY_ variables from the tests themselves.
