@@ -122,10 +122,10 @@ def evaluate(
 
         from training.data.dataset import data_folder, read_source
         from training.data.pairs import World
+        from training.evaluation.measure import Bench, differences, fold_exam, other_exam
+        from training.evaluation.report import as_differences, as_table
         from training.folder import write_json
         from training.judge import load_judge
-        from training.measure import Bench, differences, fold_exam, other_exam
-        from training.report import as_differences, as_table
 
         tables = read_source(on or _source_of(found.manifest.training), data_folder(data))
         if since is not None:
@@ -221,13 +221,20 @@ def compare(
         store = Store([*folders, *open_store().sources])
         found = [store.get(name) for name in versions]
 
-        from training.baselines import baselines
-        from training.compare import as_markdown, baseline_ways, plot, record, way, way_of
         from training.data.dataset import data_folder, read_source
         from training.data.pairs import World
+        from training.evaluation.baselines import baselines
+        from training.evaluation.compare import (
+            as_markdown,
+            baseline_ways,
+            plot,
+            record,
+            way,
+            way_of,
+        )
+        from training.evaluation.measure import Bench, fold_exam, other_exam, prompted_rewriter
         from training.folder import write_json
         from training.judge import load_judge
-        from training.measure import Bench, fold_exam, other_exam, prompted_rewriter
 
         tables = read_source(on or _source_of(found[0].manifest.training), data_folder(data))
         if since is not None:

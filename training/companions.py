@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from service.engine.spelling import write_pairs, write_words
-from training.baselines import spelling_pairs, spelling_words
 from training.data.brands import brands
 from training.data.dataset import split
 from training.data.pairs import World
 from training.data.schema import Tables
+from training.evaluation.baselines import spelling_pairs, spelling_words
 from training.recipe import Recipe
 
 

@@ -13,7 +13,7 @@ from tests.unit.training.worlds import make_tables, make_world, shop_tables
 from training.data.dataset import Split, split
 from training.data.pairs import World, is_echo
 from training.errors import DataError, RunError
-from training.evaluate import (
+from training.evaluation.evaluate import (
     Drawn,
     Outcome,
     compare,
@@ -27,8 +27,7 @@ from training.evaluate import (
     slices,
     tag_pairs,
 )
-from training.first_results import FirstResults
-from training.measure import (
+from training.evaluation.measure import (
     Bench,
     Measured,
     differences,
@@ -36,7 +35,8 @@ from training.measure import (
     load_drawn,
     other_exam,
 )
-from training.report import as_differences, as_table
+from training.evaluation.report import as_differences, as_table
+from training.first_results import FirstResults
 
 TITLES = {
     "a": "steel stake",
@@ -132,7 +132,7 @@ def test_measure_by_hand() -> None:
 
 
 def test_harm_begins_beyond_five_hundredths(monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import evaluate
+    from training.evaluation import evaluate
 
     losses = iter([0.05, 0.06])
 
@@ -289,7 +289,7 @@ class TestSideBySide:
     def test_what_was_drawn_is_kept_and_not_drawn_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from training import measure as bench_module
+        from training.evaluation import measure as bench_module
 
         shop = World(shop_tables())
         parts = split(shop)

@@ -10,7 +10,8 @@ import pytest
 from model_store.manifest import FilterSpec
 from service.filtering.candidates import Scored
 from tests.unit.training.worlds import make_world
-from training.compare import (
+from training.data.pairs import World
+from training.evaluation.compare import (
     CORRECTIONS,
     PLAIN,
     as_markdown,
@@ -20,9 +21,8 @@ from training.compare import (
     way,
     way_of,
 )
-from training.data.pairs import World
-from training.evaluate import Drawn, rows_of
-from training.measure import Measured
+from training.evaluation.evaluate import Drawn, rows_of
+from training.evaluation.measure import Measured
 
 QUERIES = ("nial", "drill")
 

@@ -15,7 +15,7 @@ from training.data.dataset import Split, split
 from training.data.pairs import World
 from training.data.search import REWRITE_WEIGHT
 from training.errors import DataError, RunError
-from training.evaluate import (
+from training.evaluation.evaluate import (
     MOST,
     Drawn,
     Rewriter,
@@ -169,7 +169,7 @@ def prompted_rewriter(version: Version, exam: Exam, folder: Path | None) -> Rewr
         RunError: what was kept cannot be read.
         BaseNotFound: the base is not here.
     """
-    from training.prompted import PromptedBase
+    from training.evaluation.prompted import PromptedBase
 
     manifest = version.manifest
     path = (

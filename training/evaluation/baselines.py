@@ -3,7 +3,7 @@
 * SymSpell over the words of this catalogue (:mod:`service.engine.spelling`), untagged;
 * :class:`RelevanceFeedback`: RM3, query expansion by the first results.
 
-Each is a :data:`training.evaluate.Rewriter`. They know the catalogue and training queries, and
+Each is a :data:`training.evaluation.evaluate.Rewriter`. They know the catalogue and training queries, and
 nothing of a query's grades. Their settings were chosen on the development fold.
 """
 
@@ -20,7 +20,7 @@ from service.engine.spelling import Corrector
 from training.data.dataset import Split
 from training.data.pairs import World
 from training.data.search import stems
-from training.evaluate import Rewriter
+from training.evaluation.evaluate import Rewriter
 
 MIN_COUNT = 5
 """Times that a word comes from which it counts as known."""

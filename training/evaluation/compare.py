@@ -2,7 +2,7 @@
 
 Every way gives up to four rewrites of a query, which are fused with it at one budget: with equal
 weights, and with :data:`training.data.search.REWRITE_WEIGHT` on each rewrite. Definitions are those of
-:mod:`training.evaluate`.
+:mod:`training.evaluation.evaluate`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import matplotlib as mpl
 
 from training.data.pairs import World
 from training.data.search import REWRITE_WEIGHT
-from training.evaluate import (
+from training.evaluation.evaluate import (
     MOST,
     Rewriter,
     Row,
@@ -24,8 +24,8 @@ from training.evaluate import (
     corrections_of,
     judge_row,
 )
+from training.evaluation.measure import Measured
 from training.first_results import FirstResults
-from training.measure import Measured
 
 mpl.use("agg")
 from matplotlib import pyplot as plt
@@ -57,7 +57,7 @@ def way(
     rewriter: Rewriter,
     first: FirstResults | None = None,
 ) -> Way:
-    """What ``rewriter`` does to each query, its first :data:`training.evaluate.MOST` rewrites."""
+    """What ``rewriter`` does to each query, its first :data:`training.evaluation.evaluate.MOST` rewrites."""
 
     def few(query: str) -> Sequence[str]:
         return rewriter(query)[:MOST]
@@ -70,7 +70,7 @@ def way(
 
 
 def way_of(measured: Measured) -> Way:
-    """What a version did, asked for up to :data:`training.evaluate.MOST` rewrites."""
+    """What a version did, asked for up to :data:`training.evaluation.evaluate.MOST` rewrites."""
     rows = measured.rows
     return Way(measured.version, rows[f"up to {MOST} rewrites"], rows[f"up to {MOST}, less weight"])
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from service.engine.spelling import Corrector
 from tests.unit.training.worlds import make_world
-from training.baselines import RelevanceFeedback, baselines, corrections_by, vocabulary
 from training.data.dataset import Split
-from training.evaluate import measure
+from training.evaluation.baselines import RelevanceFeedback, baselines, corrections_by, vocabulary
+from training.evaluation.evaluate import measure
 
 
 class TestVocabulary:

@@ -22,7 +22,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_query_gets_the_same_greedy_answer_in_any_company(base: Path) -> None:
-    from training.prompted import PromptedBase
+    from training.evaluation.prompted import PromptedBase
 
     together = PromptedBase(base, samples=2)._draw(QUERIES)
     assert len(together) == 6
@@ -33,7 +33,7 @@ def test_a_query_gets_the_same_greedy_answer_in_any_company(base: Path) -> None:
 
 
 def test_rewrites_are_distinct_and_none_is_the_query(base: Path) -> None:
-    from training.prompted import PromptedBase
+    from training.evaluation.prompted import PromptedBase
 
     model = PromptedBase(base, samples=3)
     model._draw = lambda queries: ["A b", "a  B", "Led ", "", "led", "x"][: 3 * len(queries)]  # type: ignore[method-assign]
@@ -41,7 +41,7 @@ def test_rewrites_are_distinct_and_none_is_the_query(base: Path) -> None:
 
 
 def test_a_seed_decides(base: Path) -> None:
-    from training.prompted import PromptedBase
+    from training.evaluation.prompted import PromptedBase
 
     drawn = [PromptedBase(base, samples=4, seed=seed)._draw(QUERIES) for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
