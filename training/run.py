@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 
 from model_store.store import default_cache_dir, open_store
-from training.curves import plot_run
 from training.data.dataset import (
     data_digests,
     data_folder,
@@ -21,6 +20,7 @@ from training.data.dataset import (
 )
 from training.data.pairs import World, summarise
 from training.errors import RunError
+from training.finetuning.curves import plot_run
 from training.folder import Run, write_json
 from training.recipe import (
     Recipe,

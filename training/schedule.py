@@ -37,9 +37,10 @@ from training.data.packing import Row
 from training.data.pairs import QueryPairs, Scored, World, summarise
 from training.data.picking import pick_prompts, pick_queries
 from training.errors import RunError
+from training.finetuning.model import Trainee, load_trainee
+from training.finetuning.stages import optimise
 from training.first_results import Score
 from training.folder import Run, write_json
-from training.model import Trainee, load_trainee
 from training.recipe import (
     DomainStage,
     DpoStage,
@@ -51,7 +52,6 @@ from training.recipe import (
     Stage,
     TagsStage,
 )
-from training.stages import optimise
 from training.trial import draw, running, trial_version
 
 _console = Console(stderr=True)
@@ -190,7 +190,7 @@ class Course:
         )
 
     def _refit(self, stage: TagsStage, trainee: Trainee, seed: int) -> dict[str, Any]:
-        from training.tag_head import refit
+        from training.finetuning.tag_head import refit
 
         return refit(
             trainee,

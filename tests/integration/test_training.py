@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 # Ends the process, as the kernel would, right after the second checkpoint of the second stage.
 KILLED = """
 import os, signal, sys
-from training import stages
+from training.finetuning import stages
 
 def on_save(self, args, state, control, **_):
     if self._stage == 1 and state.global_step == 4:

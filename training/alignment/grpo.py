@@ -24,10 +24,10 @@ from training.alignment.likelihood import log_probs
 from training.alignment.sampler import Sampler
 from training.data.packing import Collator, Row, hidden_states
 from training.errors import DataError
-from training.model import Trainee
+from training.finetuning.model import Trainee
+from training.finetuning.stages import Journal, last_checkpoint
 from training.recipe import GrpoStage
 from training.rewards import Rewards
-from training.stages import Journal, last_checkpoint
 
 with warnings.catch_warnings():
     # What TRL says of its own experiments is not ours to mend.

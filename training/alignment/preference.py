@@ -28,9 +28,9 @@ from transformers import Trainer, TrainingArguments
 from training.alignment.feedback import Feedback, Sample
 from training.alignment.likelihood import log_probs
 from training.errors import DataError
-from training.model import Trainee
+from training.finetuning.model import Trainee
+from training.finetuning.stages import Journal, last_checkpoint
 from training.recipe import DpoStage
-from training.stages import Journal, last_checkpoint
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.trainable_tokens import TrainableTokensLayer
 from transformers import DynamicCache
 
-from training.model import Trainee
+from training.finetuning.model import Trainee
 
 ADAPTER = "default"
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from model_store.text import normalise
-from training.model import base_arguments
+from training.finetuning.model import base_arguments
 
 EXAMPLES: tuple[tuple[str, str], ...] = (
     ("vaccum cleaner", "vacuum cleaner"),

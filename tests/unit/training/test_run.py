@@ -9,10 +9,10 @@ from tests.unit.training.worlds import make_world
 from training.data.pairs import QueryPairs, Scored
 from training.data.picking import pick_queries
 from training.errors import DataError, RunError
+from training.finetuning.stages import last_checkpoint, optimise
 from training.folder import Run, write_json
 from training.recipe import Optimiser, Recipe, load_recipe
 from training.schedule import load_pairs
-from training.stages import last_checkpoint, optimise
 
 SHIPPED = Path(__file__).parents[3] / "training" / "recipes" / "sft-1.yaml"
 

@@ -12,7 +12,7 @@ from tests.support.tiny_llama import tiny_recipe, write_base
 from training.alignment.grpo import copy_to_reference, summary
 from training.alignment.likelihood import log_probs, pack_groups
 from training.alignment.sampler import Sampler
-from training.model import Trainee, load_trainee
+from training.finetuning.model import Trainee, load_trainee
 from training.recipe import Recipe
 
 PROMPTS = ("red hammer", "oak", "a much longer query about ladders", "tap")

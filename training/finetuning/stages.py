@@ -14,7 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from training.data.packing import Collator, Row, hidden_states
 from training.errors import DataError
-from training.model import Trainee
+from training.finetuning.model import Trainee
 from training.recipe import Optimiser
 
 

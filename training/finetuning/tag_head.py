@@ -30,7 +30,7 @@ from torch.nn import functional
 from training.data.packing import Collator, hidden_states, pack, tree_of
 from training.data.pairs import QueryPairs
 from training.errors import DataError, RunError
-from training.model import Trainee
+from training.finetuning.model import Trainee
 from training.statistics import calibration_error
 
 ROW_TOKENS = 256

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from training.curves import plot_run, read_series
 from training.errors import RunError
+from training.finetuning.curves import plot_run, read_series
 
 
 def journal(folder: Path, records: list[dict[str, object]]) -> Path:

@@ -13,9 +13,8 @@ from transformers import LlamaForCausalLM
 from tests.support.tiny_llama import tiny_recipe, write_base
 from training.data.pairs import QueryPairs, Scored
 from training.errors import DataError, RunError
-from training.model import Trainee, load_trainee
-from training.recipe import Recipe
-from training.tag_head import (
+from training.finetuning.model import Trainee, load_trainee
+from training.finetuning.tag_head import (
     Judged,
     calibrate,
     fit_row,
@@ -24,6 +23,7 @@ from training.tag_head import (
     refit,
     set_label_row,
 )
+from training.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
