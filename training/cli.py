@@ -125,7 +125,7 @@ def evaluate(
         from training.evaluation.measure import Bench, differences, fold_exam, other_exam
         from training.evaluation.report import as_differences, as_table
         from training.folder import write_json
-        from training.judge import load_judge
+        from training.judge.model import load_judge
 
         tables = read_source(on or _source_of(found.manifest.training), data_folder(data))
         if since is not None:
@@ -176,8 +176,8 @@ def judge(
         from training.data.dataset import data_folder, read_source, split
         from training.data.pairs import World
         from training.folder import write_json
-        from training.judge_measure import measure_judge
-        from training.judge_train import JudgeSettings, train_judge
+        from training.judge.measure import measure_judge
+        from training.judge.train import JudgeSettings, train_judge
 
         world = World(read_source(source, data_folder(data)))
         parts = split(world)
@@ -234,7 +234,7 @@ def compare(
         )
         from training.evaluation.measure import Bench, fold_exam, other_exam, prompted_rewriter
         from training.folder import write_json
-        from training.judge import load_judge
+        from training.judge.model import load_judge
 
         tables = read_source(on or _source_of(found[0].manifest.training), data_folder(data))
         if since is not None:

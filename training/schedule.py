@@ -39,8 +39,8 @@ from training.data.picking import pick_prompts, pick_queries
 from training.errors import RunError
 from training.finetuning.model import Trainee, load_trainee
 from training.finetuning.stages import optimise
-from training.first_results import Score
 from training.folder import Run, write_json
+from training.judge.first_results import Score
 from training.recipe import (
     DomainStage,
     DpoStage,
@@ -243,7 +243,7 @@ def load_judge(recipe: Recipe) -> Score:
     """
     if recipe.judge is None:
         return lambda pairs: [0.0] * len(pairs)
-    from training.judge import Judge
+    from training.judge.model import Judge
 
     return Judge.load(recipe.judge).score
 

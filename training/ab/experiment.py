@@ -95,7 +95,7 @@ def conduct(
     """The experiment on data that has been read: its figures, and every visit."""
     judge = None
     if settings.judge is not None:
-        from training.judge import load_judge
+        from training.judge.model import load_judge
 
         judge = load_judge(settings.judge)
     world = World(tables)

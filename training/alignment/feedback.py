@@ -14,7 +14,7 @@ from training import rewards
 from training.data.pairs import World, is_echo
 from training.data.schema import GRADE_ENGAGED
 from training.data.search import fuse, recall, stems
-from training.first_results import FirstResults, Score
+from training.judge.first_results import FirstResults, Score
 from training.rewards import DROPPED, Rewards
 
 BROAD_SHARE = 0.02

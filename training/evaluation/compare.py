@@ -25,7 +25,7 @@ from training.evaluation.evaluate import (
     judge_row,
 )
 from training.evaluation.measure import Measured
-from training.first_results import FirstResults
+from training.judge.first_results import FirstResults
 
 mpl.use("agg")
 from matplotlib import pyplot as plt

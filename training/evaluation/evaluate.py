@@ -13,7 +13,7 @@ simulated):
 * ``increment``: share of E that the rewrites retrieve and the query alone does not
   (both after BEQUE, arXiv 2311.03758);
 * ``hit_rate``: engaged products that the rewrites of their query find / all engaged products;
-* ``relevance``: mean score that a judge (:mod:`training.judge`) gives, for the query in correct
+* ``relevance``: mean score that a judge (:mod:`training.judge.model`) gives, for the query in correct
   spelling, to the first ten results of each rewrite; of queries that have one;
 * ``covered``: at least one accepted rewrite that differs in more than case, space or inflection.
 """
@@ -36,7 +36,7 @@ from training.data.pairs import PairMiner, World, is_trivial
 from training.data.schema import GRADE_ENGAGED
 from training.data.search import REWRITE_WEIGHT, fuse, recall
 from training.errors import DataError
-from training.first_results import FirstResults
+from training.judge.first_results import FirstResults
 from training.statistics import bootstrap, hit_rate
 from training.trial import draw, running
 

@@ -28,8 +28,8 @@ from training.evaluation.evaluate import (
     measure,
     rows_of,
 )
-from training.first_results import FirstResults, Score
 from training.folder import write_json
+from training.judge.first_results import FirstResults, Score
 from training.statistics import bootstrap, tagging
 
 FIRST = 10

@@ -36,7 +36,7 @@ from training.evaluation.measure import (
     other_exam,
 )
 from training.evaluation.report import as_differences, as_table
-from training.first_results import FirstResults
+from training.judge.first_results import FirstResults
 
 TITLES = {
     "a": "steel stake",

@@ -15,8 +15,8 @@ from training.data.pairs import World
 from training.data.schema import GRADE_RELEVANT
 from training.data.search import stems
 from training.errors import DataError
-from training.judge import Judge
-from training.judge_train import Example, graded, junk
+from training.judge.model import Judge
+from training.judge.train import Example, graded, junk
 from training.statistics import Array, tagging
 
 

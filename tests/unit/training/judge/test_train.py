@@ -14,17 +14,17 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback
 
-from tests.unit.training.test_judge import load
+from tests.unit.training.judge.test_model import load
 from tests.unit.training.tiny_bert import write_tiny_bert
 from tests.unit.training.worlds import MATERIALS, THINGS, make_world, shop_tables
-from training import judge_train
 from training.data.dataset import Split, split
 from training.data.pairs import World
 from training.data.search import stems
 from training.errors import DataError, RunError
-from training.judge import Judge
-from training.judge_measure import calibration_error, measure_judge, order_accuracy, overlaps
-from training.judge_train import (
+from training.judge import train as judge_train
+from training.judge.measure import calibration_error, measure_judge, order_accuracy, overlaps
+from training.judge.model import Judge
+from training.judge.train import (
     Example,
     JudgeSettings,
     calibrate,
