@@ -81,7 +81,7 @@ class SftStage(_Part):
     noisy_pairs: Annotated[int, Field(ge=0)] | None = None
     """Synthetic misspellings in this stage; default: as many as the recipe makes."""
     catalogue_pairs: Annotated[int, Field(ge=0)] = 0
-    """Queries with pairs to judge out of the catalogue alone (:mod:`training.data.catalogue_pairs`)."""
+    """Queries with pairs to judge out of the catalogue alone (``data/catalogue_pairs.py``)."""
 
 
 class SampleStage(_Part):
@@ -111,7 +111,7 @@ class _RewardedStage(_Part):
 
 
 class GrpoStage(_RewardedStage):
-    """Alignment on what the search engine and the judge give back (:mod:`training.alignment.grpo`)."""
+    """Alignment on what the search engine and the judge give back (``alignment/grpo.py``)."""
 
     kind: Literal["grpo"]
     steps: Annotated[int, Field(ge=1)]
@@ -150,7 +150,7 @@ class DpoStage(_RewardedStage):
 
 
 class TagsStage(_Part):
-    """The tag's row of the head alone, fitted again and calibrated (:mod:`training.finetuning.tag_head`)."""
+    """The tag's row of the head alone, fitted again and calibrated (``finetuning/tag_head.py``)."""
 
     kind: Literal["tags"]
     queries: Annotated[int, Field(ge=1)] = 4000

@@ -49,7 +49,7 @@ _STOP_HERE = (
 
 
 class KnownVersions(Protocol):
-    """What routing has to know about versions; :class:`service.versions.registry.Versions` is one."""
+    """What routing has to know about versions; :class:`Versions` is one."""
 
     def get(self, name: str) -> object:
         """The version; raises UnknownVersion if there is none of that name."""

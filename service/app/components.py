@@ -87,7 +87,7 @@ class Documents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """All parts. Only :mod:`service.app.factory` and :mod:`service.app.lifespan` see them together."""
+    """All parts. Only :mod:`factory` and :mod:`lifespan` see them together."""
 
     settings: Settings
     metrics: Metrics

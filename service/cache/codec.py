@@ -1,8 +1,8 @@
 """How an entry is written in Redis: a small JSON array, relevance to the last bit.
 
 The verdicts that depend on no request are in it, since finding them costs several times what
-reading them does. They count as long as :data:`service.filtering.filters.RULES` are those by which they were
-found; else the candidates are judged anew.
+reading them does. They count as long as :data:`service.filtering.filters.RULES` are those by which
+they were found; else the candidates are judged anew.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ _HEAD = """\
 # Settings
 
 Every option of `requery serve`, as the environment has it; `requery precompute` reads the same.
-Made from [service/config/settings.py](../service/config/settings.py) by `python -m service.config.page`: change
+Made from [service/config/settings.py](../service/config/settings.py) by `python -m
+service.config.page`: change
 it there. A setting that is empty counts as not set, and one that cannot be taken ends the start
 with a line that names it. What they are good for: [operations.md](operations.md),
 [reliability.md](reliability.md), [security.md](security.md).

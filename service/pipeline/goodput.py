@@ -24,7 +24,8 @@ _KINDS = (Kind.SHOPPER, Kind.BATCH)
 
 
 class Goodput:
-    """Counts every answer of /rewrite and /rewrite/batch; a :class:`service.pipeline.rewriter.Witness`.
+    """Counts every answer of /rewrite and /rewrite/batch; a
+    :class:`service.pipeline.rewriter.Witness`.
 
     Args:
         registry: where the counters are registered.

@@ -1,6 +1,7 @@
 """The application for Ray Serve: ``import_path: service.ray.app:build``.
 
-Two kinds of deployment. Replicas of ``ingress`` run the whole service of :mod:`service.app.factory` (HTTP,
+Two kinds of deployment. Replicas of ``ingress`` run the whole service of
+:mod:`service.app.factory` (HTTP,
 routes, cache, coalescing, admission) and no model. Replicas of ``engine-<version>`` run one engine
 each, and the ingress calls them by a deployment handle. How many there are, and on what, is in the
 Serve config (deploy/ray/serve.yaml).

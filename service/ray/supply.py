@@ -19,7 +19,8 @@ FROM_STORE = "service.ray.supply:from_store"
 async def from_store(settings: Settings) -> Supplies:
     """The versions of the model store, on vLLM.
 
-    Unlike :func:`service.server.command.from_store` without a budget of memory: each engine has a replica of
+    Unlike :func:`service.server.command.from_store` without a budget of memory: each engine has a
+    replica of
     its own, whose resources Ray hands out. Where the caller itself has no GPU and the engines do,
     ``REQUERY_DEVICE=cuda`` has to say so.
 

@@ -52,8 +52,8 @@ class Server(uvicorn.Server):
     """Serves one application on one event loop.
 
     Args:
-        config: of uvicorn; its application, and :class:`service.server.connection.Connection` as ``http``.
-        state: what the connections share.
+        config: of uvicorn; its application, and :class:`service.server.connection.Connection` as
+        ``http``. state: what the connections share.
         delay_s: how long requests are taken after SIGTERM, in seconds. SIGINT does without.
         grace_s: longest that requests in flight may take after that, in seconds.
     """

@@ -57,8 +57,8 @@ class State(StrEnum):
 class Version:
     """One model version as the pipeline uses it.
 
-    Its life cycle (:meth:`load`, :meth:`unload`) is run by :class:`service.versions.loader.Loader`, which
-    sees to it that only one of the two is under way.
+    Its life cycle (:meth:`load`, :meth:`unload`) is run by
+    :class:`service.versions.loader.Loader`, which sees to it that only one of the two is under way.
 
     Args:
         manifest: what the version is.

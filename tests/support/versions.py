@@ -27,7 +27,8 @@ def make_manifest(name: str = "test-1", **changes: Any) -> Manifest:
 
 
 class Engines:
-    """A factory (``service.versions.version.EngineFactory``) of scripted engines, one for each load.
+    """A factory (``service.versions.version.EngineFactory``) of scripted engines, one for each
+    load.
 
     Without being told otherwise, an engine's rewrites name its version.
 

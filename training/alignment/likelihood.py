@@ -1,7 +1,7 @@
 """Log probabilities of sampled completions, each prompt computed once for all of its samples.
 
-The samples of a group share their prompt, and differ in length: packed as :mod:`training.data.packing`
-packs pairs, they take a third of the tokens of a padded batch.
+The samples of a group share their prompt, and differ in length: packed as
+:mod:`training.data.packing` packs pairs, they take a third of the tokens of a padded batch.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ class CatalogueMiner:
         world: the catalogue and its search engine; its grades are not looked at.
         allowed: queries that may occur on either side of a pair.
         seed: of every choice.
-        protected: compact forms (:func:`training.data.folds.compact`) of text that must not be learnt.
+        protected: compact forms (:func:`training.data.folds.compact`) of text that must not be
+        learnt.
     """
 
     def __init__(

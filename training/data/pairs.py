@@ -199,7 +199,8 @@ class PairMiner:
         world: the data and its search engine.
         allowed: queries that may occur, as source or as target. Held-out ones must not be in it.
         seed: of the sampling of phrases; the result depends on nothing else.
-        protected: compact forms (:func:`training.data.folds.compact`) of text that must not be learnt.
+        protected: compact forms (:func:`training.data.folds.compact`) of text that must not be
+        learnt.
     """
 
     def __init__(

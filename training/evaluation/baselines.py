@@ -3,8 +3,8 @@
 * SymSpell over the words of this catalogue (:mod:`service.engine.spelling`), untagged;
 * :class:`RelevanceFeedback`: RM3, query expansion by the first results.
 
-Each is a :data:`training.evaluation.evaluate.Rewriter`. They know the catalogue and training queries, and
-nothing of a query's grades. Their settings were chosen on the development fold.
+Each is a :data:`training.evaluation.evaluate.Rewriter`. They know the catalogue and training
+queries, and nothing of a query's grades. Their settings were chosen on the development fold.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Ways to rewrite, side by side on the same queries: the table of docs/evaluation.md.
 
 Every way gives up to four rewrites of a query, which are fused with it at one budget: with equal
-weights, and with :data:`training.data.search.REWRITE_WEIGHT` on each rewrite. Definitions are those of
-:mod:`training.evaluation.evaluate`.
+weights, and with :data:`training.data.search.REWRITE_WEIGHT` on each rewrite. Definitions are
+those of :mod:`training.evaluation.evaluate`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def way(
     rewriter: Rewriter,
     first: FirstResults | None = None,
 ) -> Way:
-    """What ``rewriter`` does to each query, its first :data:`training.evaluation.evaluate.MOST` rewrites."""
+    """What ``rewriter`` does to each query, its first :data:`MOST` rewrites."""
 
     def few(query: str) -> Sequence[str]:
         return rewriter(query)[:MOST]

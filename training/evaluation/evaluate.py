@@ -13,8 +13,8 @@ simulated):
 * ``increment``: share of E that the rewrites retrieve and the query alone does not
   (both after BEQUE, arXiv 2311.03758);
 * ``hit_rate``: engaged products that the rewrites of their query find / all engaged products;
-* ``relevance``: mean score that a judge (:mod:`training.judge.model`) gives, for the query in correct
-  spelling, to the first ten results of each rewrite; of queries that have one;
+* ``relevance``: mean score that a judge (:mod:`training.judge.model`) gives, for the query in
+  correct spelling, to the first ten results of each rewrite; of queries that have one;
 * ``covered``: at least one accepted rewrite that differs in more than case, space or inflection.
 """
 

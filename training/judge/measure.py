@@ -27,7 +27,8 @@ def measure_judge(
 
     * ``spearman``: rank correlation of scores and grades; ``overlap_spearman`` the same of a
       judge that only counts the query's words in the title;
-    * ``relevant``: telling grades from 2.33 on from lower ones (:func:`training.statistics.tagging`);
+    * ``relevant``: telling grades from 2.33 on from lower ones
+    (:func:`training.statistics.tagging`);
     * ``order``: of two products of one query with different grades, how often the better one has
       the higher score (0.5 is chance);
     * ``rmse``: root of the mean squared error in grades (1-3);

@@ -264,7 +264,8 @@ class DirectPasses:
 
         Returns:
             Why not, if the model is not one that is known here, or rows are not shared
-            (:meth:`service.engine.worker.shared_rows.SharedRows.share_rows`, which goes first); then all
+            (:meth:`service.engine.worker.shared_rows.SharedRows.share_rows`, which goes first);
+            then all
             is left as it is. Empty if it was done: the first batch is computed both ways, and if
             they differ the model's own pass is used after all.
         """

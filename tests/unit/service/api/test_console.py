@@ -124,5 +124,5 @@ def test_no_module_parses_text_as_html() -> None:
 
 
 def test_the_package_carries_every_file() -> None:
-    project = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    project = (Path(__file__).parents[4] / "pyproject.toml").read_text()
     assert '"console/**/*"' in project

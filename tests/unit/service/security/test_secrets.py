@@ -154,7 +154,7 @@ def test_a_start_without_the_keys_that_it_needs_is_one_line_and_exit_2(
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.serve_scripted", "--port", "0"],
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
         env=os.environ | {f"REQUERY_{name}": value for name, value in options.items()},
         capture_output=True,
         text=True,
@@ -171,7 +171,7 @@ def test_a_start_without_the_keys_that_it_needs_is_one_line_and_exit_2(
 def test_a_setting_that_cannot_be_is_refused_without_its_value() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "service.cli", "serve"],
-        cwd=Path(__file__).parents[3],
+        cwd=Path(__file__).parents[4],
         env=os.environ | {"REQUERY_ADMIN_KEY": PASSWORD[:15]},
         capture_output=True,
         text=True,

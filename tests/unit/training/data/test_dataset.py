@@ -23,7 +23,7 @@ from training.data.pairs import QueryPairs, Scored, World
 from training.errors import DataError
 from training.recipe import GrpoStage, Optimiser, Recipe, SftStage, load_recipe
 
-SHIPPED = Path(__file__).parents[3] / "training" / "recipes" / "sft-1.yaml"
+SHIPPED = Path(__file__).parents[4] / "training" / "recipes" / "sft-1.yaml"
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from training.data.readers import best_buy, home_depot
 from training.data.schema import Tables
 from training.errors import DataError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 # Read before any test runs: a fixture hides REQUERY_ variables from the tests themselves.
 PLACES = [
     Path(p) for p in (os.environ.get("REQUERY_DATA"), ROOT / "data", ROOT / "../shared/data") if p
