@@ -26,7 +26,7 @@ import yaml
 
 from model_store.manifest import Manifest
 from model_store.store import open_store
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
 from service.versions.from_store import known_versions
@@ -77,7 +77,7 @@ class StandIn:
         """Nothing to stop."""
 
 
-async def stand_ins(settings: Settings) -> Supplies:
+async def stand_ins(settings: Settings) -> RuntimeDependencies:
     """The packaged versions on stand-ins."""
     takes_s = float(os.environ[_TAKES]) / 1000
 
@@ -85,7 +85,7 @@ async def stand_ins(settings: Settings) -> Supplies:
         return StandIn(takes_s)
 
     store = open_store(settings.sources(), settings.cache_dir)
-    return Supplies(versions=known_versions(store, settings), engines=make)
+    return RuntimeDependencies(versions=known_versions(store, settings), engines=make)
 
 
 def main() -> None:

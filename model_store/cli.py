@@ -17,7 +17,7 @@ from rich.table import Table
 from model_store.errors import ModelStoreError
 from model_store.materialise import materialise, materialised_dir
 from model_store.prune import leftovers, remove
-from model_store.store import Store, Version, default_cache_dir, open_store
+from model_store.store import Store, StoredVersion, default_cache_dir, open_store
 
 app = typer.Typer(help="Look at, check, add and materialise model versions.", no_args_is_help=True)
 
@@ -210,7 +210,7 @@ def _row(store: Store, name: str, cache_dir: Path | None) -> dict[str, Any]:
     }
 
 
-def _has_folder(version: Version, cache_dir: Path | None) -> bool:
+def _has_folder(version: StoredVersion, cache_dir: Path | None) -> bool:
     # Only a look: the digests are checked when the folder is used.
     return materialised_dir(version, cache_dir or default_cache_dir()).is_dir()
 

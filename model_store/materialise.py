@@ -34,7 +34,7 @@ from model_store.files import (
 from model_store.manifest import RECORD, FileSpec, Manifest, RelativePath
 from model_store.merge import ADAPTER_CONFIG, ADAPTER_WEIGHTS, check_adapter
 from model_store.prompt import PromptFormat
-from model_store.store import Version, default_cache_dir
+from model_store.store import StoredVersion, default_cache_dir
 
 _LAYOUT = 1
 """Raised when a newer program materialises differently, so that old folders are made again."""
@@ -50,18 +50,18 @@ class _Record(BaseModel):
     files: dict[RelativePath, FileSpec]
 
 
-def materialised_dir(version: Version | Manifest, cache_dir: Path | None = None) -> Path:
+def materialised_dir(version: StoredVersion | Manifest, cache_dir: Path | None = None) -> Path:
     """Where :func:`materialise` puts a version, whether it is there or not."""
     root = cache_dir or default_cache_dir()
     return root / "models" / f"{version.name}-{version.digest[:16]}"
 
 
-def is_materialised(version: Version, cache_dir: Path | None = None) -> bool:
+def is_materialised(version: StoredVersion, cache_dir: Path | None = None) -> bool:
     """Whether the folder is there, whole, and made from this version (reads every byte)."""
     return _is_whole(materialised_dir(version, cache_dir), version)
 
 
-def materialise(version: Version, cache_dir: Path | None = None) -> Path:
+def materialise(version: StoredVersion, cache_dir: Path | None = None) -> Path:
     """The version's folder of merged bf16 safetensors, in the Hugging Face layout.
 
     Made if it is not there or damaged; otherwise every file's digest is checked. Two processes
@@ -108,7 +108,7 @@ def load_prompt_format(folder: Path, manifest: Manifest) -> PromptFormat:
     return PromptFormat(tokenizer, manifest.prompt)
 
 
-def _is_whole(folder: Path, version: Version) -> bool:
+def _is_whole(folder: Path, version: StoredVersion) -> bool:
     try:
         record = _Record.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValidationError):
@@ -120,7 +120,7 @@ def _is_whole(folder: Path, version: Version) -> bool:
     return found == {*record.files, RECORD} and not mismatches(folder, record.files)
 
 
-def _write_record(version: Version, folder: Path) -> None:
+def _write_record(version: StoredVersion, folder: Path) -> None:
     record = _Record(
         version=version.name,
         digest=version.digest,
@@ -130,7 +130,7 @@ def _write_record(version: Version, folder: Path) -> None:
     (folder / RECORD).write_text(record.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-def _build(version: Version, out: Path, cache_dir: Path) -> None:
+def _build(version: StoredVersion, out: Path, cache_dir: Path) -> None:
     folder = version.folder(cache_dir)
     if version.manifest.weights.kind == "full":
         _link_model(folder, version.manifest, out)

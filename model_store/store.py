@@ -75,7 +75,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Version:
+class StoredVersion:
     """One version and where it was found."""
 
     manifest: Manifest
@@ -252,7 +252,7 @@ class Store:
         """
         return sorted({name for source in self.sources for name in source.names()})
 
-    def list(self) -> list[Version]:
+    def list(self) -> list[StoredVersion]:
         """All versions, by name.
 
         Raises:
@@ -261,7 +261,7 @@ class Store:
         """
         return [self.get(name) for name in self.names()]
 
-    def get(self, name: str) -> Version:
+    def get(self, name: str) -> StoredVersion:
         """The version of that name.
 
         Raises:
@@ -273,7 +273,9 @@ class Store:
             for source in self.sources:
                 data = source.manifest(name)
                 if data is not None:
-                    return Version(parse_manifest(data, f"{source.label}/{name}", name), source)
+                    return StoredVersion(
+                        parse_manifest(data, f"{source.label}/{name}", name), source
+                    )
         known = ", ".join(self.names()) or "none"
         raise UnknownVersion(f"no model version is called {name[:64]!a}; known: {known}")
 
@@ -305,7 +307,7 @@ class Store:
         unlisted = version.source.unlisted(name, manifest)
         return Report(name, manifest.digest, checked, tuple(problems), tuple(unlisted))
 
-    def add(self, path: Path, *, to: Path | None = None) -> Version:
+    def add(self, path: Path, *, to: Path | None = None) -> StoredVersion:
         """Check a version folder and copy it, whole or not at all, into a directory source.
 
         Adding what is already there does nothing.
@@ -329,7 +331,7 @@ class Store:
                     f"{target_source.label} already has another version called "
                     f"{manifest.name!r}; versions never change: choose a new name"
                 )
-            return Version(there, target_source)
+            return StoredVersion(there, target_source)
         with new_folder(target_source.root / manifest.name) as temporary:
             for name in [*manifest.files, MANIFEST]:
                 target = temporary / name
@@ -337,7 +339,7 @@ class Store:
                 shutil.copyfile(path / name, target, follow_symlinks=False)
             # The copy is checked, not only the original: what is stored is what was promised.
             require_match(f"the copy of {manifest.name!r}", temporary, manifest.files)
-        return Version(manifest, target_source)
+        return StoredVersion(manifest, target_source)
 
     def _writable(self) -> FolderSource:
         for source in self.sources:

@@ -196,7 +196,7 @@ class Overloaded(_Unavailable):
     slug, title = "overloaded", "There is too much to do"
 
 
-class CallerLeft(RequeryError):
+class ClientDisconnected(RequeryError):
     """The caller has hung up; the answer goes nowhere, and into the log."""
 
     status, slug, title = 499, "caller-left", "The caller has hung up"
@@ -232,7 +232,7 @@ class Stopping(_Unavailable):
     slug, title = "stopping", "The service is stopping"
 
 
-class BoardUnavailable(_Unavailable):
+class DocumentStoreUnavailable(_Unavailable):
     """The shared control documents cannot be read or written just now."""
 
     slug, title = "control-unavailable", "The shared control documents cannot be reached"

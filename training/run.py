@@ -25,7 +25,7 @@ from training.folder import Run, write_json
 from training.recipe import (
     Recipe,
 )
-from training.schedule import Course
+from training.schedule import StageRunner
 
 _console = Console(stderr=True)
 
@@ -46,7 +46,7 @@ def train(
     run = Run(run_folder, recipe)
     where = data_folder(data)
     world = World(read_source(recipe.data.source, where))
-    course = Course(run, world, begun.adapter if begun else None, checkpoint_every)
+    course = StageRunner(run, world, begun.adapter if begun else None, checkpoint_every)
     records = [course.stage(number) for number in range(len(recipe.stages))]
     if course.adapter is None:
         raise RunError("the recipe has no stage that trains")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from model_store.base import find_base
 from model_store.manifest import DecodingSpec
 from model_store.prompt import PromptFormat
-from model_store.store import Version, default_cache_dir
+from model_store.store import StoredVersion, default_cache_dir
 from model_store.text import normalise
 from training.alignment.feedback import Feedback
 from training.alignment.preference import Drawn, align_by_preference, load, prefer, save
@@ -57,7 +57,7 @@ from training.trial import draw, running, trial_version
 _console = Console(stderr=True)
 
 
-class Course:
+class StageRunner:
     """The stages of a run, one after the other; each goes on from the adapter of the one before."""
 
     def __init__(self, run: Run, world: World, adapter: Path | None, checkpoint_every: int) -> None:
@@ -209,7 +209,7 @@ class Course:
             fold_case=self.recipe.prompt.fold_case,
         )
 
-    def _trial(self, number: int, decoding: DecodingSpec) -> Version:
+    def _trial(self, number: int, decoding: DecodingSpec) -> StoredVersion:
         if self.adapter is None:
             raise RunError("this stage needs one that trains before it")
         folder = self.run.folder / f"trial-{number}"
@@ -249,7 +249,7 @@ def load_judge(recipe: Recipe) -> Score:
 
 
 async def _texts(
-    version: Version, queries: Sequence[str], *, fold_case: bool
+    version: StoredVersion, queries: Sequence[str], *, fold_case: bool
 ) -> list[tuple[str, list[str]]]:
     async with running(version) as engine:
         bar = tqdm(total=len(queries), desc="sampling", unit="query")
@@ -273,7 +273,7 @@ def _optimiser(stage: DomainStage | SftStage) -> Optimiser:
 
 
 async def _drawn(
-    version: Version, prompts: PromptFormat, queries: Sequence[str]
+    version: StoredVersion, prompts: PromptFormat, queries: Sequence[str]
 ) -> list[tuple[str, list[Drawn]]]:
     """All candidates that came to a tag; the tag is the likelier of the two."""
     labels = prompts.labels

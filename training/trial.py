@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from model_store.manifest import DecodingSpec, FilterSpec, Manifest, SpellingSpec, WeightsSpec
 from model_store.materialise import materialise
-from model_store.store import FolderSource, Store, Version, default_cache_dir, pack_version
+from model_store.store import FolderSource, Store, StoredVersion, default_cache_dir, pack_version
 from service.engine.corrected import with_spelling
 from service.engine.loading import EngineSettings, load_engine
 from service.engine.protocol import Candidate, Engine
@@ -70,7 +70,7 @@ def pack_adapter(
 
 @asynccontextmanager
 async def running(
-    version: Version, settings: EngineSettings | None = None
+    version: StoredVersion, settings: EngineSettings | None = None
 ) -> AsyncIterator[Engine]:
     """A started engine of a version, stopped at the end."""
     engine = with_spelling(
@@ -85,7 +85,7 @@ async def running(
 
 def trial_version(
     adapter: Path, recipe: Recipe, folder: Path, decoding: DecodingSpec | None = None
-) -> Version:
+) -> StoredVersion:
     """Pack ``adapter`` under ``folder`` for use within a run."""
     pack_adapter(adapter, recipe, folder / recipe.name, decoding=decoding, filters=FilterSpec())
     return Store([FolderSource(folder)]).get(recipe.name)

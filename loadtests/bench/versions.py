@@ -21,7 +21,7 @@ from pathlib import Path
 
 from model_store.manifest import DecodingSpec, Manifest, WeightsSpec
 from model_store.materialise import materialise
-from model_store.store import Store, Version, open_store, pack_version
+from model_store.store import Store, StoredVersion, open_store, pack_version
 
 TEMPERATURE = 0.7
 """See above."""
@@ -75,7 +75,7 @@ class BenchVersions:
         folder = materialise(version)
         return [self._make(version, folder, n) for n in candidates]
 
-    def _make(self, version: Version, weights: Path, candidates: int) -> str:
+    def _make(self, version: StoredVersion, weights: Path, candidates: int) -> str:
         name = bench_name(candidates)
         target = self.source / name
         shutil.rmtree(target, ignore_errors=True)

@@ -15,7 +15,7 @@ from service.cache.purges import Purger
 from service.errors import FieldError, InvalidRequest
 from service.security.auth import Guard
 from service.telemetry.request_context import context_of
-from service.versions.registry import Versions
+from service.versions.registry import VersionRegistry
 
 
 class CacheApi:
@@ -27,7 +27,7 @@ class CacheApi:
         guard: who may.
     """
 
-    def __init__(self, *, purger: Purger, versions: Versions, guard: Guard) -> None:
+    def __init__(self, *, purger: Purger, versions: VersionRegistry, guard: Guard) -> None:
         self._purger = purger
         self._versions = versions
         self._guard = guard

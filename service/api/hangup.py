@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import Request
 
-from service.errors import CallerLeft
+from service.errors import ClientDisconnected
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise CallerLeft("the caller hung up before there was an answer")
+        raise ClientDisconnected("the caller hung up before there was an answer")
     finally:
         for each in (task, leaving):
             each.cancel()

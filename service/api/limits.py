@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.problems import problem
 from service.errors import TooManyRequests
-from service.resilience.rate_limit import Buckets
+from service.resilience.rate_limit import RateLimiter
 from service.security.auth import Auth, address_of
 from service.telemetry.request_context import context_of
 
@@ -33,8 +33,8 @@ class RateLimitMiddleware:
         app: ASGIApp,
         *,
         auth: Auth,
-        keys: Buckets,
-        addresses: Buckets,
+        keys: RateLimiter,
+        addresses: RateLimiter,
         exempt: frozenset[str] = EXEMPT,
     ) -> None:
         self._app = app
@@ -65,11 +65,11 @@ class RateLimitMiddleware:
         await problem(error, context.request_id)(scope, receive, send)
 
 
-def buckets(per_s: float, burst: int | None) -> Buckets:
+def buckets(per_s: float, burst: int | None) -> RateLimiter:
     """Token buckets for these settings.
 
     Args:
         per_s: requests a second.
         burst: requests at once; default: those of two seconds, at least one.
     """
-    return Buckets(per_s=per_s, burst=burst or max(1, round(per_s * _DEFAULT_BURST_S)))
+    return RateLimiter(per_s=per_s, burst=burst or max(1, round(per_s * _DEFAULT_BURST_S)))

@@ -15,7 +15,7 @@ from service.errors import NotReady
 from service.pipeline.metrics import Metrics
 from service.security.auth import Guard
 from service.server.connection import connection_of
-from service.versions.registry import State, Versions
+from service.versions.registry import State, VersionRegistry
 
 
 class OperationsApi:
@@ -27,7 +27,7 @@ class OperationsApi:
         guard: who may scrape it.
     """
 
-    def __init__(self, *, versions: Versions, metrics: Metrics, guard: Guard) -> None:
+    def __init__(self, *, versions: VersionRegistry, metrics: Metrics, guard: Guard) -> None:
         self._versions = versions
         self._metrics = metrics
         self._guard = guard

@@ -31,7 +31,7 @@ from service.api.schemas import (
     response_header,
 )
 from service.errors import UnknownOverride
-from service.overrides.editor import OverrideDesk
+from service.overrides.editor import OverrideEditor
 from service.overrides.entries import ID, Entry, Source, read_entries, read_entry
 from service.overrides.live import Overrides
 from service.overrides.table import MAX_ENTRIES
@@ -50,7 +50,7 @@ class OverridesApi:
         guard: who may.
     """
 
-    def __init__(self, *, overrides: Overrides, desk: OverrideDesk, guard: Guard) -> None:
+    def __init__(self, *, overrides: Overrides, desk: OverrideEditor, guard: Guard) -> None:
         self._overrides = overrides
         self._desk = desk
         self._guard = guard

@@ -34,7 +34,7 @@ from service.api.schemas import (
 from service.errors import FieldError, InvalidRequest
 from service.pipeline.batch import Batches, Done, Outcome
 from service.pipeline.relevance import Tagger
-from service.pipeline.rewriter import Answer, Ask, Rewriter, Source
+from service.pipeline.rewriter import Answer, RewriteParams, Rewriter, Source
 from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline
 from service.security.auth import Guard
@@ -135,7 +135,7 @@ class RewritingApi:
         self._guard.check(request)
         context = context_of(request.scope)
         body = await read_json(request, RewriteRequest)
-        ask = Ask(
+        ask = RewriteParams(
             query=body.query,
             deadline=self._rewrite_deadline.deadline(
                 request, body.deadline_ms, started=context.watch.started
@@ -167,7 +167,7 @@ class RewritingApi:
             request, body.deadline_ms, started=context.watch.started
         )
         outcomes: dict[int, Outcome] = {}
-        asks: dict[int, Ask] = {}
+        asks: dict[int, RewriteParams] = {}
         for i, item in enumerate(body.queries):
             try:
                 asks[i] = _batch_ask(item, body, deadline, f"{context.request_id}.{i}")
@@ -210,7 +210,9 @@ class RewritingApi:
         )
 
 
-def _batch_ask(item: object, shared: BatchRequest, deadline: Deadline, request_id: str) -> Ask:
+def _batch_ask(
+    item: object, shared: BatchRequest, deadline: Deadline, request_id: str
+) -> RewriteParams:
     """One query of a batch; ``request_id`` is that of its exposure.
 
     Raises:
@@ -224,7 +226,7 @@ def _batch_ask(item: object, shared: BatchRequest, deadline: Deadline, request_i
         query = BatchQuery.model_validate(item)
     except ValidationError as error:
         raise problem_objects.from_validation(error) from None
-    return Ask(
+    return RewriteParams(
         query=query.query,
         deadline=deadline,
         max_rewrites=shared.max_rewrites,

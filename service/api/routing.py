@@ -26,9 +26,9 @@ from service.api.schemas import (
 )
 from service.control.audit import Change, note
 from service.control.documents import Document
-from service.control.store import AUDIT_ENTRIES, Board
+from service.control.store import AUDIT_ENTRIES, DocumentStore
 from service.errors import (
-    BoardUnavailable,
+    DocumentStoreUnavailable,
     FieldError,
     InvalidRequest,
     UnknownVersion,
@@ -79,7 +79,7 @@ class ControlApi:
         *,
         routing: Document[Routing],
         versions: KnownVersions,
-        board: Board,
+        board: DocumentStore,
         assigner: Router,
         guard: Guard,
         reader: Guard,
@@ -195,8 +195,8 @@ class ControlApi:
                 author=author,
                 reason=kill.reason,
             )
-        except BoardUnavailable as error:
-            raise BoardUnavailable(f"{error}; {_STOP_HERE}") from error
+        except DocumentStoreUnavailable as error:
+            raise DocumentStoreUnavailable(f"{error}; {_STOP_HERE}") from error
         return self._changed(request, "routing.kill", revision)
 
     async def revive(self, request: Request) -> Response:

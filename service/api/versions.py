@@ -18,9 +18,9 @@ from service.security.auth import Guard
 from service.telemetry.request_context import context_of
 from service.versions.loader import Loader
 from service.versions.memory_budget import MemoryBudget
-from service.versions.reconciler import Roster
-from service.versions.registry import Versions
-from service.versions.version import State, Version
+from service.versions.reconciler import Reconciler
+from service.versions.registry import VersionRegistry
+from service.versions.version import ModelVersion, State
 
 Weights = Callable[[], Mapping[str, float]]
 """Share of each version by name, as the routing document has it; empty if all goes to the
@@ -48,8 +48,8 @@ class VersionsApi:
     def __init__(
         self,
         *,
-        versions: Versions,
-        roster: Roster,
+        versions: VersionRegistry,
+        roster: Reconciler,
         loader: Loader,
         memory: MemoryBudget,
         weights: Weights,
@@ -152,7 +152,7 @@ class VersionsApi:
             await self._loader.finished(version.name, timeout_s=self._wait_s)
         return _json(self._shown(version), 200 if version.state is State.AVAILABLE else 202)
 
-    async def _until_loaded(self, version: Version) -> None:
+    async def _until_loaded(self, version: ModelVersion) -> None:
         failure: Exception | None = None
         try:
             await self._loader.finished(version.name, timeout_s=self._wait_s)
@@ -166,7 +166,7 @@ class VersionsApi:
                 f"version {version.name} could not be loaded: {version.reason}"
             ) from failure
 
-    def _shown(self, version: Version) -> dict[str, Any]:
+    def _shown(self, version: ModelVersion) -> dict[str, Any]:
         default = version is self._versions.default
         weights = self._weights() or {self._versions.default.name: 1.0}
         latency = version.traffic.latency()

@@ -17,9 +17,9 @@ from service.cache.tiered import TieredCache
 from service.config.settings import Settings
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.redis_store import RedisBoard
-from service.control.store import Board, LocalBoard
-from service.overrides.editor import OverrideDesk
+from service.control.redis_store import RedisDocumentStore
+from service.control.store import DocumentStore, LocalDocumentStore
+from service.overrides.editor import OverrideEditor
 from service.overrides.file import OverridesFile
 from service.overrides.live import Overrides, overrides_document
 from service.overrides.metrics import OverrideMetrics
@@ -29,7 +29,7 @@ from service.pipeline.goodput import Goodput
 from service.pipeline.metrics import Metrics
 from service.pipeline.observers import Experiments
 from service.pipeline.rewriter import Rewriter
-from service.pipeline.single_flight import Coalescer
+from service.pipeline.single_flight import SingleFlight
 from service.redis.client import AnyRedis, connect
 from service.resilience.admission import Admission, AdmissionMetrics
 from service.resilience.circuit_breaker import BreakerMetrics
@@ -41,8 +41,8 @@ from service.routing.shadow import Shadow, ShadowMetrics
 from service.telemetry.logging import query_fields
 from service.versions.loader import Loader, LoaderMetrics
 from service.versions.memory_budget import MemoryBudget
-from service.versions.reconciler import Roster, RosterMetrics, roster_document
-from service.versions.registry import EngineFactory, Version, Versions
+from service.versions.reconciler import Reconciler, ReconcilerMetrics, desired_versions_document
+from service.versions.registry import EngineFactory, ModelVersion, VersionRegistry
 from service.versions.supervisor import Supervisor, SupervisorMetrics
 
 _BOARD_CONNECTIONS = 8
@@ -52,7 +52,7 @@ _BACKGROUND_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Supplies:
+class RuntimeDependencies:
     """What comes from outside the settings: the versions, and what makes them run.
 
     Attributes:
@@ -63,10 +63,10 @@ class Supplies:
         gpu: whether engines run on a GPU.
     """
 
-    versions: Sequence[Version]
+    versions: Sequence[ModelVersion]
     engines: EngineFactory
     memory: MemoryBudget = field(default_factory=MemoryBudget.unlimited)
-    find: Callable[[str], Awaitable[Version]] | None = None
+    find: Callable[[str], Awaitable[ModelVersion]] | None = None
     gpu: bool = False
 
 
@@ -86,32 +86,32 @@ class Documents:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Components:
     """All parts. Only :mod:`factory` and :mod:`lifespan` see them together."""
 
     settings: Settings
     metrics: Metrics
-    versions: Versions
+    versions: VersionRegistry
     memory: MemoryBudget
-    board: Board
+    board: DocumentStore
     documents: Documents
     router: Router
     loader: Loader
-    roster: Roster
+    roster: Reconciler
     supervisor: Supervisor
     overrides: Overrides
-    desk: OverrideDesk
+    desk: OverrideEditor
     cache: TieredCache
     redis: RedisCache | None
     purger: Purger
-    flights: Coalescer
+    flights: SingleFlight
     admission: Admission
     exposures: Exposures
     shadow: Shadow
     rewriter: Rewriter
 
 
-def assemble(settings: Settings, supplies: Supplies) -> Parts:
+def build_components(settings: Settings, supplies: RuntimeDependencies) -> Components:
     """Make all parts and connect them.
 
     Raises:
@@ -121,7 +121,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
     """
     metrics = Metrics(release=release())
     control = ControlMetrics(metrics.registry)
-    versions = Versions(supplies.versions, default=settings.default_version)
+    versions = VersionRegistry(supplies.versions, default=settings.default_version)
     versions.watch(lambda known: metrics.watch_engine(known.name, lambda: known.up))
     goodput = Goodput(metrics.registry)
     versions.watch(lambda known: goodput.watch(known.name))
@@ -147,11 +147,11 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         drain_timeout_s=settings.drain_timeout_s,
         used=lambda: routed_names(routing.value) | killed_names(router.local_kill),
     )
-    roster = Roster(
+    roster = Reconciler(
         document=documents.roster,
         versions=versions,
         loader=loader,
-        metrics=RosterMetrics(metrics.registry),
+        metrics=ReconcilerMetrics(metrics.registry),
         find=supplies.find,
     )
     routing.on_change(lambda _plan: roster.nudge())
@@ -165,7 +165,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
     )
     overrides = _overrides(settings, documents.overrides, metrics.registry)
     cache, redis = _cache(settings, metrics, breakers)
-    flights = Coalescer(bound_s=settings.generation_timeout_s)
+    flights = SingleFlight(bound_s=settings.generation_timeout_s)
     admission = Admission(
         AdmissionMetrics(metrics.registry),
         highest=settings.most_candidates(gpu=supplies.gpu),
@@ -202,7 +202,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         metrics=metrics,
         witnesses=[goodput, Experiments(exposures, shadow)],
     )
-    return Parts(
+    return Components(
         settings=settings,
         metrics=metrics,
         versions=versions,
@@ -214,7 +214,7 @@ def assemble(settings: Settings, supplies: Supplies) -> Parts:
         roster=roster,
         supervisor=supervisor,
         overrides=overrides,
-        desk=OverrideDesk(documents.overrides, overrides),
+        desk=OverrideEditor(documents.overrides, overrides),
         cache=cache,
         redis=redis,
         purger=Purger(documents.purges, cache),
@@ -247,12 +247,12 @@ def killed_names(kill: Kill | None) -> frozenset[str]:
     return frozenset(() if kill is None or kill.version is None else (kill.version,))
 
 
-def _board(settings: Settings, metrics: ControlMetrics) -> Board:
+def _board(settings: Settings, metrics: ControlMetrics) -> DocumentStore:
     client = _client(settings, connections=_BOARD_CONNECTIONS)
-    return LocalBoard() if client is None else RedisBoard(client, metrics)
+    return LocalDocumentStore() if client is None else RedisDocumentStore(client, metrics)
 
 
-def _documents(settings: Settings, board: Board, metrics: ControlMetrics) -> Documents:
+def _documents(settings: Settings, board: DocumentStore, metrics: ControlMetrics) -> Documents:
     initial = Routing(default=settings.default_version, weights={}, salt="requery")
     return Documents(
         routing=Document(
@@ -264,7 +264,9 @@ def _documents(settings: Settings, board: Board, metrics: ControlMetrics) -> Doc
             dump=Routing.dump,
             metrics=metrics,
         ),
-        roster=roster_document(board, initial=[settings.default_version], metrics=metrics),
+        roster=desired_versions_document(
+            board, initial=[settings.default_version], metrics=metrics
+        ),
         overrides=overrides_document(board, metrics),
         purges=purges_document(board, metrics),
     )

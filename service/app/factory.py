@@ -21,7 +21,7 @@ from service.api.overrides import OverridesApi
 from service.api.rewriting import RewritingApi
 from service.api.routing import ControlApi
 from service.api.versions import VersionsApi
-from service.app.components import Parts, Supplies, assemble, release
+from service.app.components import Components, RuntimeDependencies, build_components, release
 from service.app.lifespan import running
 from service.config.settings import Settings
 from service.pipeline.relevance import Tagger
@@ -33,7 +33,7 @@ from service.telemetry.tracing import Tracing, TracingMiddleware, traced
 
 def create_app(
     settings: Settings,
-    supplies: Supplies,
+    supplies: RuntimeDependencies,
     *,
     on_load_failure: Callable[[Exception], None] | None = None,
 ) -> FastAPI:
@@ -56,7 +56,7 @@ def create_app(
             traces are wanted and OpenTelemetry is not installed.
     """
     # Of the admin key the application keeps only the hash.
-    parts = assemble(settings.model_copy(update={"admin_key": None}), supplies)
+    parts = build_components(settings.model_copy(update={"admin_key": None}), supplies)
     auth = _auth(settings, parts.metrics.registry)
     tracing = None
     if settings.otlp_endpoint is not None:
@@ -112,7 +112,7 @@ def _auth(settings: Settings, registry: CollectorRegistry) -> Auth:
     return Auth(keys, AuthMetrics(registry), on_use=key_metrics.used)
 
 
-def _routers(parts: Parts, auth: Auth, *, gpu: bool) -> list[APIRouter]:
+def _routers(parts: Components, auth: Auth, *, gpu: bool) -> list[APIRouter]:
     settings, versions = parts.settings, parts.versions
     guard, reader = auth.guard("admin"), auth.guard("any")
     slow = DeadlinePolicy(settings.max_deadline_ms, settings.max_deadline_ms)

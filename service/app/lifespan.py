@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from service.app.components import Parts
+from service.app.components import Components
 from service.errors import LoadFailed
-from service.versions.registry import State, Version
+from service.versions.registry import ModelVersion, State
 
 _AGAIN_S = 2.0
 """Between two cancellations of a task that has not heard the first."""
@@ -16,7 +16,7 @@ _AGAIN_S = 2.0
 
 @asynccontextmanager
 async def running(
-    parts: Parts, on_load_failure: Callable[[Exception], None] | None = None
+    parts: Components, on_load_failure: Callable[[Exception], None] | None = None
 ) -> AsyncIterator[None]:
     """The parts at work.
 
@@ -60,15 +60,15 @@ async def running(
 
 
 def _first_load(
-    parts: Parts, on_load_failure: Callable[[Exception], None] | None
-) -> Callable[[Version], None]:
+    parts: Components, on_load_failure: Callable[[Exception], None] | None
+) -> Callable[[ModelVersion], None]:
     """Tells of the default's failure as long as nothing has ever been ready here.
 
     Later a failed load is the roster's business, which tries again while another version serves.
     """
     served = False
 
-    def told(version: Version) -> None:
+    def told(version: ModelVersion) -> None:
         nonlocal served
         served = served or version.state is State.READY
         failed = version.state is State.FAILED and version is parts.versions.default

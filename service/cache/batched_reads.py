@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from redis.asyncio import RedisCluster
 from redis.exceptions import NoPermissionError
 
-from service.redis.bounded import Patience
+from service.redis.bounded import BoundedCommands
 from service.redis.client import AnyRedis
 
 MOST = 64
@@ -44,7 +44,7 @@ class Lookups:
         patience: runs it; each message takes one of its places.
     """
 
-    def __init__(self, fetch: Fetch, patience: Patience) -> None:
+    def __init__(self, fetch: Fetch, patience: BoundedCommands) -> None:
         self._fetch = fetch
         self._patience = patience
         self._waiting: list[_Waiting] = []

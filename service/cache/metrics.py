@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from service.telemetry.fast_metrics import Counts
+from service.telemetry.fast_metrics import FastCounters
 
 _FAULTS = ("error", "timeout")
 OPERATIONS = {
@@ -35,7 +35,7 @@ class CacheMetrics:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        operations = Counts(
+        operations = FastCounters(
             "requery_cache_operations",
             "Cache operations by tier, operation and result",
             ["tier", "op", "result"],

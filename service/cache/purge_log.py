@@ -7,7 +7,7 @@ from collections.abc import Iterable
 _REMEMBERED = 4096
 
 
-class Forgotten:
+class PurgeLog:
     """Purges of this process, numbered.
 
     Args:

@@ -15,9 +15,9 @@ from service.cache.protocol import Purged
 from service.cache.tiered import TieredCache
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.store import Board
+from service.control.store import DocumentStore
 from service.errors import StaleRevision
-from service.versions.registry import Version
+from service.versions.registry import ModelVersion
 
 DOCUMENT = "purges"
 SCHEMA = 1
@@ -39,7 +39,7 @@ class Purge:
 Purges = tuple[Purge, ...]
 
 
-def purges_document(board: Board, metrics: ControlMetrics) -> Document[Purges]:
+def purges_document(board: DocumentStore, metrics: ControlMetrics) -> Document[Purges]:
     """The document ``purges``."""
     return Document(
         board,
@@ -75,7 +75,7 @@ class Purger:
         """What has been purged so far does not concern this process: call it at the start."""
         self._done = _last(self._document.value)
 
-    async def query(self, versions: Iterable[tuple[Version, str]], *, author: str) -> Purged:
+    async def query(self, versions: Iterable[tuple[ModelVersion, str]], *, author: str) -> Purged:
         """Forget what versions have for a query.
 
         Args:
@@ -95,7 +95,7 @@ class Purger:
         await self._tell(Purge(0, keys=tuple(keys)), "cache.purge_query", author)
         return purged
 
-    async def version(self, version: Version, *, author: str) -> Purged:
+    async def version(self, version: ModelVersion, *, author: str) -> Purged:
         """Forget everything of a version; raises as :meth:`query` does."""
         purged = await self._cache.purge_version(version.digest)
         await self._tell(Purge(0, digest=version.digest), "cache.purge_version", author)

@@ -26,10 +26,10 @@ from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
 from service.errors import CacheUnavailable
-from service.redis.bounded import Patience
+from service.redis.bounded import BoundedCommands
 from service.redis.client import FAULTS, AnyRedis, disconnect, masters
 from service.resilience.circuit_breaker import Breaker, BreakerMetrics
-from service.resilience.outage_log import Outage
+from service.resilience.outage_log import OutageLogThrottle
 
 T = TypeVar("T")
 
@@ -97,19 +97,19 @@ class RedisCache:
         self._read_budget_s = read_budget_s
         self._write_budget_s = write_budget_s
         self._metrics = metrics
-        self._patience = Patience(max(1, concurrency - 1))
+        self._patience = BoundedCommands(max(1, concurrency - 1))
         fetch = one_message(client)
         self._lookups = None if fetch is None else Lookups(fetch, self._patience)
         self._recent: dict[str, tuple[object, Entry]] = {}
         """Values that were read, and what they say."""
-        self._probes = Patience(concurrency)
+        self._probes = BoundedCommands(concurrency)
         self._occupancy = Occupancy(max_bytes)
         self._max_bytes = max_bytes
         self._reading_every_s = reading_every_s
         self._breaker = _breaker(client, breakers)
         self._writes = Breaker("redis_writes", breakers, in_a_row=1, wait_s=_REFUSED_S)
-        self._outage = Outage()
-        self._refusals = Outage()
+        self._outage = OutageLogThrottle()
+        self._refusals = OutageLogThrottle()
         self._follower: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
         metrics.watch_redis(lambda: self._occupancy.used_bytes, lambda: self._occupancy.keys)

@@ -9,7 +9,7 @@ from service.cache.keys import cache_key, prefix_of, version_prefix
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.memory_tier import MemoryCache
 from service.cache.protocol import Hit, Purged
-from service.cache.purge_log import Forgotten
+from service.cache.purge_log import PurgeLog
 from service.cache.redis_tier import RedisCache
 from service.errors import CacheUnavailable
 from service.filtering.candidates import Generation
@@ -37,7 +37,7 @@ class TieredCache:
         self._shared = shared
         self._lifetimes = lifetimes
         self._read_budget_s = read_budget_s
-        self._forgotten = Forgotten()
+        self._forgotten = PurgeLog()
 
     @property
     def moment(self) -> int:

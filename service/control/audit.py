@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import structlog
 
-from service.control.store import Board
-from service.errors import BoardUnavailable
+from service.control.store import DocumentStore
+from service.errors import DocumentStoreUnavailable
 
 _log = structlog.get_logger(component="control")
 _audit = structlog.get_logger(component="audit")
@@ -48,7 +48,7 @@ class Change:
     replica: str | None = None
 
 
-async def note(board: Board, change: Change, *, within_s: float | None = None) -> None:
+async def note(board: DocumentStore, change: Change, *, within_s: float | None = None) -> None:
     """Tell of a change that was made in the log (event ``audit``), and note it on the board.
 
     A board that does not answer costs a warning: the change stands.
@@ -66,7 +66,7 @@ async def note(board: Board, change: Change, *, within_s: float | None = None) -
     try:
         async with asyncio.timeout(within_s):
             await board.note({"time": now, **entry})
-    except (BoardUnavailable, TimeoutError) as error:
+    except (DocumentStoreUnavailable, TimeoutError) as error:
         reason = str(error) or "no answer in time"
         _log.warning("audit_not_noted", document=change.document, reason=reason)
 

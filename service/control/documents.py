@@ -11,8 +11,8 @@ import structlog
 
 from service.control.audit import Change, difference, note
 from service.control.metrics import ControlMetrics
-from service.control.store import Absent, Board, Stored
-from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
+from service.control.store import Absent, DocumentStore, Stored
+from service.errors import DocumentStoreUnavailable, StaleRevision, UnreadableDocument
 
 _log = structlog.get_logger(component="control")
 
@@ -44,7 +44,7 @@ class Document(Generic[T]):
 
     def __init__(
         self,
-        board: Board,
+        board: DocumentStore,
         name: str,
         *,
         schema: int,
@@ -99,7 +99,7 @@ class Document(Generic[T]):
         """Read the board now; if it does not answer, the last good value stays in force."""
         try:
             await self.reread()
-        except BoardUnavailable as error:
+        except DocumentStoreUnavailable as error:
             # The board has said that it cannot be reached.
             _log.debug("control_document_not_read", document=self._name, reason=str(error))
 
@@ -211,7 +211,7 @@ class Document(Generic[T]):
             except StaleRevision:
                 if expected is not None:
                     raise
-        raise BoardUnavailable(f"{self._name} is being changed by many at once; try again")
+        raise DocumentStoreUnavailable(f"{self._name} is being changed by many at once; try again")
 
     def on_change(self, told: Callable[[T], None]) -> None:
         """Call ``told`` with each new value; a fault of it is logged."""

@@ -25,10 +25,10 @@ from redis.asyncio import RedisCluster
 
 from service.control.metrics import ControlMetrics
 from service.control.store import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
-from service.errors import BoardUnavailable, StaleRevision, UnreadableDocument
-from service.redis.bounded import Patience
+from service.errors import DocumentStoreUnavailable, StaleRevision, UnreadableDocument
+from service.redis.bounded import BoundedCommands
 from service.redis.client import FAULTS, AnyRedis, disconnect
-from service.resilience.outage_log import Outage
+from service.resilience.outage_log import OutageLogThrottle
 
 _log = structlog.get_logger(component="control")
 
@@ -74,7 +74,7 @@ return 1
 _Result = TypeVar("_Result")
 
 
-class RedisBoard:
+class RedisDocumentStore:
     """Documents in Redis, seen by all replicas.
 
     Works with a client of one server, of Sentinel or of a cluster. A script, a message and a look
@@ -102,7 +102,7 @@ class RedisBoard:
         self._metrics = metrics
         self._budget_s = budget_s
         self._poll_s = poll_s
-        self._patience = Patience(_AT_ONCE)
+        self._patience = BoundedCommands(_AT_ONCE)
         self._subscribers = Subscribers()
         self._heads: dict[str, bytes] = {}
         """Head of what subscribers were last told of, by document; empty if there is none."""
@@ -112,7 +112,7 @@ class RedisBoard:
         """Revision that was last read or written here, by document."""
         self._up = True
         self._ever_up = False
-        self._outage = Outage()
+        self._outage = OutageLogThrottle()
         self._stale_connection = False
         self._nudged: set[str] = set()
         self._wake = asyncio.Event()
@@ -127,7 +127,7 @@ class RedisBoard:
     async def read(self, name: str) -> Stored | None:
         """The document ``name``, which subscribers hear of too.
 
-        See :meth:`service.control.store.Board.read`.
+        See :meth:`service.control.store.DocumentStore.read`.
         """
         async with self._turn():
             state = await self._look_at(name, nudged=True)
@@ -138,7 +138,7 @@ class RedisBoard:
     async def write(
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
     ) -> Stored:
-        """Store a new revision; see :meth:`service.control.store.Board.write`."""
+        """Store a new revision; see :meth:`service.control.store.DocumentStore.write`."""
         async with self._turn():
             for _ in range(_TRIES):
                 raw = await self._get(name)
@@ -154,12 +154,14 @@ class RedisBoard:
                     later = self._replaceable(name, await self._get(name))
                     raise StaleRevision(name, later.revision if later else 0)
             else:
-                raise BoardUnavailable(f"{name} is being changed by many at once; try again")
+                raise DocumentStoreUnavailable(
+                    f"{name} is being changed by many at once; try again"
+                )
         await self._announce(name)
         return stored
 
     async def note(self, entry: Mapping[str, Any]) -> None:
-        """Append to the audit trail; see :meth:`service.control.store.Board.note`."""
+        """Append to the audit trail; see :meth:`service.control.store.DocumentStore.note`."""
         raw = orjson.dumps(entry)
         await self._ask(lambda: self._client.eval(_NOTE, 1, AUDIT_KEY, raw, AUDIT_ENTRIES - 1))
 
@@ -214,7 +216,7 @@ class RedisBoard:
                 # As long as it takes: this is how the board finds out that Redis is back.
                 async with self._order:
                     await self._look_at(name, nudged=name in nudged, budget_s=self._budget_s)
-            except BoardUnavailable:
+            except DocumentStoreUnavailable:
                 self._nudged |= nudged
                 return
             except Exception:  # noqa: BLE001 - following must go on, whatever happens
@@ -231,7 +233,7 @@ class RedisBoard:
             async with asyncio.timeout(self._patience_s):
                 await self._order.acquire()
         except TimeoutError as error:
-            raise BoardUnavailable(_UNAVAILABLE) from error
+            raise DocumentStoreUnavailable(_UNAVAILABLE) from error
         try:
             yield
         finally:
@@ -285,7 +287,7 @@ class RedisBoard:
 
     async def _announce(self, name: str) -> None:
         # Not part of the script, which may touch one key only; without it the others still look.
-        with suppress(BoardUnavailable):
+        with suppress(DocumentStoreUnavailable):
             await self._ask(lambda: self._client.publish(CHANNEL, name))
 
     def _decoded(self, name: str, raw: bytes) -> Stored:
@@ -357,12 +359,12 @@ class RedisBoard:
             answer = await self._patience.run(command, budget_s or self._patience_s)
         except TimeoutError as error:
             self._reached(why="no answer in time")
-            raise BoardUnavailable(unless) from error
+            raise DocumentStoreUnavailable(unless) from error
         except FAULTS as error:
             self._reached(why=f"{type(error).__name__}: {error}")
             if "READONLY" in str(error):
                 await self._leave()
-            raise BoardUnavailable(unless) from error
+            raise DocumentStoreUnavailable(unless) from error
         self._reached()
         return answer
 

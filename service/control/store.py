@@ -2,9 +2,9 @@
 
 A document has a revision, which every write raises; a write names the revision that it was made
 from, so that of two writers only one wins. With Redis
-(:class:`service.control.redis_store.RedisBoard`) what Redis holds is the truth: each process
+(:class:`service.control.redis_store.RedisDocumentStore`) what Redis holds is the truth:
 follows it, even back to an older revision after a failover that lost a write. Without Redis
-(:class:`LocalBoard`) documents live and end with the process.
+(:class:`LocalDocumentStore`) documents live and end with the process.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any, Protocol
 import orjson
 import structlog
 
-from service.errors import BoardUnavailable, NewerSchema, StaleRevision, UnreadableDocument
+from service.errors import DocumentStoreUnavailable, NewerSchema, StaleRevision, UnreadableDocument
 
 __all__ = [
     "AUDIT_ENTRIES",
     "Absent",
-    "Board",
-    "BoardUnavailable",
-    "LocalBoard",
+    "DocumentStore",
+    "DocumentStoreUnavailable",
+    "LocalDocumentStore",
     "NewerSchema",
     "StaleRevision",
     "Stored",
@@ -69,7 +69,7 @@ class Absent(Enum):
 Told = Callable[[Stored | Absent], None]
 
 
-class Board(Protocol):
+class DocumentStore(Protocol):
     """Where the documents are."""
 
     @property
@@ -154,7 +154,7 @@ def checked(name: str, current: Stored | None, *, schema: int, expected: int | N
     """Refuse a write that must not replace ``current``.
 
     Raises:
-        StaleRevision, NewerSchema: as :meth:`Board.write` says.
+        StaleRevision, NewerSchema: as :meth:`DocumentStore.write` says.
     """
     if current is not None and current.schema > schema:
         raise NewerSchema(
@@ -166,7 +166,7 @@ def checked(name: str, current: Stored | None, *, schema: int, expected: int | N
         raise StaleRevision(name, revision)
 
 
-class LocalBoard:
+class LocalDocumentStore:
     """Documents of this process alone."""
 
     def __init__(self) -> None:
@@ -186,7 +186,7 @@ class LocalBoard:
     async def write(
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
     ) -> Stored:
-        """Store a new revision and tell all subscribers; see :meth:`Board.write`."""
+        """Store a new revision and tell all subscribers; see :meth:`DocumentStore.write`."""
         current = self._documents.get(name)
         checked(name, current, schema=schema, expected=expected)
         # A copy, so that nobody changes what is stored by changing what was given.

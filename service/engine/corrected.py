@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from model_store.store import Version
+from model_store.store import StoredVersion
 from service.engine.errors import QueryTooLong
 from service.engine.protocol import Candidate, Engine
 from service.engine.spelling import Corrector
@@ -157,7 +157,7 @@ class CorrectedEngine:
             await stream.aclose()
 
 
-def with_spelling(engine: Engine, version: Version, cache_dir: Path) -> Engine:
+def with_spelling(engine: Engine, version: StoredVersion, cache_dir: Path) -> Engine:
     """The engine of a version, with the version's corrector if it has one.
 
     Args:

@@ -25,7 +25,7 @@ _Change = Callable[[Sequence[Entry]], Sequence[Entry]]
 """From the entries in force to those that will be."""
 
 
-class OverrideDesk:
+class OverrideEditor:
     """What the API does to the shared document. Expired entries go with the next change.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.store import Board
+from service.control.store import DocumentStore
 from service.filtering.words import words
 from service.overrides.entries import Entry, Pin, Source, fold
 from service.overrides.file import OverridesFile
@@ -31,7 +31,7 @@ class Override:
     blocked."""
 
 
-def overrides_document(board: Board, metrics: ControlMetrics) -> Document[Table]:
+def overrides_document(board: DocumentStore, metrics: ControlMetrics) -> Document[Table]:
     """The shared document that the API changes."""
     codec = TableCodec()
     return Document(

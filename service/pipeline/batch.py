@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 import structlog
 
 from service.errors import RequeryError
-from service.pipeline.rewriter import Answer, Ask
+from service.pipeline.rewriter import Answer, RewriteParams
 from service.telemetry.stopwatch import Stopwatch
 
 _log = structlog.get_logger(component="batch")
 
-Rewrite = Callable[[Ask, Stopwatch], Awaitable[Answer]]
+Rewrite = Callable[[RewriteParams, Stopwatch], Awaitable[Answer]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Batches:
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
 
-    async def answer(self, asks: Sequence[Ask]) -> list[Outcome]:
+    async def answer(self, asks: Sequence[RewriteParams]) -> list[Outcome]:
         """The outcome of each query, in order; a fault of one harms no other.
 
         Args:
@@ -66,7 +66,7 @@ class Batches:
                 group.create_task(work())
         return [outcomes[i] for i in range(len(asks))]
 
-    async def _one(self, ask: Ask) -> Outcome:
+    async def _one(self, ask: RewriteParams) -> Outcome:
         if not await self._turn(ask):
             # What a person or the cache has decided costs no turn.
             return await self._answered(replace(ask, may_generate=False))
@@ -75,7 +75,7 @@ class Batches:
         finally:
             self._slots.release()
 
-    async def _answered(self, ask: Ask) -> Outcome:
+    async def _answered(self, ask: RewriteParams) -> Outcome:
         watch = Stopwatch()
         try:
             return Done(await self._rewrite(ask, watch), watch)
@@ -85,7 +85,7 @@ class Batches:
             _log.exception("unhandled_error")
             return RequeryError("the server failed on this query; its log has the details")
 
-    async def _turn(self, ask: Ask) -> bool:
+    async def _turn(self, ask: RewriteParams) -> bool:
         """Take a slot; whether one came free by the deadline."""
         left = ask.deadline.remaining()
         if not left:

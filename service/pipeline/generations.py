@@ -11,20 +11,20 @@ from typing import Any, Literal
 from service.cache.keys import cache_key
 from service.cache.protocol import Cache
 from service.engine.protocol import Candidate
-from service.errors import CallerLeft, Overloaded, QueryTooLong
+from service.errors import ClientDisconnected, Overloaded, QueryTooLong
 from service.filtering.candidates import Generation
 from service.pipeline.metrics import Metrics
-from service.pipeline.single_flight import Coalescer, Flight, Gone
+from service.pipeline.single_flight import DisconnectWaiter, Flight, SingleFlight
 from service.resilience.admission import Admission, Gate, Kind, Permit
 from service.resilience.deadline import Deadline
 from service.telemetry.stopwatch import Stopwatch
-from service.versions.version import Version
+from service.versions.version import ModelVersion
 
 Source = Literal["engine", "memory", "redis", "coalesced", "none"]
 
 
 @dataclass(slots=True)
-class Found:
+class GenerationResult:
     """What the cache or the engine had by the deadline. Nothing changes it."""
 
     generation: Generation
@@ -33,8 +33,8 @@ class Found:
     engine_failed: bool = False
 
 
-_NOTHING_YET = Found(Generation(()), "none", complete=False)
-_NO_ENGINE = Found(Generation(()), "none", complete=False, engine_failed=True)
+_NOTHING_YET = GenerationResult(Generation(()), "none", complete=False)
+_NO_ENGINE = GenerationResult(Generation(()), "none", complete=False, engine_failed=True)
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ class Patron:
 
     deadline: Deadline
     kind: Kind = Kind.SHOPPER
-    gone: Gone | None = None
+    gone: DisconnectWaiter | None = None
     may_generate: bool = True
 
 
@@ -70,7 +70,7 @@ class Generations:
         self,
         *,
         cache: Cache,
-        flights: Coalescer,
+        flights: SingleFlight,
         admission: Admission,
         metrics: Metrics,
         max_refreshing: int = 1,
@@ -82,7 +82,9 @@ class Generations:
         self._max_refreshing = max_refreshing
         metrics.watch_generations(lambda: len(flights))
 
-    async def find(self, version: Version, query: str, patron: Patron, watch: Stopwatch) -> Found:
+    async def find(
+        self, version: ModelVersion, query: str, patron: Patron, watch: Stopwatch
+    ) -> GenerationResult:
         """The candidates for ``query``, as far as they are there by the deadline.
 
         Args:
@@ -102,7 +104,7 @@ class Generations:
         if hit is not None:
             if hit.stale:
                 self._refresh(key, version, query)
-            return Found(hit.generation, "memory" if hit.tier == "memory" else "redis")
+            return GenerationResult(hit.generation, "memory" if hit.tier == "memory" else "redis")
         if not patron.may_generate:
             return _NOTHING_YET
         if not version.up:
@@ -120,13 +122,13 @@ class Generations:
 
     async def _generated(
         self,
-        version: Version,
+        version: ModelVersion,
         query: str,
         key: str,
         patron: Patron,
         permit: Permit | None,
         watch: Stopwatch,
-    ) -> Found:
+    ) -> GenerationResult:
         """From the engine; ``permit`` is that of somebody who has waited for it."""
         gate = self._gate(version)
         admit = partial(gate.admit, weight_of(version), patron.kind)
@@ -136,13 +138,13 @@ class Generations:
             if hit is not None or key in self._flights:
                 permit.release(whole=False)
             if hit is not None:
-                return Found(hit.generation, "memory")
+                return GenerationResult(hit.generation, "memory")
             admit = partial(_taken, permit)
         # Nothing may wait between the look-up and joining, or two generations could start.
         flight, leads = self._join(key, version, query, admit)
         try:
             await flight.wait(patron.deadline.remaining(), patron.gone)
-        except CallerLeft:
+        except ClientDisconnected:
             gate.hung_up()
             raise
         watch.lap("generate")
@@ -150,7 +152,7 @@ class Generations:
             raise QueryTooLong(*flight.failure.args)
         return _landed(flight, "engine" if leads else "coalesced")
 
-    async def preview(self, version: Version, query: str) -> Generation:
+    async def preview(self, version: ModelVersion, query: str) -> Generation:
         """What a version generates now; nobody waits for it, and nothing is kept of it.
 
         Raises:
@@ -160,10 +162,10 @@ class Generations:
         with self._gate(version).admit(weight_of(version), Kind.SHADOW):
             return Generation.of([c async for c in version.engine.generate(query)])
 
-    def _gate(self, version: Version) -> Gate:
+    def _gate(self, version: ModelVersion) -> Gate:
         return self._admission.gate(version.name, weight_of(version))
 
-    def _refresh(self, key: str, version: Version, query: str) -> None:
+    def _refresh(self, key: str, version: ModelVersion, query: str) -> None:
         """Make a stale entry anew in the background, if there is little else to do."""
         if len(self._flights) >= self._max_refreshing or not version.up:
             self._metrics.refreshed("shed")
@@ -179,7 +181,7 @@ class Generations:
             self._metrics.refreshed("started")
 
     def _join(
-        self, key: str, version: Version, query: str, admit: Callable[[], Permit]
+        self, key: str, version: ModelVersion, query: str, admit: Callable[[], Permit]
     ) -> tuple[Flight, bool]:
         """The generation under way for ``key``, begun if there was none, and whether it was."""
         return self._flights.join(
@@ -187,7 +189,7 @@ class Generations:
         )
 
     def _keeper(
-        self, key: str, version: Version, query: str
+        self, key: str, version: ModelVersion, query: str
     ) -> Callable[[tuple[Candidate, ...]], Awaitable[None]]:
         begun = self._cache.moment
 
@@ -205,7 +207,7 @@ class Generations:
         return keep
 
 
-def weight_of(version: Version) -> int:
+def weight_of(version: ModelVersion) -> int:
     """Candidates of one generation."""
     return len(version.manifest.decoding.temperatures)
 
@@ -214,7 +216,7 @@ def _taken(permit: Permit) -> Permit:
     return permit
 
 
-async def _generate(version: Version, query: str) -> AsyncIterator[Candidate]:
+async def _generate(version: ModelVersion, query: str) -> AsyncIterator[Candidate]:
     # The generation may outlive the request that began it.
     with version.serving():
         stream: Any = version.engine.generate(query)
@@ -230,8 +232,8 @@ async def _generate(version: Version, query: str) -> AsyncIterator[Candidate]:
         version.generated(ok=True)
 
 
-def _landed(flight: Flight, source: Source) -> Found:
-    return Found(
+def _landed(flight: Flight, source: Source) -> GenerationResult:
+    return GenerationResult(
         Generation.of(flight.candidates),
         source,
         complete=flight.complete,

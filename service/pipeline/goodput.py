@@ -9,10 +9,10 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry
 
-from service.pipeline.rewriter import Answer, Ask, Status
+from service.pipeline.rewriter import Answer, RewriteParams, Status
 from service.resilience.admission import Kind
 from service.routing.router import Assignment, Why
-from service.telemetry.fast_metrics import Count, Counts
+from service.telemetry.fast_metrics import FastCounter, FastCounters
 
 Result = Literal["in_time", "late", "timeout", "fallback"]
 
@@ -24,15 +24,14 @@ _KINDS = (Kind.SHOPPER, Kind.BATCH)
 
 
 class Goodput:
-    """Counts every answer of /rewrite and /rewrite/batch; a
-    :class:`service.pipeline.rewriter.Witness`.
+    """Counts every answer of /rewrite and /rewrite/batch: an ``AnswerObserver``.
 
     Args:
         registry: where the counters are registered.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._answers = Counts(
+        self._answers = FastCounters(
             "requery_answers",
             "Answers by whether the caller could use them: in_time, late (over the deadline by "
             f"more than {GRACE_S * 1000:.0f} ms), timeout (nothing by the deadline), fallback (no "
@@ -40,15 +39,15 @@ class Goodput:
             ["version", "kind", "result"],
             registry=registry,
         )
-        self._assignments = Counts(
+        self._assignments = FastCounters(
             "requery_assignments",
             "Answered requests by the version that they were assigned and why: unit (the arm of "
             "an experiment), pin, default, kill; another version may have answered",
             ["version", "why"],
             registry=registry,
         )
-        self._answers_of: dict[tuple[str, str, str], Count] = {}
-        self._assignments_of: dict[tuple[str, str], Count] = {}
+        self._answers_of: dict[tuple[str, str, str], FastCounter] = {}
+        self._assignments_of: dict[tuple[str, str], FastCounter] = {}
 
     def watch(self, version: str) -> None:
         """Show ``version`` from the start, with zeros: a rate needs two values."""
@@ -58,26 +57,26 @@ class Goodput:
         for why in get_args(Why):
             self._assignment(version, why)
 
-    def answered(self, ask: Ask, assignment: Assignment, answer: Answer) -> None:
+    def answered(self, ask: RewriteParams, assignment: Assignment, answer: Answer) -> None:
         """Count an answer that is about to be sent."""
         self._answer(answer.version, ask.kind, _result(ask, answer.status)).inc()
         self._assignment(assignment.version, assignment.why).inc()
 
-    def _answer(self, version: str, kind: str, result: str) -> Count:
+    def _answer(self, version: str, kind: str, result: str) -> FastCounter:
         counter = self._answers_of.get((version, kind, result))
         if counter is None:
             counter = self._answers.labels(version, kind, result)
             self._answers_of[version, kind, result] = counter
         return counter
 
-    def _assignment(self, version: str, why: str) -> Count:
+    def _assignment(self, version: str, why: str) -> FastCounter:
         counter = self._assignments_of.get((version, why))
         if counter is None:
             counter = self._assignments_of[version, why] = self._assignments.labels(version, why)
         return counter
 
 
-def _result(ask: Ask, status: Status) -> Result:
+def _result(ask: RewriteParams, status: Status) -> Result:
     if status in _USEFUL:
         return "in_time" if ask.deadline.overdue() <= GRACE_S else "late"
     return "timeout" if status == "timeout" else "fallback"

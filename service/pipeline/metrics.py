@@ -24,10 +24,10 @@ from service.engine.protocol import Candidate
 from service.filtering.candidates import Judged, Verdict
 from service.telemetry.fast_metrics import (
     LATENCY_BUCKETS_S,
-    Count,
-    Counts,
-    Distribution,
-    Distributions,
+    FastCounter,
+    FastCounters,
+    FastHistogram,
+    FastHistograms,
 )
 
 STAGE_BUCKETS_S = (0.0001, 0.0003, *LATENCY_BUCKETS_S)
@@ -59,7 +59,7 @@ class Metrics:
             STAGE_BUCKETS_S,
         )
         self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
-        self._responses = Counts(
+        self._responses = FastCounters(
             "requery_http_responses",
             "HTTP responses by route (as in the OpenAPI document) and status code",
             ["route", "code"],
@@ -127,9 +127,9 @@ class Metrics:
             registry=self.registry,
         ).labels(release, platform.python_version()).set(1)
         ProcessCollector(namespace="requery", registry=self.registry)
-        self._known: dict[tuple[str, str, str], Distribution] = {}
-        self._rewrites_of: dict[str, Distribution] = {}
-        self._responses_of: dict[tuple[str, int], Count] = {}
+        self._known: dict[tuple[str, str, str], FastHistogram] = {}
+        self._rewrites_of: dict[str, FastHistogram] = {}
+        self._responses_of: dict[tuple[str, int], FastCounter] = {}
 
     def watch_engine(self, version: str, up: Callable[[], bool]) -> None:
         """Read at every scrape whether the engine of ``version`` is up."""
@@ -208,5 +208,5 @@ class Metrics:
         text: str,
         labels: list[str],
         buckets: tuple[float, ...] = LATENCY_BUCKETS_S,
-    ) -> Distributions:
-        return Distributions(name, text, labels, buckets, registry=self.registry)
+    ) -> FastHistograms:
+        return FastHistograms(name, text, labels, buckets, registry=self.registry)

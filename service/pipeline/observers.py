@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from service.pipeline.rewriter import Answer, Ask
+from service.pipeline.rewriter import Answer, RewriteParams
 from service.routing.exposures import Exposures
 from service.routing.router import Assignment
 from service.routing.shadow import Shadow
 
 
 class Experiments:
-    """Passes answers on; a :class:`service.pipeline.rewriter.Witness`.
+    """Passes answers on; a :class:`service.pipeline.rewriter.AnswerObserver`.
 
     Args:
         exposures: gets each answer to a unit that was assigned to an arm.
@@ -20,7 +20,7 @@ class Experiments:
         self._exposures = exposures
         self._shadow = shadow
 
-    def answered(self, ask: Ask, assignment: Assignment, answer: Answer) -> None:
+    def answered(self, ask: RewriteParams, assignment: Assignment, answer: Answer) -> None:
         """Take note; a few microseconds."""
         if assignment.arm is not None and ask.unit_id:
             self._exposures.record(

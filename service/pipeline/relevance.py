@@ -9,7 +9,7 @@ from service.errors import DeadlineExceeded, FieldError, InvalidQuery, InvalidRe
 from service.pipeline.generations import weight_of
 from service.resilience.admission import Admission, Kind
 from service.resilience.deadline import Deadline
-from service.versions.registry import Version, Versions
+from service.versions.registry import ModelVersion, VersionRegistry
 
 _PAIRS_PER_CANDIDATE = 4
 """A tag is one step of the engine; a candidate is a handful."""
@@ -23,7 +23,7 @@ class Tagger:
         admission: lets work to the engines.
     """
 
-    def __init__(self, versions: Versions, admission: Admission) -> None:
+    def __init__(self, versions: VersionRegistry, admission: Admission) -> None:
         self._versions = versions
         self._admission = admission
 
@@ -56,7 +56,7 @@ class Tagger:
         return version.name, relevance
 
 
-def normal_pairs(version: Version, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def normal_pairs(version: ModelVersion, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Pairs of query and rewrite in the version's normal form.
 
     Raises:

@@ -9,14 +9,14 @@ from typing import Literal, Protocol
 from service.errors import UnknownVersion, VersionNotLoaded
 from service.filtering.candidates import Selection
 from service.overrides.live import Overrides
-from service.pipeline.generations import Found, Generations, Patron
+from service.pipeline.generations import GenerationResult, Generations, Patron
 from service.pipeline.metrics import Metrics
-from service.pipeline.single_flight import Gone
+from service.pipeline.single_flight import DisconnectWaiter
 from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline
 from service.routing.router import Assignment, Router
 from service.telemetry.stopwatch import Stopwatch
-from service.versions.registry import Version, Versions
+from service.versions.registry import ModelVersion, VersionRegistry
 
 Status = Literal["ok", "partial", "timeout", "none", "fallback"]
 Source = Literal["engine", "memory", "redis", "coalesced", "override", "none"]
@@ -25,7 +25,7 @@ _NOTHING = Selection((), ())
 
 
 @dataclass(slots=True)
-class Ask:
+class RewriteParams:
     """What a caller asks for; ``None`` leaves a choice to the version. Nothing changes it."""
 
     query: str
@@ -38,7 +38,7 @@ class Ask:
     may_generate: bool = True
     """Whether the engine may be asked: not for a query of a batch whose deadline has passed."""
     kind: Kind = Kind.SHOPPER
-    gone: Gone | None = None
+    gone: DisconnectWaiter | None = None
     """Returns when the caller has hung up; ``None`` if that cannot be told."""
 
     @property
@@ -59,10 +59,10 @@ class Answer:
     source: Source
 
 
-class Witness(Protocol):
+class AnswerObserver(Protocol):
     """Is told of every answer once it is built: experiments, shadow traffic."""
 
-    def answered(self, ask: Ask, assignment: Assignment, answer: Answer) -> None:
+    def answered(self, ask: RewriteParams, assignment: Assignment, answer: Answer) -> None:
         """Take note; never waits and never raises."""
 
 
@@ -82,11 +82,11 @@ class Rewriter:
         self,
         *,
         router: Router,
-        versions: Versions,
+        versions: VersionRegistry,
         overrides: Overrides,
         generations: Generations,
         metrics: Metrics,
-        witnesses: Sequence[Witness] = (),
+        witnesses: Sequence[AnswerObserver] = (),
     ) -> None:
         self._router = router
         self._versions = versions
@@ -95,7 +95,7 @@ class Rewriter:
         self._metrics = metrics
         self._witnesses = tuple(witnesses)
 
-    async def rewrite(self, ask: Ask, watch: Stopwatch) -> Answer:
+    async def rewrite(self, ask: RewriteParams, watch: Stopwatch) -> Answer:
         """Answer one request by its deadline, with whatever is ready then.
 
         Args:
@@ -146,7 +146,7 @@ class Rewriter:
             chosen = version.filter.select(judged, blocked=self._overrides.blocked)
         return tuple(one.text for one in chosen.accepted)
 
-    def _serving(self, assignment: Assignment) -> Version:
+    def _serving(self, assignment: Assignment) -> ModelVersion:
         """The assigned version; where it is not ready, the default, unless the caller chose it."""
         try:
             return self._versions.serving(assignment.version)
@@ -156,7 +156,7 @@ class Rewriter:
             self._metrics.fell_back(assignment.version)
             return self._versions.default
 
-    def _off(self, assignment: Assignment, version: Version) -> bool:
+    def _off(self, assignment: Assignment, version: ModelVersion) -> bool:
         """Whether there are to be no rewrites at all.
 
         So it is too where the kill switch names a version that is not ready here: the default may
@@ -165,7 +165,7 @@ class Rewriter:
         return assignment.off or (assignment.why == "kill" and assignment.version != version.name)
 
     def _decided(
-        self, ask: Ask, assignment: Assignment, version: Version, query: str
+        self, ask: RewriteParams, assignment: Assignment, version: ModelVersion, query: str
     ) -> Answer | None:
         """The answer where a person has decided on it already."""
         if self._off(assignment, version):
@@ -179,7 +179,9 @@ class Rewriter:
         status: Status = "ok" if selection.accepted else "none"
         return Answer(query, version.name, selection, status, "override")
 
-    async def _generated(self, ask: Ask, version: Version, query: str, watch: Stopwatch) -> Answer:
+    async def _generated(
+        self, ask: RewriteParams, version: ModelVersion, query: str, watch: Stopwatch
+    ) -> Answer:
         """The answer out of the cache or the engine."""
         found = await self._generations.find(version, query, ask.patron, watch)
         generation = found.generation
@@ -203,7 +205,7 @@ class Rewriter:
         return Answer(query, version.name, selection, status, source)
 
 
-def _status(found: Found, *, accepted: int) -> Status:
+def _status(found: GenerationResult, *, accepted: int) -> Status:
     if found.complete:
         return "ok" if accepted else "none"
     if accepted:

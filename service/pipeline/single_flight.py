@@ -15,13 +15,13 @@ from typing import Protocol
 import structlog
 
 from service.engine.protocol import Candidate
-from service.errors import CallerLeft, RequeryError
+from service.errors import ClientDisconnected, RequeryError
 
 _log = structlog.get_logger(component="coalesce")
 
 Start = Callable[[], AsyncIterator[Candidate]]
 Finish = Callable[[tuple[Candidate, ...]], Awaitable[None]]
-Gone = Callable[[], Awaitable[None]]
+DisconnectWaiter = Callable[[], Awaitable[None]]
 """Returns when the caller has hung up."""
 
 
@@ -83,7 +83,7 @@ class Flight:
         """Whether all candidates are there."""
         return self.done and self.failure is None
 
-    async def wait(self, timeout_s: float, gone: Gone | None = None) -> None:
+    async def wait(self, timeout_s: float, gone: DisconnectWaiter | None = None) -> None:
         """Return when the flight has ended or ``timeout_s`` seconds have passed.
 
         Raises:
@@ -104,9 +104,9 @@ class Flight:
                 else:
                     self._place.idle(self._stop)
         if left:
-            raise CallerLeft("the caller hung up before there was an answer")
+            raise ClientDisconnected("the caller hung up before there was an answer")
 
-    async def _wait(self, timeout_s: float, gone: Gone | None) -> bool:
+    async def _wait(self, timeout_s: float, gone: DisconnectWaiter | None) -> bool:
         """Whether the caller hung up; wait() leaves the flight alone, since others wait for it."""
         if gone is None:
             await asyncio.wait((self._done,), timeout=timeout_s)
@@ -161,7 +161,7 @@ class Flight:
                 await close()
 
 
-class Coalescer:
+class SingleFlight:
     """Flights by key.
 
     Args:

@@ -18,7 +18,7 @@ from service.filtering.candidates import Generation
 from service.precompute.errors import PrecomputeError
 from service.precompute.journal import Result
 from service.precompute.run import Outcome
-from service.versions.version import Version
+from service.versions.version import ModelVersion
 
 REDIS_BUDGET_S = 5.0
 """Bound on one command: nobody waits for these answers."""
@@ -48,7 +48,7 @@ class EngineFiller:
 
     def __init__(
         self,
-        version: Version,
+        version: ModelVersion,
         engine: Engine,
         redis: RedisCache,
         *,

@@ -32,7 +32,7 @@ from service.precompute.plan import Plan
 from service.precompute.run import BaseRun, Pace, Run
 from service.precompute.shared import redis_of
 from service.versions.from_store import engine_factory, version_finder
-from service.versions.version import Version
+from service.versions.version import ModelVersion
 
 _SEQUENCES = 256
 """Candidates under way at a time: as many as the largest default of an engine, so that it never
@@ -93,7 +93,7 @@ class _Ground:
     """What a run that writes to Redis stands on."""
 
     store: Store
-    version: Version
+    version: ModelVersion
     plan: Plan
     head: int
     about: About
@@ -276,7 +276,7 @@ def _client(url: str) -> httpx.AsyncClient:
     return client
 
 
-def _normal(version: Version, raw: str) -> str | None:
+def _normal(version: ModelVersion, raw: str) -> str | None:
     try:
         return version.normal_form(raw)
     except InvalidQuery:

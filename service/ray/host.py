@@ -18,9 +18,9 @@ from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong
 from service.ray.wire import Item, Refusal, Tagged, Tokens
-from service.versions.registry import Versions
+from service.versions.registry import VersionRegistry
 from service.versions.supervisor import Supervisor, SupervisorMetrics
-from service.versions.version import EngineFactory, Version
+from service.versions.version import EngineFactory, ModelVersion
 
 _log = structlog.get_logger(component="ray")
 
@@ -45,7 +45,7 @@ class EngineHost:
 
     def __init__(
         self,
-        version: Version,
+        version: ModelVersion,
         engines: EngineFactory,
         settings: Settings,
         *,
@@ -58,7 +58,7 @@ class EngineHost:
         self._tokens: list[tuple[int, int]] = []
         self._leaving: asyncio.Task[None] | None = None
         self._supervisor = Supervisor(
-            versions=Versions([version], default=version.name),
+            versions=VersionRegistry([version], default=version.name),
             loader=self,
             wanted=lambda: (version.name,),
             metrics=SupervisorMetrics(CollectorRegistry()),

@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 
 from model_store.store import open_store
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.config.settings import Settings
 from service.engine.loading import detect_device
 from service.versions.from_store import arriving, engine_factory, known_versions, version_finder
 
-Supply = Callable[[Settings], Awaitable[Supplies]]
+Supply = Callable[[Settings], Awaitable[RuntimeDependencies]]
 
 FROM_STORE = "service.ray.supply:from_store"
 
 
-async def from_store(settings: Settings) -> Supplies:
+async def from_store(settings: Settings) -> RuntimeDependencies:
     """The versions of the model store, on vLLM.
 
     Unlike :func:`service.server.command.from_store` without a budget of memory: each engine has a
@@ -34,7 +34,7 @@ async def from_store(settings: Settings) -> Supplies:
         wait_s=settings.store_wait_s if settings.sources() else 0.0,
     )
     device = detect_device() if settings.device == "auto" else settings.device
-    return Supplies(
+    return RuntimeDependencies(
         versions=versions,
         engines=engine_factory(store, settings),
         find=version_finder(store, settings),

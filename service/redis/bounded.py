@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Patience:
+class BoundedCommands:
     """Runs commands side by side, each waited for within its budget.
 
     A command that is not waited for any longer goes on, and occupies its place, until it ends by

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from service.resilience.outage_log import Outage
+from service.resilience.outage_log import OutageLogThrottle
 
 _log = structlog.get_logger(component="breaker")
 
@@ -132,7 +132,7 @@ class Breaker:
         self._until = 0.0
         """When the next trial may begin."""
         self._closed_at: float | None = None
-        self._outage = Outage(clock=clock)
+        self._outage = OutageLogThrottle(clock=clock)
         if metrics is not None:
             metrics.watch(name)
 

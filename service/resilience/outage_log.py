@@ -8,7 +8,7 @@ from collections.abc import Callable
 EVERY_S = 60.0
 
 
-class Outage:
+class OutageLogThrottle:
     """Whether something that comes and goes is worth a line in the log.
 
     A loss is told at once if none was told in the last ``every_s`` seconds. One that was not told

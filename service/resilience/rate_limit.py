@@ -9,7 +9,7 @@ from collections.abc import Callable
 MAX_BUCKETS = 10_000
 
 
-class Buckets:
+class RateLimiter:
     """One token bucket for each name, as the generic cell rate algorithm has it.
 
     Of each bucket only the time is kept at which it will be full again, so that taking from one is

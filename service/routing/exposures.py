@@ -46,7 +46,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from service.redis.client import FAULTS, AnyRedis, disconnect
-from service.resilience.outage_log import Outage
+from service.resilience.outage_log import OutageLogThrottle
 
 _log = structlog.get_logger(component="exposures")
 
@@ -187,7 +187,7 @@ class Exposures:
         self._queue: deque[Exposure] = deque()
         self._some = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._outage = Outage()
+        self._outage = OutageLogThrottle()
         metrics.watch(lambda: len(self._queue))
 
     @property

@@ -19,7 +19,7 @@ from starlette.types import Scope
 
 from service.config.settings import Settings
 from service.errors import Forbidden, TooManyRequests, Unauthorized
-from service.resilience.rate_limit import Buckets
+from service.resilience.rate_limit import RateLimiter
 from service.security.api_keys import ADMIN, SCOPES, Key
 from service.security.keyring import KeyRing
 from service.telemetry.request_context import context_of
@@ -125,7 +125,7 @@ class Auth:
         keys: KeyRing,
         metrics: AuthMetrics,
         *,
-        failures: Buckets | None = None,
+        failures: RateLimiter | None = None,
         on_use: Callable[[Key], None] = lambda _key: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -133,7 +133,7 @@ class Auth:
         self.metrics = metrics
         self.on_use = on_use
         if failures is None:
-            failures = Buckets(per_s=FAILURES_PER_S, burst=FAILURES_BURST)
+            failures = RateLimiter(per_s=FAILURES_PER_S, burst=FAILURES_BURST)
         self._failures = failures
         self._clock = clock
 

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from model_store.errors import ModelStoreError
 from model_store.store import open_store
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.loading import detect_device
@@ -95,7 +95,7 @@ def serve(
     _leave_at_once()
 
 
-async def from_store(settings: Settings) -> Supplies:
+async def from_store(settings: Settings) -> RuntimeDependencies:
     """The versions of the model store, on vLLM.
 
     Raises:
@@ -108,7 +108,7 @@ async def from_store(settings: Settings) -> Supplies:
         # What is in the package is there from the start.
         wait_s=settings.store_wait_s if settings.sources() else 0.0,
     )
-    return Supplies(
+    return RuntimeDependencies(
         versions=versions,
         engines=engine_factory(store, settings),
         memory=await outside_the_loop(lambda: memory_budget(settings)),
@@ -117,7 +117,7 @@ async def from_store(settings: Settings) -> Supplies:
     )
 
 
-def run(settings: Settings, supply: Callable[[Settings], Awaitable[Supplies]]) -> None:
+def run(settings: Settings, supply: Callable[[Settings], Awaitable[RuntimeDependencies]]) -> None:
     """Serve until told to stop.
 
     Args:
@@ -152,7 +152,7 @@ class _Serving:
     """The server, what makes its application, and what kept it from serving."""
 
     def __init__(
-        self, settings: Settings, supply: Callable[[Settings], Awaitable[Supplies]]
+        self, settings: Settings, supply: Callable[[Settings], Awaitable[RuntimeDependencies]]
     ) -> None:
         self._settings = settings
         self._supply = supply

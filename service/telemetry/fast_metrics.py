@@ -27,7 +27,7 @@ LATENCY_BUCKETS_S = (
 """1 ms to 5 s, finest where callers have their budgets (50-150 ms)."""
 
 
-class Count:
+class FastCounter:
     """One counter: it only grows."""
 
     __slots__ = ("value",)
@@ -40,7 +40,7 @@ class Count:
         self.value += 1
 
 
-class Distribution:
+class FastHistogram:
     """One histogram.
 
     Args:
@@ -99,7 +99,7 @@ class _Family(Collector, Generic[Child]):
         raise NotImplementedError
 
 
-class Counts(_Family[Count]):
+class FastCounters(_Family[FastCounter]):
     """A counter with labels.
 
     Args:
@@ -115,18 +115,18 @@ class Counts(_Family[Count]):
         super().__init__(name, text, labels)
         registry.register(self)
 
-    def _make(self) -> Count:
-        return Count()
+    def _make(self) -> FastCounter:
+        return FastCounter()
 
     def _family(self) -> Metric:
         return CounterMetricFamily(self._name, self._text, labels=self._labels)
 
-    def _add(self, family: Metric, values: tuple[str, ...], child: Count) -> None:
+    def _add(self, family: Metric, values: tuple[str, ...], child: FastCounter) -> None:
         assert isinstance(family, CounterMetricFamily)  # noqa: S101 - for the type checker
         family.add_metric(values, float(child.value))
 
 
-class Distributions(_Family[Distribution]):
+class FastHistograms(_Family[FastHistogram]):
     """A histogram with labels.
 
     Args:
@@ -152,13 +152,13 @@ class Distributions(_Family[Distribution]):
         self._written: list[str] = [floatToGoString(bound) for bound in written]  # type: ignore[no-untyped-call]
         registry.register(self)
 
-    def _make(self) -> Distribution:
-        return Distribution(self._bounds)
+    def _make(self) -> FastHistogram:
+        return FastHistogram(self._bounds)
 
     def _family(self) -> Metric:
         return HistogramMetricFamily(self._name, self._text, labels=self._labels)
 
-    def _add(self, family: Metric, values: tuple[str, ...], child: Distribution) -> None:
+    def _add(self, family: Metric, values: tuple[str, ...], child: FastHistogram) -> None:
         assert isinstance(family, HistogramMetricFamily)  # noqa: S101 - for the type checker
         up_to = [float(count) for count in accumulate(child.counts)]
         family.add_metric(values, list(zip(self._written, up_to, strict=True)), child.total)

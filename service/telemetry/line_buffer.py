@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 
-class Turn:
+class LineBuffer:
     """Collects texts in one thread, whose event loop hands them over once in each turn.
 
     Args:

@@ -20,7 +20,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from service.telemetry.line_buffer import Turn
+from service.telemetry.line_buffer import LineBuffer
 
 _ENCODER = json.JSONEncoder(default=repr, separators=(",", ":"))
 
@@ -130,7 +130,7 @@ def _write(lines: Sequence[str]) -> None:
         sys.stdout.flush()
 
 
-_turn = Turn(_write)
+_turn = LineBuffer(_write)
 
 
 def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

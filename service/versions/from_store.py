@@ -16,8 +16,7 @@ from model_store.files import mismatches
 from model_store.manifest import Manifest
 from model_store.materialise import materialise
 from model_store.remote import RemoteUnreadable
-from model_store.store import Store, default_cache_dir
-from model_store.store import Version as StoredVersion
+from model_store.store import Store, StoredVersion, default_cache_dir
 from service.config.settings import Settings
 from service.engine.corrected import with_spelling
 from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes, load_engine
@@ -25,7 +24,7 @@ from service.engine.protocol import Engine
 from service.errors import LoadFailed, UnknownVersion
 from service.versions.memory_budget import MemoryBudget, memory_limit
 from service.versions.memory_estimate import Footprint
-from service.versions.version import EngineFactory, OnTokens, Version, public_reason
+from service.versions.version import EngineFactory, ModelVersion, OnTokens, public_reason
 
 _log = structlog.get_logger(component="catalogue")
 
@@ -39,7 +38,7 @@ _TELL_S = 5.0
 """Between two log lines about it."""
 
 
-def known_versions(store: Store, settings: Settings) -> list[Version]:
+def known_versions(store: Store, settings: Settings) -> list[ModelVersion]:
     """Every usable version of the store.
 
     One that cannot be used is left out with a warning, unless it is the default.
@@ -126,10 +125,10 @@ def engine_factory(store: Store, settings: Settings) -> EngineFactory:
     return make
 
 
-def version_finder(store: Store, settings: Settings) -> Callable[[str], Awaitable[Version]]:
+def version_finder(store: Store, settings: Settings) -> Callable[[str], Awaitable[ModelVersion]]:
     """Looks up a version that came into the store after the start, outside the event loop."""
 
-    async def find(name: str) -> Version:
+    async def find(name: str) -> ModelVersion:
         try:
             async with asyncio.timeout(_FIND_SECONDS):
                 return await outside_the_loop(lambda: _version(store.get(name), settings))
@@ -174,18 +173,18 @@ def _engine_settings(settings: Settings) -> EngineSettings:
     )
 
 
-def _version(stored: StoredVersion, settings: Settings) -> Version:
+def _version(stored: StoredVersion, settings: Settings) -> ModelVersion:
     manifest = stored.manifest
     name = manifest.filter.brands_file
     if name is None:
-        return Version(manifest)
+        return ModelVersion(manifest)
     folder = stored.source.folder(
         manifest.name, manifest, settings.cache_dir or default_cache_dir()
     )
     if wrong := mismatches(folder, {name: manifest.files[name]}):
         raise DigestMismatch(f"version {manifest.name!r}: {wrong[0]}")
     brands = (folder / name).read_text(encoding="utf-8").splitlines()
-    return Version(manifest, brands=[brand for brand in brands if brand.strip()])
+    return ModelVersion(manifest, brands=[brand for brand in brands if brand.strip()])
 
 
 async def outside_the_loop(work: Callable[[], _Result]) -> _Result:

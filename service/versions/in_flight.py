@@ -18,7 +18,7 @@ class Latency(NamedTuple):
     p95: float
 
 
-class Traffic:
+class InFlightTracker:
     """Counts what is under way with a version; the version is not unloaded before that ends.
 
     It is a context manager, entered by each request and by each generation, which may outlive the

@@ -14,12 +14,12 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 from model_store.errors import ModelStoreError
 from service.errors import RequeryError, VersionDraining, VersionInUse, VersionNotLoaded
 from service.versions.memory_budget import MemoryBudget
-from service.versions.registry import Versions
-from service.versions.version import EngineFactory, OnTokens, State, Version
+from service.versions.registry import VersionRegistry
+from service.versions.version import EngineFactory, ModelVersion, OnTokens, State
 
 _log = structlog.get_logger(component="loader")
 
-Told = Callable[[Version], None]
+Told = Callable[[ModelVersion], None]
 
 LOADS = ("ready", "failed", "given_up")
 UNLOADS = ("drained", "cut_off", "failed")
@@ -64,7 +64,7 @@ class LoaderMetrics:
             registry=registry,
         )
 
-    def watch(self, versions: Versions, memory: MemoryBudget) -> None:
+    def watch(self, versions: VersionRegistry, memory: MemoryBudget) -> None:
         """Read states, traffic and memory at every scrape."""
         versions.watch(self._watch)
         self._memory.labels("reserved").set_function(
@@ -81,7 +81,7 @@ class LoaderMetrics:
         """An unload ended with one of :data:`UNLOADS`."""
         self._unloads.labels(version, result).inc()
 
-    def _watch(self, version: Version) -> None:
+    def _watch(self, version: ModelVersion) -> None:
         for state in State:
             self._state.labels(version.name, state.value).set_function(
                 partial(_is_in, version, state)
@@ -120,7 +120,7 @@ class Loader:
     def __init__(
         self,
         *,
-        versions: Versions,
+        versions: VersionRegistry,
         engines: EngineFactory,
         on_tokens: Callable[[str], OnTokens],
         memory: MemoryBudget,
@@ -175,7 +175,7 @@ class Loader:
                 "(GET /routing shows where)"
             )
 
-    def begin_load(self, name: str) -> Version:
+    def begin_load(self, name: str) -> ModelVersion:
         """Start loading, and return while it is under way.
 
         Does nothing if that is under way already or the version is ready. A version whose engine
@@ -203,7 +203,7 @@ class Loader:
         self._begin("load", version, self._load(version))
         return version
 
-    def begin_unload(self, name: str) -> Version:
+    def begin_unload(self, name: str) -> ModelVersion:
         """Start unloading, and return while it is under way; a load under way is given up.
 
         Raises:
@@ -223,7 +223,7 @@ class Loader:
         self._begin("unload", version, self._unload(version, work))
         return version
 
-    async def load(self, name: str) -> Version:
+    async def load(self, name: str) -> ModelVersion:
         """Load a version and wait until it is ready.
 
         Raises:
@@ -235,7 +235,7 @@ class Loader:
         await self.finished(name)
         return version
 
-    async def unload(self, name: str) -> Version:
+    async def unload(self, name: str) -> ModelVersion:
         """Unload a version and wait until its engine is gone.
 
         Raises:
@@ -263,7 +263,7 @@ class Loader:
             raise VersionNotLoaded(f"version {name} was unloaded before it was ready")
         work.task.result()
 
-    def fail(self, version: Version, error: BaseException) -> None:
+    def fail(self, version: ModelVersion, error: BaseException) -> None:
         """Record that a version could not be loaded; told once as long as the reason stays."""
         version.fail(error)
         self._metrics.loaded(version.name, "failed")
@@ -287,13 +287,16 @@ class Loader:
         await self._versions.close()
 
     def _begin(
-        self, kind: Literal["load", "unload"], version: Version, work: Coroutine[Any, Any, None]
+        self,
+        kind: Literal["load", "unload"],
+        version: ModelVersion,
+        work: Coroutine[Any, Any, None],
     ) -> None:
         task = asyncio.create_task(work, name=f"{kind}-{version.name}")
         self._works[version.name] = _Work(kind, task)
         task.add_done_callback(partial(self._ended, kind, version))
 
-    async def _load(self, version: Version) -> None:
+    async def _load(self, version: ModelVersion) -> None:
         # Nobody should wait for an engine that is lost as long as another one is being started.
         await version.let_go()
         async with self._turn:
@@ -304,7 +307,7 @@ class Loader:
                 timeout_s=self._load_timeout_s,
             )
 
-    async def _unload(self, version: Version, work: _Work | None) -> None:
+    async def _unload(self, version: ModelVersion, work: _Work | None) -> None:
         if work is not None:
             work.task.cancel()
             await asyncio.wait((work.task,))
@@ -313,7 +316,7 @@ class Loader:
         _log.info("version_unloaded", version=version.name, cut_off=left)
 
     def _ended(
-        self, kind: Literal["load", "unload"], version: Version, task: asyncio.Task[None]
+        self, kind: Literal["load", "unload"], version: ModelVersion, task: asyncio.Task[None]
     ) -> None:
         work = self._works.get(version.name)
         if work is not None and work.task is task:
@@ -334,14 +337,14 @@ class Loader:
         self._told.pop(version.name, None)
         self._tell(version)
 
-    def _tell(self, version: Version) -> None:
+    def _tell(self, version: ModelVersion) -> None:
         for told in self._listeners:
             told(version)
 
 
-def _is_in(version: Version, state: State) -> float:
+def _is_in(version: ModelVersion, state: State) -> float:
     return float(version.state is state)
 
 
-def _in_flight(version: Version) -> float:
+def _in_flight(version: ModelVersion) -> float:
     return float(version.traffic.in_flight)

@@ -17,16 +17,16 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.store import Board
+from service.control.store import DocumentStore
 from service.errors import InsufficientMemory, RequeryError, StaleRevision
 from service.resilience.backoff import Backoff
 from service.versions.loader import Loader
-from service.versions.registry import Versions
-from service.versions.version import State, Version
+from service.versions.registry import VersionRegistry
+from service.versions.version import ModelVersion, State
 
 _log = structlog.get_logger(component="roster")
 
-Find = Callable[[str], Awaitable[Version]]
+Find = Callable[[str], Awaitable[ModelVersion]]
 
 DOCUMENT = "roster"
 SCHEMA = 1
@@ -34,7 +34,7 @@ _TRIES = 5
 """How often an edit starts again because someone else changed the document meanwhile."""
 
 
-class RosterMetrics:
+class ReconcilerMetrics:
     """How far this replica is from what it should have loaded.
 
     Args:
@@ -53,11 +53,11 @@ class RosterMetrics:
         self._missing.set_function(missing)
 
 
-class Roster:
+class Reconciler:
     """Lets operators say which versions are loaded, and keeps this replica to it.
 
     Args:
-        document: from :func:`roster_document`.
+        document: from :func:`desired_versions_document`.
         versions: what this replica knows.
         loader: loads and unloads.
         metrics: where it is shown how far this replica is.
@@ -71,9 +71,9 @@ class Roster:
         self,
         *,
         document: Document[frozenset[str]],
-        versions: Versions,
+        versions: VersionRegistry,
         loader: Loader,
-        metrics: RosterMetrics,
+        metrics: ReconcilerMetrics,
         find: Find | None = None,
         backoff: Backoff | None = None,
         poll_s: float = 1.0,
@@ -102,7 +102,7 @@ class Roster:
         """Names of the versions that this replica should have loaded, known to it or not."""
         return self._document.value | self._loader.in_use() | self._asked
 
-    async def ensure(self, name: str, *, author: str) -> Version:
+    async def ensure(self, name: str, *, author: str) -> ModelVersion:
         """Start loading a version here, and have all replicas do so, now and after a restart.
 
         Args:
@@ -128,7 +128,7 @@ class Roster:
             self.nudge()
         return version
 
-    async def remove(self, name: str, *, author: str) -> Version | None:
+    async def remove(self, name: str, *, author: str) -> ModelVersion | None:
         """Start unloading a version here, and have all replicas do so.
 
         Args:
@@ -180,7 +180,7 @@ class Roster:
             if idle and self._backoff.due(version.name) and self._try(version):
                 return
 
-    def _try(self, version: Version) -> bool:
+    def _try(self, version: ModelVersion) -> bool:
         """Begin to load a version; whether that is under way now."""
         try:
             self._loader.begin_load(version.name)
@@ -191,7 +191,7 @@ class Roster:
             return False
         return True
 
-    def _in_order(self, wanted: frozenset[str]) -> Iterable[Version]:
+    def _in_order(self, wanted: frozenset[str]) -> Iterable[ModelVersion]:
         """Known versions among ``wanted``, those that requests wait for first."""
         default = self._versions.default.name
         used = self._loader.in_use()
@@ -227,7 +227,7 @@ class Roster:
             else:
                 self._told.pop(name, None)
 
-    def _changed(self, version: Version) -> None:
+    def _changed(self, version: ModelVersion) -> None:
         if version.state is State.FAILED:
             self._backoff.failed(version.name)
         else:
@@ -254,8 +254,8 @@ class Roster:
                 return
 
 
-def roster_document(
-    board: Board, *, initial: Iterable[str], metrics: ControlMetrics
+def desired_versions_document(
+    board: DocumentStore, *, initial: Iterable[str], metrics: ControlMetrics
 ) -> Document[frozenset[str]]:
     """The document ``roster``.
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import structlog
 
 from service.errors import UnknownVersion, VersionNotLoaded
-from service.versions.version import EngineFactory, OnTokens, State, Version
+from service.versions.version import EngineFactory, ModelVersion, OnTokens, State
 
-__all__ = ["EngineFactory", "OnTokens", "State", "Version", "Versions"]
+__all__ = ["EngineFactory", "ModelVersion", "OnTokens", "State", "VersionRegistry"]
 
 _log = structlog.get_logger(component="versions")
 
@@ -25,7 +25,7 @@ _WHY_NOT: Mapping[State, str] = {
 """By state other than ready."""
 
 
-class Versions:
+class VersionRegistry:
     """All known versions by name, and which one is the default.
 
     Args:
@@ -36,7 +36,7 @@ class Versions:
         UnknownVersion: ``default`` is not among ``versions``.
     """
 
-    def __init__(self, versions: Iterable[Version], *, default: str) -> None:
+    def __init__(self, versions: Iterable[ModelVersion], *, default: str) -> None:
         self._versions = {v.name: v for v in versions}
         if default not in self._versions:
             known = ", ".join(sorted(self._versions)) or "none"
@@ -45,9 +45,9 @@ class Versions:
             )
         self._default = self._versions[default]
         self._wanted = default
-        self._watchers: list[Callable[[Version], None]] = []
+        self._watchers: list[Callable[[ModelVersion], None]] = []
 
-    def __iter__(self) -> Iterator[Version]:
+    def __iter__(self) -> Iterator[ModelVersion]:
         """Known versions by name."""
         return iter(sorted(self._versions.values(), key=lambda v: v.name))
 
@@ -56,7 +56,7 @@ class Versions:
         return name in self._versions
 
     @property
-    def default(self) -> Version:
+    def default(self) -> ModelVersion:
         """The version that serves requests that name no other, in whatever state it is."""
         return self._default
 
@@ -65,7 +65,7 @@ class Versions:
         """Name of the version that is to be the default: another one until that is ready."""
         return self._wanted
 
-    def add(self, version: Version) -> Version:
+    def add(self, version: ModelVersion) -> ModelVersion:
         """Know one more version, which has come into the store.
 
         Returns:
@@ -77,7 +77,7 @@ class Versions:
                 told(version)
         return known
 
-    def watch(self, told: Callable[[Version], None]) -> None:
+    def watch(self, told: Callable[[ModelVersion], None]) -> None:
         """Call ``told`` with each version: those known now, and those to come."""
         self._watchers.append(told)
         for version in self:
@@ -87,7 +87,7 @@ class Versions:
         """Names of the versions that requests can be sent to: ready, and not dead."""
         return frozenset(v.name for v in self._versions.values() if v.up)
 
-    def get(self, name: str) -> Version:
+    def get(self, name: str) -> ModelVersion:
         """The version of that name, in whatever state it is.
 
         Raises:
@@ -100,7 +100,7 @@ class Versions:
             )
         return version
 
-    def serving(self, name: str) -> Version:
+    def serving(self, name: str) -> ModelVersion:
         """The version of that name, if it may be routed to.
 
         The default always may, and so may one whose engine is being replaced: meanwhile their
@@ -115,7 +115,7 @@ class Versions:
             return version
         raise VersionNotLoaded(f"version {version.name} {_WHY_NOT[version.state]}")
 
-    def route(self, pin: str | None) -> Version:
+    def route(self, pin: str | None) -> ModelVersion:
         """The version that serves a request: the pinned one, else the default.
 
         Raises:
@@ -162,7 +162,7 @@ class Versions:
             if isinstance(outcome, Exception):
                 _log.error("engine_not_closed", exc_info=outcome)
 
-    def _adopt(self, version: Version) -> None:
+    def _adopt(self, version: ModelVersion) -> None:
         if version is not self._default:
             _log.info("default_changed", version=version.name, before=self._default.name)
             self._default = version

@@ -42,8 +42,8 @@ from service.errors import RequeryError
 from service.resilience.backoff import Backoff
 from service.resilience.circuit_breaker import BreakerMetrics
 from service.resilience.circuit_breaker import State as BreakerState
-from service.versions.registry import Versions
-from service.versions.version import State, Version
+from service.versions.registry import VersionRegistry
+from service.versions.version import ModelVersion, State
 
 _log = structlog.get_logger(component="supervisor")
 
@@ -86,7 +86,7 @@ class SupervisorMetrics:
             buckets=_OUTAGE_BUCKETS_S,
         )
 
-    def watch(self, versions: Versions) -> None:
+    def watch(self, versions: VersionRegistry) -> None:
         """Show every version from the start, and read suspicion at every scrape."""
         versions.watch(self._watch)
 
@@ -98,7 +98,7 @@ class SupervisorMetrics:
         """A version is ready again, after so many seconds."""
         self._outage.labels(version).observe(seconds)
 
-    def _watch(self, version: Version) -> None:
+    def _watch(self, version: ModelVersion) -> None:
         self._suspected.labels(version.name).set_function(partial(_suspected, version))
         self._outage.labels(version.name)
         for reason in REASONS:
@@ -175,7 +175,7 @@ class Supervisor:
     def __init__(
         self,
         *,
-        versions: Versions,
+        versions: VersionRegistry,
         loader: Replaces,
         wanted: Callable[[], Collection[str]],
         metrics: SupervisorMetrics,
@@ -220,7 +220,7 @@ class Supervisor:
             except Exception:  # noqa: BLE001 - the other versions need their supervisor
                 _log.exception("engine_not_supervised", version=version.name)
 
-    def _look_at(self, version: Version, watch: _Watch) -> None:
+    def _look_at(self, version: ModelVersion, watch: _Watch) -> None:
         if version.state in (State.AVAILABLE, State.DRAINING):
             self._forget(version, watch)
             return
@@ -241,7 +241,7 @@ class Supervisor:
         else:
             self._show(version, watch, "half_open" if version.suspected else "closed")
 
-    def _forget(self, version: Version, watch: _Watch) -> None:
+    def _forget(self, version: ModelVersion, watch: _Watch) -> None:
         """It was unloaded on purpose: what was lost is nobody's loss any more."""
         watch.stop_probe()
         if watch.breaker is not None:
@@ -249,7 +249,7 @@ class Supervisor:
         fresh = self._watches[version.name] = _Watch()
         fresh.breaker = watch.breaker
 
-    def _show(self, version: Version, watch: _Watch, state: BreakerState) -> None:
+    def _show(self, version: ModelVersion, watch: _Watch, state: BreakerState) -> None:
         before, watch.breaker = watch.breaker, state
         if self._breakers is None or state == before:
             return
@@ -259,7 +259,7 @@ class Supervisor:
         if before is not None or state != "closed":
             self._breakers.moved(name, state)
 
-    def _diagnose(self, version: Version, watch: _Watch, engine: Engine) -> Reason | None:
+    def _diagnose(self, version: ModelVersion, watch: _Watch, engine: Engine) -> Reason | None:
         """Why the engine must be replaced; suspects it, and clears it, on the way."""
         if engine is not watch.engine:
             watch.meet(engine)
@@ -287,7 +287,7 @@ class Supervisor:
             _log.info("engine_cleared", version=version.name)
         return "hung" if watch.silent_s >= self._stall_s else None
 
-    def _probe(self, version: Version, watch: _Watch, engine: Engine) -> None:
+    def _probe(self, version: ModelVersion, watch: _Watch, engine: Engine) -> None:
         """Give a suspected engine something to clear itself with."""
         if watch.probe is None:
             watch.probe = asyncio.create_task(_answers(engine), name=f"probe-{version.name}")
@@ -300,7 +300,7 @@ class Supervisor:
                 outstanding=engine.outstanding,
             )
 
-    def _lost(self, version: Version, watch: _Watch, reason: Reason) -> None:
+    def _lost(self, version: ModelVersion, watch: _Watch, reason: Reason) -> None:
         watch.lost, watch.lost_at = reason, self._clock() - watch.silent_s
         if watch.up_s < self._steady_s:
             self._backoff.failed(version.name)
@@ -310,7 +310,7 @@ class Supervisor:
             "engine_lost", version=version.name, reason=reason, in_flight=version.traffic.in_flight
         )
 
-    def _replace(self, version: Version, reason: Reason) -> None:
+    def _replace(self, version: ModelVersion, reason: Reason) -> None:
         """Begin to replace the engine, if it is wanted and its time has come."""
         name = version.name
         if name not in self._wanted() or self._loader.busy(name) or not self._backoff.due(name):
@@ -323,7 +323,7 @@ class Supervisor:
         else:
             self._metrics.restarted(name, reason)
 
-    def _back(self, version: Version, watch: _Watch) -> None:
+    def _back(self, version: ModelVersion, watch: _Watch) -> None:
         seconds = self._clock() - watch.lost_at
         self._metrics.back(version.name, seconds)
         _log.info("engine_back", version=version.name, reason=watch.lost, seconds=round(seconds, 3))
@@ -340,5 +340,5 @@ async def _answers(engine: Engine) -> bool:
     return True
 
 
-def _suspected(version: Version) -> float:
+def _suspected(version: ModelVersion) -> float:
     return float(version.suspected)

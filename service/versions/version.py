@@ -20,7 +20,7 @@ from service.errors import (
     RequeryError,
 )
 from service.filtering.filters import CandidateFilter
-from service.versions.in_flight import Traffic
+from service.versions.in_flight import InFlightTracker
 
 _log = structlog.get_logger(component="versions")
 
@@ -54,7 +54,7 @@ class State(StrEnum):
     """Could not be loaded; :attr:`Version.reason` says why."""
 
 
-class Version:
+class ModelVersion:
     """One model version as the pipeline uses it.
 
     Its life cycle (:meth:`load`, :meth:`unload`) is run by
@@ -76,7 +76,7 @@ class Version:
         """Why it failed, fit to be shown to anybody."""
         self.failure: BaseException | None = None
         """The same in full, for the operator of this process."""
-        self.traffic = Traffic()
+        self.traffic = InFlightTracker()
         self.doubted = False
         """Whether the supervisor has its doubts about the engine, other than :attr:`failing`."""
         self._engine: Engine | None = None
@@ -139,7 +139,7 @@ class Version:
             )
         return engine
 
-    def serving(self) -> Traffic:
+    def serving(self) -> InFlightTracker:
         """A context manager that keeps the version from being unloaded under a request.
 
         Enter it in the same turn of the event loop in which the version was routed to.

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
-from service.versions.version import Version
+from service.versions.version import ModelVersion
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.http_server import listening
 from tests.support.versions import Engines, make_manifest
@@ -110,8 +110,9 @@ def _maker(engines: Engines) -> Any:
     async def make(settings: Settings) -> FastAPI:
         await asyncio.sleep(0)
         versions = [
-            Version(make_manifest(name, description=text)) for name, text in DESCRIPTIONS.items()
+            ModelVersion(make_manifest(name, description=text))
+            for name, text in DESCRIPTIONS.items()
         ]
-        return create_app(settings, Supplies(versions=versions, engines=engines))
+        return create_app(settings, RuntimeDependencies(versions=versions, engines=engines))
 
     return make

@@ -18,7 +18,7 @@ import pytest
 
 from model_store.errors import CannotWrite
 from model_store.materialise import is_materialised, materialise, materialised_dir
-from model_store.store import FolderSource, Store, Version
+from model_store.store import FolderSource, Store, StoredVersion
 from service.cache.keys import cache_key
 from tests.chaos.small_disk import SmallDisk
 from tests.chaos.traffic import numbered
@@ -39,7 +39,7 @@ def mount(tmp_path: Path) -> Path:
     return folder
 
 
-def refused(version: Version, cache: Path) -> None:
+def refused(version: StoredVersion, cache: Path) -> None:
     """Materialising must fail for want of room, and leave nothing."""
     with pytest.raises(CannotWrite, match="no space left to write in"):
         materialise(version, cache)

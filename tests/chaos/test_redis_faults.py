@@ -13,7 +13,7 @@ import pytest
 
 from service.cache.keys import cache_key
 from service.filtering.candidates import Generation, Scored
-from service.versions.registry import Version
+from service.versions.registry import ModelVersion
 from tests.chaos.proxy import (
     BlackHole,
     Corrupt,
@@ -96,7 +96,7 @@ async def replica(serve: Serve, port: int, **options: Any) -> Service:
     """A replica that knows test-1, its default, and other-1."""
     return await serve(
         ScriptedEngine(),
-        more_versions=(Version(make_manifest("other-1")),),
+        more_versions=(ModelVersion(make_manifest("other-1")),),
         more_engines=Engines(),
         redis_url=f"redis://127.0.0.1:{port}/0",
         **(BUDGETS | options),

@@ -15,7 +15,7 @@ from structlog.processors import format_exc_info
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from service.versions.version import Version
+from service.versions.version import ModelVersion
 from tests.contract.wire import JSON, Answer, Sent, exchange
 from tests.support.engine import ScriptedEngine
 from tests.support.service import serving
@@ -159,10 +159,10 @@ def running(*, admin_key: str | None = None, **options: Any) -> Iterator[Subject
                 async with serving() as serve:
                     service = await serve(
                         ScriptedEngine(default=_CANDIDATES),
-                        more_versions=(Version(make_manifest(SECOND)),),
+                        more_versions=(ModelVersion(make_manifest(SECOND)),),
                         **options,
                     )
-                    started.set_result(service.app.factory)
+                    started.set_result(service.app)
                     await stop.wait()
             except BaseException as error:
                 if not started.done():

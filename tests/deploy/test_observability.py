@@ -12,9 +12,9 @@ import yaml
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.app.components import Parts, assemble
+from service.app.components import Components, build_components
 from service.server.connection import HttpMetrics
-from service.telemetry.fast_metrics import Counts, Distributions
+from service.telemetry.fast_metrics import FastCounters, FastHistograms
 from tests.deploy.observability import (
     DASHBOARDS,
     FOLDER,
@@ -61,16 +61,16 @@ def known() -> dict[str, Metric]:
     return found
 
 
-async def _answered() -> tuple[Parts, str]:
+async def _answered() -> tuple[Components, str]:
     """The parts of a service that has answered a query, and its metrics."""
-    made: list[Parts] = []
+    made: list[Components] = []
 
-    def keep(*given: Any) -> Parts:
-        made.append(assemble(*given))
+    def keep(*given: Any) -> Components:
+        made.append(build_components(*given))
         return made[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.app.factory.assemble", keep)
+        patch.setattr("service.app.factory.build_components", keep)
         async with serving() as serve:
             service = await serve(redis_url=f"redis://127.0.0.1:{free_port()}")
             for _ in range(2):  # from the engine, then from memory
@@ -79,7 +79,7 @@ async def _answered() -> tuple[Parts, str]:
     return made[0], text
 
 
-OURS = (Counts, Distributions)
+OURS = (FastCounters, FastHistograms)
 
 
 def _declared(*registries: CollectorRegistry) -> dict[str, Metric]:

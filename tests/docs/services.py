@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.security.api_keys import entry, new_key
-from service.versions.version import Version
+from service.versions.version import ModelVersion
 from tests.docs.shell import environment
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.http_server import Listening, listening
@@ -62,15 +62,16 @@ cat "${shown[@]}" "$n/body"
 def document() -> dict[str, Any]:
     """The OpenAPI document of the service."""
     app = create_app(
-        Settings(default_version="grpo-4"), Supplies(versions=_versions(), engines=Engines())
+        Settings(default_version="grpo-4"),
+        RuntimeDependencies(versions=_versions(), engines=Engines()),
     )
     found: dict[str, Any] = app.openapi()
     return found
 
 
-def _versions() -> list[Version]:
+def _versions() -> list[ModelVersion]:
     # One rewrite unless asked for more, which keeps the pages short.
-    return [Version(make_manifest(name, filter={"max_rewrites": 1})) for name in VERSIONS]
+    return [ModelVersion(make_manifest(name, filter={"max_rewrites": 1})) for name in VERSIONS]
 
 
 @dataclass
@@ -165,7 +166,7 @@ async def _serve(
 
     async def make(settings: Settings) -> FastAPI:
         engines = Engines(grpo_4=engine, grpo_1=_engine(), old_1=_engine())
-        return create_app(settings, Supplies(versions=_versions(), engines=engines))
+        return create_app(settings, RuntimeDependencies(versions=_versions(), engines=engines))
 
     # No example may depend on how fast the machine is.
     patient = {"engine_stall_s": 3600.0, "default_deadline_ms": 30_000}

@@ -18,9 +18,9 @@ from service.api.middleware import RequestContextMiddleware
 from service.api.routing import ControlApi
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.redis_store import AUDIT_KEY, CHANNEL, KEY_PREFIX, RedisBoard
+from service.control.redis_store import AUDIT_KEY, CHANNEL, KEY_PREFIX, RedisDocumentStore
 from service.control.store import AUDIT_ENTRIES
-from service.errors import BoardUnavailable, NewerSchema, StaleRevision
+from service.errors import DocumentStoreUnavailable, NewerSchema, StaleRevision
 from service.pipeline.metrics import Metrics
 from service.redis.client import connect
 from service.routing.document import Routing
@@ -41,7 +41,7 @@ class Replica:
     def __init__(self, url: str, **options: Any) -> None:
         self.registry = CollectorRegistry()
         metrics = ControlMetrics(self.registry)
-        self.board = RedisBoard(
+        self.board = RedisDocumentStore(
             connect(url, max_connections=4, timeout_s=10.0),
             metrics,
             **({"budget_s": 10.0} | options),
@@ -226,7 +226,7 @@ async def test_a_redis_that_was_killed_and_comes_back_is_followed_again(
     await one.put("before", expected=0)
     await until(lambda: two.salt == "before")
     outage(server)
-    with pytest.raises(BoardUnavailable):
+    with pytest.raises(DocumentStoreUnavailable):
         await one.put("lost", expected=1)
     await until(lambda: two.metric("requery_control_board_up") == 0)
     assert (one.salt, two.salt) == ("before", "before")
@@ -268,9 +268,9 @@ async def test_a_redis_that_hangs_is_given_up_and_followed_again(
     await until(lambda: hasty.salt == "before")
     server.freeze()
     try:
-        with pytest.raises(BoardUnavailable):
+        with pytest.raises(DocumentStoreUnavailable):
             await hasty.put("x", expected=1)
-        with pytest.raises(BoardUnavailable):
+        with pytest.raises(DocumentStoreUnavailable):
             await hasty.routing.update(
                 lambda now: now, expected=None, action="routing.kill", author="ada"
             )
@@ -374,7 +374,7 @@ async def test_a_document_of_another_kind_of_key_does_no_harm(
         client.lpush(KEY, "x")
     await until(lambda: one.metric("requery_control_board_up") == 0)
     assert one.salt == "x"
-    with pytest.raises(BoardUnavailable):
+    with pytest.raises(DocumentStoreUnavailable):
         await one.put("y")
     with server.client() as client:
         client.delete(KEY)

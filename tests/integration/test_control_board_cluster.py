@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.redis_store import CHANNEL, RedisBoard
+from service.control.redis_store import CHANNEL, RedisDocumentStore
 from service.errors import StaleRevision
 from service.redis.client import connect
 from service.routing.exposures import Exposure, StreamSink
@@ -51,10 +51,10 @@ def listeners(cluster: RedisCluster) -> int:
 
 async def replica(
     stack: AsyncExitStack, url: str, **options: Any
-) -> tuple[RedisBoard, dict[str, Document[dict[str, Any]]]]:
+) -> tuple[RedisDocumentStore, dict[str, Document[dict[str, Any]]]]:
     metrics = ControlMetrics(CollectorRegistry())
     client = connect(url, max_connections=8, timeout_s=BUDGET_S)
-    board = RedisBoard(client, metrics, budget_s=BUDGET_S, **options)
+    board = RedisDocumentStore(client, metrics, budget_s=BUDGET_S, **options)
     documents: dict[str, Document[dict[str, Any]]] = {
         name: Document(
             board, name, schema=1, parse=dict[str, Any], initial={}, dump=dict, metrics=metrics

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.redis_store import RedisBoard
-from service.errors import BoardUnavailable, StaleRevision
+from service.control.redis_store import RedisDocumentStore
+from service.errors import DocumentStoreUnavailable, StaleRevision
 from service.redis.client import connect
 from tests.support.redis_sentinel import SERVICE, RedisSentinel
 
@@ -43,7 +43,7 @@ async def until(holds: Callable[[], bool]) -> None:
 async def replica(stack: AsyncExitStack, url: str) -> Document[Body]:
     """The document of a process that follows the board."""
     metrics = ControlMetrics(CollectorRegistry())
-    board = RedisBoard(
+    board = RedisDocumentStore(
         connect(url, max_connections=8, timeout_s=BUDGET_S), metrics, budget_s=BUDGET_S
     )
     document: Document[Body] = Document(
@@ -65,7 +65,7 @@ async def put(document: Document[Body], value: str) -> None:
     while document.value != {"v": value}:
         try:
             await document.replace({"v": value}, expected=None, action="put", author="ada")
-        except (BoardUnavailable, StaleRevision):
+        except (DocumentStoreUnavailable, StaleRevision):
             await asyncio.sleep(0.1)
 
 

@@ -22,9 +22,9 @@ from service.engine.protocol import Candidate
 from service.engine.vllm import VllmEngine
 from service.versions.loader import Loader, LoaderMetrics
 from service.versions.memory_budget import MemoryBudget
-from service.versions.registry import Versions
+from service.versions.registry import VersionRegistry
 from service.versions.supervisor import Supervisor, SupervisorMetrics
-from service.versions.version import OnTokens, Version
+from service.versions.version import ModelVersion, OnTokens
 from tests.support.waiting import until
 
 pytestmark = [
@@ -44,12 +44,12 @@ class Supervised:
         self.files = 0
         """Files open with one engine running."""
         self.registry = CollectorRegistry()
-        self.version = Version(manifest)
+        self.version = ModelVersion(manifest)
 
         async def make(manifest: Manifest, on_tokens: OnTokens) -> VllmEngine:
             return load_engine(manifest, folder, on_tokens=on_tokens)
 
-        versions = Versions([self.version], default=manifest.name)
+        versions = VersionRegistry([self.version], default=manifest.name)
         self.loader = Loader(
             versions=versions,
             engines=make,

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from model_store.base import find_base
 from model_store.materialise import is_materialised, load_prompt_format
-from model_store.store import FolderSource, Store, Version
+from model_store.store import FolderSource, Store, StoredVersion
 from tests.support.model_versions import EMBEDDING_ROWS, PROMPT_IDS, write_real_version
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 class Made:
     """A version that two processes were asked for at the same time."""
 
-    version: Version
+    version: StoredVersion
     cache: Path
     source: Path
     answers: list[dict[str, Any]]

@@ -24,7 +24,7 @@ from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import EngineFiller
 from service.precompute.journal import Result
 from service.redis.client import connect
-from service.versions.version import Version
+from service.versions.version import ModelVersion
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.model_versions import write_full_version
 from tests.support.redis_server import RedisServer
@@ -198,7 +198,7 @@ async def precomputed(
         metrics=CacheMetrics(CollectorRegistry()),
     )
     filler = EngineFiller(
-        Version(make_manifest()), engine, redis, lifetimes=lifetimes, bound_s=60, concurrency=4
+        ModelVersion(make_manifest()), engine, redis, lifetimes=lifetimes, bound_s=60, concurrency=4
     )
     try:
         return [outcome.result for outcome in await filler.fill(queries)]

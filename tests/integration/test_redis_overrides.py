@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.control.metrics import ControlMetrics
-from service.control.redis_store import RedisBoard
+from service.control.redis_store import RedisDocumentStore
 from service.overrides.live import Override
 from service.redis.client import connect
 from tests.support.overrides import World, block, pin, term
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.integration
 async def process(server: RedisServer) -> AsyncIterator[World]:
     """What one service process has; it follows the board until the block ends."""
     client = connect(server.url, max_connections=4, timeout_s=10)
-    board = RedisBoard(client, ControlMetrics(CollectorRegistry()), budget_s=10)
+    board = RedisDocumentStore(client, ControlMetrics(CollectorRegistry()), budget_s=10)
     world = World(board=board)
     following = asyncio.create_task(board.run())
     await world.document.refresh()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from service.versions.registry import Version
+from service.versions.registry import ModelVersion
 from tests.support.engine import ScriptedEngine
 from tests.support.redis_server import RedisServer
 from tests.support.service import Serve, Service, serving
@@ -30,7 +30,7 @@ async def replica(serve: Serve, server: RedisServer, **options: Any) -> Service:
     """A replica that knows test-1, its default, and other-1."""
     return await serve(
         ScriptedEngine(default=(("test stake", 0.98),)),
-        more_versions=(Version(make_manifest("other-1")),),
+        more_versions=(ModelVersion(make_manifest("other-1")),),
         more_engines=Engines(),
         redis_url=server.url,
         **GENEROUS,

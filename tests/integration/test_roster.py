@@ -9,8 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.control.metrics import ControlMetrics
-from service.control.redis_store import RedisBoard
-from service.errors import BoardUnavailable
+from service.control.redis_store import RedisDocumentStore
+from service.errors import DocumentStoreUnavailable
 from service.redis.client import connect
 from service.versions.version import State
 from tests.support.fleet import Fleet
@@ -30,7 +30,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 def replica(server: RedisServer) -> Fleet:
     client = connect(server.url, max_connections=4, timeout_s=10.0)
-    board = RedisBoard(client, ControlMetrics(CollectorRegistry()), budget_s=10.0)
+    board = RedisDocumentStore(client, ControlMetrics(CollectorRegistry()), budget_s=10.0)
     return Fleet(board=board)
 
 
@@ -54,9 +54,9 @@ async def test_without_redis_nothing_is_loaded_that_other_replicas_would_not_hea
         await one.roster.ensure("b", author="ada")
         await until(lambda: one.engines.running == ["a", "b"])
         server.stop()
-        with pytest.raises(BoardUnavailable):
+        with pytest.raises(DocumentStoreUnavailable):
             await one.roster.ensure("c", author="ada")
         await until(lambda: one["c"].state is State.AVAILABLE)
-        with pytest.raises(BoardUnavailable):
+        with pytest.raises(DocumentStoreUnavailable):
             await one.roster.remove("b", author="ada")
         assert one.engines.running == ["a", "b"]

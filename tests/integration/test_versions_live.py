@@ -17,7 +17,7 @@ from model_store.manifest import DecodingSpec, Manifest, WeightsSpec
 from model_store.store import FolderSource, Store, pack_version
 from service.config.settings import Settings
 from service.control.metrics import ControlMetrics
-from service.control.store import LocalBoard
+from service.control.store import LocalDocumentStore
 from service.errors import InsufficientMemory, VersionInUse, VersionNotLoaded
 from service.versions.from_store import (
     engine_factory,
@@ -27,9 +27,9 @@ from service.versions.from_store import (
 )
 from service.versions.loader import Loader, LoaderMetrics
 from service.versions.memory_budget import MemoryBudget
-from service.versions.reconciler import Roster, RosterMetrics, roster_document
-from service.versions.registry import Versions
-from service.versions.version import State, Version
+from service.versions.reconciler import Reconciler, ReconcilerMetrics, desired_versions_document
+from service.versions.registry import VersionRegistry
+from service.versions.version import ModelVersion, State
 from tests.integration.conftest import START_SECONDS
 from tests.support.waiting import until
 
@@ -54,7 +54,7 @@ class Replica:
         manifests = [store.get(name).manifest for name in TEMPERATURES]
         # Room for two engines and a half.
         self.memory = MemoryBudget(int(2.5 * max(map(estimate, manifests))), estimate)
-        self.versions = Versions(known_versions(store, settings), default="one-1")
+        self.versions = VersionRegistry(known_versions(store, settings), default="one-1")
         registry = CollectorRegistry()
         self.loader = Loader(
             versions=self.versions,
@@ -65,14 +65,14 @@ class Replica:
             warm_queries=settings.warm_up(),
             load_timeout_s=START_SECONDS,
         )
-        self.board = LocalBoard()
-        self.roster = Roster(
-            document=roster_document(
+        self.board = LocalDocumentStore()
+        self.roster = Reconciler(
+            document=desired_versions_document(
                 self.board, initial=["one-1"], metrics=ControlMetrics(registry)
             ),
             versions=self.versions,
             loader=self.loader,
-            metrics=RosterMetrics(registry),
+            metrics=ReconcilerMetrics(registry),
             find=version_finder(store, settings),
         )
 
@@ -186,7 +186,7 @@ async def test_two_versions_side_by_side_within_the_budget(replica: Replica) -> 
     assert await replica.ask("three-1") == 1
 
 
-async def serve_until_loaded(replica: Replica, loading: Version) -> list[int]:
+async def serve_until_loaded(replica: Replica, loading: ModelVersion) -> list[int]:
     """Candidates of each request to the first version while another is being loaded."""
     served = []
     while loading.loading:

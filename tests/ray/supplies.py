@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 from model_store.manifest import Manifest
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.config.settings import Settings
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Candidate, Engine
-from service.versions.version import OnTokens, Version
+from service.versions.version import ModelVersion, OnTokens
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import make_manifest
 
@@ -62,7 +62,7 @@ class NotingEngine(ScriptedEngine):
             file.write(f"{what}: {query}\n")
 
 
-async def scripted(_settings: Settings) -> Supplies:
+async def scripted(_settings: Settings) -> RuntimeDependencies:
     """One version, whose engines need no model."""
     notes = Path(os.environ["RAY_TEST_NOTES"])
 
@@ -71,4 +71,4 @@ async def scripted(_settings: Settings) -> Supplies:
         engine.on_tokens = on_tokens
         return engine
 
-    return Supplies(versions=[Version(make_manifest(VERSION))], engines=make)
+    return RuntimeDependencies(versions=[ModelVersion(make_manifest(VERSION))], engines=make)

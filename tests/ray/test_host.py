@@ -14,7 +14,7 @@ from service.engine.protocol import Engine
 from service.ray import host as module
 from service.ray.host import EngineHost, with_beats
 from service.ray.wire import Item, Refusal, Tagged
-from service.versions.version import OnTokens, Version
+from service.versions.version import ModelVersion, OnTokens
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import make_manifest
 from tests.support.waiting import until
@@ -28,7 +28,7 @@ class Hosted:
         self.left = 0
         options = {"warm_queries": ";"} | settings
         self.host = EngineHost(
-            Version(make_manifest()),
+            ModelVersion(make_manifest()),
             self._make,
             Settings(**options),  # type: ignore[arg-type]
             leave=self._leave,

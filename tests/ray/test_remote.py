@@ -14,7 +14,7 @@ from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Engine
 from service.ray import remote as module
 from service.ray.remote import RemoteEngine
-from service.versions.version import OnTokens, Version
+from service.versions.version import ModelVersion, OnTokens
 from tests.ray.handles import FakeHandle, ReplicaDied
 from tests.ray.test_host import Hosted, started
 from tests.support.engine import ScriptedEngine
@@ -193,5 +193,5 @@ def _far(far: Far) -> dict[str, Any]:
     async def make(_manifest: Manifest, on_tokens: OnTokens) -> Engine:
         return RemoteEngine(far.handle, far.handle.count, name="e", on_tokens=on_tokens)
 
-    version = Version(make_manifest("far-1"))
+    version = ModelVersion(make_manifest("far-1"))
     return {"more_versions": (version,), "more_engines": make, "default_version": "far-1"}

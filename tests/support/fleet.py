@@ -10,13 +10,13 @@ from prometheus_client import CollectorRegistry
 
 from model_store.manifest import Manifest
 from service.control.metrics import ControlMetrics
-from service.control.store import Board, LocalBoard
+from service.control.store import DocumentStore, LocalDocumentStore
 from service.resilience.backoff import Backoff
 from service.versions.loader import Loader, LoaderMetrics
 from service.versions.memory_budget import MemoryBudget
-from service.versions.reconciler import Roster, RosterMetrics, roster_document
-from service.versions.registry import Versions
-from service.versions.version import Version
+from service.versions.reconciler import Reconciler, ReconcilerMetrics, desired_versions_document
+from service.versions.registry import VersionRegistry
+from service.versions.version import ModelVersion
 from tests.support.versions import Engines, make_manifest
 
 MIB = 2**20
@@ -49,7 +49,7 @@ class Fleet:
         *,
         engines: Engines | None = None,
         budget: MemoryBudget | None = None,
-        board: Board | None = None,
+        board: DocumentStore | None = None,
         names: Iterable[str] = "abc",
         store: Iterable[str] | None = None,
         drain_timeout_s: float = 60.0,
@@ -57,8 +57,10 @@ class Fleet:
     ) -> None:
         self.registry = CollectorRegistry()
         self.engines = engines or Engines()
-        self.board = board or LocalBoard()
-        self.versions = Versions([Version(make_manifest(n)) for n in names], default="a")
+        self.board = board or LocalDocumentStore()
+        self.versions = VersionRegistry(
+            [ModelVersion(make_manifest(n)) for n in names], default="a"
+        )
         self.memory = budget or memory(None)
         self.used: set[str] = set()
         """Names that the routing document uses."""
@@ -75,20 +77,20 @@ class Fleet:
             drain_timeout_s=drain_timeout_s,
             used=lambda: self.used,
         )
-        self.document = roster_document(
+        self.document = desired_versions_document(
             self.board, initial=["a"], metrics=ControlMetrics(self.registry)
         )
-        self.roster = Roster(
+        self.roster = Reconciler(
             document=self.document,
             versions=self.versions,
             loader=self.loader,
-            metrics=RosterMetrics(self.registry),
+            metrics=ReconcilerMetrics(self.registry),
             find=self._finder(),
             backoff=Backoff(first_retry_s, 3600.0),
             poll_s=0.01,
         )
 
-    def __getitem__(self, name: str) -> Version:
+    def __getitem__(self, name: str) -> ModelVersion:
         return self.versions.get(name)
 
     @property
@@ -117,17 +119,17 @@ class Fleet:
             await self.loader.close()
             await self.board.close()
 
-    def _finder(self) -> Callable[[str], Awaitable[Version]] | None:
+    def _finder(self) -> Callable[[str], Awaitable[ModelVersion]] | None:
         store = self.store
         if store is None:
             return None
 
-        async def find(name: str) -> Version:
+        async def find(name: str) -> ModelVersion:
             from service.errors import UnknownVersion
 
             await asyncio.sleep(0)
             if name not in store:
                 raise UnknownVersion(f"version {name} is not in the model store")
-            return Version(make_manifest(name))
+            return ModelVersion(make_manifest(name))
 
         return find

@@ -13,14 +13,14 @@ import uvicorn
 from fastapi import FastAPI
 
 from model_store.manifest import Manifest
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.server.connection import Connection, HttpState, Limits
 from service.server.graceful import Server
 from service.server.startup import Front
-from service.versions.version import OnTokens, Version
+from service.versions.version import ModelVersion, OnTokens
 from tests.support.engine import ScriptedEngine
 from tests.support.raw_http import RawResponse, get
 from tests.support.versions import make_manifest
@@ -140,7 +140,7 @@ async def listening(
         return scripted
 
     async def real(settings: Settings) -> FastAPI:
-        supplies = Supplies(versions=[Version(make_manifest())], engines=engines)
+        supplies = RuntimeDependencies(versions=[ModelVersion(make_manifest())], engines=engines)
         return create_app(settings, supplies)
 
     settings = Settings(

@@ -9,8 +9,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from service.control.metrics import ControlMetrics
-from service.control.store import Board, LocalBoard
-from service.overrides.editor import OverrideDesk
+from service.control.store import DocumentStore, LocalDocumentStore
+from service.overrides.editor import OverrideEditor
 from service.overrides.entries import Entry, read_entry
 from service.overrides.file import OverridesFile
 from service.overrides.live import Overrides, overrides_document
@@ -44,10 +44,10 @@ def entry(content: dict[str, Any]) -> Entry:
 class World:
     """The parts, as one process has them."""
 
-    def __init__(self, *, board: Board | None = None, file: Path | None = None) -> None:
+    def __init__(self, *, board: DocumentStore | None = None, file: Path | None = None) -> None:
         self.time = NOW
         self.registry = CollectorRegistry()
-        self.board = board or LocalBoard()
+        self.board = board or LocalDocumentStore()
         self.document = overrides_document(self.board, ControlMetrics(CollectorRegistry()))
         metrics = OverrideMetrics(self.registry)
         self.file = None
@@ -57,7 +57,7 @@ class World:
         self.live = Overrides(
             self.document, file=self.file, metrics=metrics, clock=lambda: self.time
         )
-        self.desk = OverrideDesk(self.document, self.live)
+        self.desk = OverrideEditor(self.document, self.live)
 
     async def add(self, content: dict[str, Any]) -> str:
         """The id."""

@@ -19,12 +19,12 @@ import os
 from collections.abc import AsyncIterator, Sequence
 
 from model_store.manifest import Manifest
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
 from service.server.command import run
 from service.telemetry.logging import configure_logging
-from service.versions.version import OnTokens, Version
+from service.versions.version import ModelVersion, OnTokens
 from tests.support.engine import ScriptedEngine, candidates
 from tests.support.versions import make_manifest
 
@@ -101,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         engine.on_tokens = on_tokens
         return engine
 
-    async def supply(_settings: Settings) -> Supplies:
-        return Supplies(versions=[Version(make_manifest())], engines=make)
+    async def supply(_settings: Settings) -> RuntimeDependencies:
+        return RuntimeDependencies(versions=[ModelVersion(make_manifest())], engines=make)
 
     run(settings, supply)
 

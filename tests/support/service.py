@@ -13,11 +13,11 @@ from asgi_lifespan import LifespanManager
 from fastapi import FastAPI
 
 from model_store.manifest import Manifest
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.protocol import Engine
-from service.versions.registry import OnTokens, Version
+from service.versions.registry import ModelVersion, OnTokens
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest
 
@@ -86,7 +86,7 @@ async def serving() -> AsyncIterator[Serve]:
         async def start(
             engine: ScriptedEngine | None = None,
             *,
-            more_versions: tuple[Version, ...] = (),
+            more_versions: tuple[ModelVersion, ...] = (),
             more_engines: Engines | None = None,
             ready: bool = True,
             on_load_failure: Callable[[Exception], None] | None = None,
@@ -104,7 +104,9 @@ async def serving() -> AsyncIterator[Serve]:
 
             app = create_app(
                 Settings(**(_DEFAULTS | options)),
-                Supplies(versions=[Version(make_manifest()), *more_versions], engines=factory),
+                RuntimeDependencies(
+                    versions=[ModelVersion(make_manifest()), *more_versions], engines=factory
+                ),
                 on_load_failure=on_load_failure,
             )
             await stack.enter_async_context(

@@ -28,7 +28,7 @@ from typing import Any
 from tqdm import tqdm
 
 from model_store.manifest import FilterSpec
-from model_store.store import Version
+from model_store.store import StoredVersion
 from service.filtering.candidates import Scored
 from service.filtering.filters import CandidateFilter
 from training.data.dataset import Split
@@ -249,7 +249,7 @@ def tag_pairs(
 
 
 async def _run(
-    version: Version, queries: Sequence[str], pairs: Sequence[tuple[str, str]]
+    version: StoredVersion, queries: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, list[Scored]], list[float]]:
     candidates: dict[str, list[Scored]] = {}
     scores: list[float] = []
@@ -272,7 +272,9 @@ class Drawn:
     scores: list[float]
 
 
-def draw_version(world: World, parts: Split, queries: Sequence[str], version: Version) -> Drawn:
+def draw_version(
+    world: World, parts: Split, queries: Sequence[str], version: StoredVersion
+) -> Drawn:
     """Run a version's engine over ``queries``: all candidates, and tags of mined pairs.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model_store.base import find_base
-from model_store.store import Version, default_cache_dir
+from model_store.store import StoredVersion, default_cache_dir
 from service.filtering.candidates import Scored
 from training.data.dataset import Split, split
 from training.data.pairs import World
@@ -117,7 +117,7 @@ class Bench:
         self._world, self._exam, self._folder = world, exam, drawn
         self.first = FirstResults(world, score, FIRST) if score else None
 
-    def measure(self, version: Version) -> Measured:
+    def measure(self, version: StoredVersion) -> Measured:
         """Draw from a version, unless that was kept, and look up what it did.
 
         Raises:
@@ -138,7 +138,7 @@ class Bench:
         )
         return Measured(manifest.name, manifest.digest, drawn, rows)
 
-    def _draw(self, version: Version) -> Drawn:
+    def _draw(self, version: StoredVersion) -> Drawn:
         exam = self._exam
         if self._folder is None:
             return draw_version(self._world, exam.parts, exam.queries, version)
@@ -155,7 +155,7 @@ class Bench:
         return drawn
 
 
-def prompted_rewriter(version: Version, exam: Exam, folder: Path | None) -> Rewriter:
+def prompted_rewriter(version: StoredVersion, exam: Exam, folder: Path | None) -> Rewriter:
     """The untrained base of a version, asked by examples, behind the version's own filters.
 
     It gives no tags: every rewrite counts as relevant.
@@ -188,7 +188,7 @@ def prompted_rewriter(version: Version, exam: Exam, folder: Path | None) -> Rewr
     return filtered(kept, spec, brands_of(version), fold_case=manifest.prompt.fold_case)
 
 
-def brands_of(version: Version) -> list[str]:
+def brands_of(version: StoredVersion) -> list[str]:
     """The brands that a version's rewrites must keep."""
     name = version.manifest.filter.brands_file
     if name is None:

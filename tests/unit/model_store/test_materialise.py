@@ -24,7 +24,7 @@ from model_store.materialise import (
     materialised_dir,
 )
 from model_store.merge import check_adapter
-from model_store.store import FolderSource, Store, Version
+from model_store.store import FolderSource, Store, StoredVersion
 from tests.support.model_versions import (
     PROMPT,
     real_base,
@@ -39,7 +39,7 @@ def cache(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def version(tmp_path: Path, cache: Path) -> Version:
+def version(tmp_path: Path, cache: Path) -> StoredVersion:
     write_full_version(tmp_path / "source" / "full-1")
     return Store([FolderSource(tmp_path / "source")], cache).get("full-1")
 
@@ -50,7 +50,7 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     built: list[str] = []
     build = module._build
 
-    def counted(version: Version, out: Path, cache_dir: Path) -> None:
+    def counted(version: StoredVersion, out: Path, cache_dir: Path) -> None:
         built.append(version.name)
         build(version, out, cache_dir)
 
@@ -62,7 +62,7 @@ def nothing_but(folder: Path, *names: str) -> bool:
     return sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
-def test_the_folder_holds_the_model_and_a_record(version: Version, cache: Path) -> None:
+def test_the_folder_holds_the_model_and_a_record(version: StoredVersion, cache: Path) -> None:
     folder = materialise(version, cache)
     assert folder == materialised_dir(version, cache)
     names = {name for name, _ in files_under(folder)}
@@ -73,7 +73,9 @@ def test_the_folder_holds_the_model_and_a_record(version: Version, cache: Path) 
     assert nothing_but(folder.parent, folder.name, f"{folder.name}.lock")
 
 
-def test_the_second_time_only_checks(version: Version, cache: Path, builds: list[str]) -> None:
+def test_the_second_time_only_checks(
+    version: StoredVersion, cache: Path, builds: list[str]
+) -> None:
     materialise(version, cache)
     materialise(version, cache)
     assert builds == ["full-1"]
@@ -122,7 +124,7 @@ def damage_layout(folder: Path) -> None:
     ],
 )
 def test_a_damaged_folder_is_made_again(
-    version: Version, cache: Path, builds: list[str], damage: Any
+    version: StoredVersion, cache: Path, builds: list[str], damage: Any
 ) -> None:
     folder = materialise(version, cache)
     damage(folder)
@@ -133,7 +135,7 @@ def test_a_damaged_folder_is_made_again(
     assert nothing_but(folder.parent, folder.name, f"{folder.name}.lock")
 
 
-def test_what_a_killed_process_left_is_cleared_away(version: Version, cache: Path) -> None:
+def test_what_a_killed_process_left_is_cleared_away(version: StoredVersion, cache: Path) -> None:
     target = materialised_dir(version, cache)
     leftover = target.with_name(f".tmp-{target.name}-dead")
     leftover.mkdir(parents=True)
@@ -142,13 +144,17 @@ def test_what_a_killed_process_left_is_cleared_away(version: Version, cache: Pat
     assert nothing_but(target.parent, target.name, f"{target.name}.lock")
 
 
-def test_two_versions_do_not_share_a_folder(tmp_path: Path, version: Version, cache: Path) -> None:
+def test_two_versions_do_not_share_a_folder(
+    tmp_path: Path, version: StoredVersion, cache: Path
+) -> None:
     write_full_version(tmp_path / "source" / "full-2", seed=1)
     other = Store([FolderSource(tmp_path / "source")], cache).get("full-2")
     assert materialise(other, cache) != materialise(version, cache)
 
 
-def test_a_damaged_version_is_refused_and_leaves_nothing(version: Version, cache: Path) -> None:
+def test_a_damaged_version_is_refused_and_leaves_nothing(
+    version: StoredVersion, cache: Path
+) -> None:
     folder = version.source.folder(version.name, version.manifest, cache)
     (folder / "config.json").write_text("{}")
     with pytest.raises(DigestMismatch, match=r"config\.json"):
@@ -165,7 +171,7 @@ def test_a_missing_base_is_named(tmp_path: Path, cache: Path) -> None:
 
 
 def test_a_full_disk_is_said_and_leaves_nothing(
-    version: Version, cache: Path, monkeypatch: pytest.MonkeyPatch
+    version: StoredVersion, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -178,7 +184,7 @@ def test_a_full_disk_is_said_and_leaves_nothing(
     assert nothing_but(target.parent, f"{target.name}.lock")
 
 
-def test_a_cache_that_is_a_file_is_said(version: Version, tmp_path: Path) -> None:
+def test_a_cache_that_is_a_file_is_said(version: StoredVersion, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CannotWrite, match="cannot write"):
         materialise(version, tmp_path / "file")
@@ -198,13 +204,13 @@ def test_a_missing_prompt_token_is_found_before_anything_is_served(
     assert not materialised_dir(version, cache).exists()
 
 
-def test_the_prompt_format_comes_from_the_folder(version: Version, cache: Path) -> None:
+def test_the_prompt_format_comes_from_the_folder(version: StoredVersion, cache: Path) -> None:
     prompt_format = load_prompt_format(materialise(version, cache), version.manifest)
     assert prompt_format.spec == PROMPT
     assert prompt_format.decode(prompt_format.encode("steel stake")) == "steel stake"
 
 
-def test_a_folder_without_a_tokenizer(version: Version, tmp_path: Path) -> None:
+def test_a_folder_without_a_tokenizer(version: StoredVersion, tmp_path: Path) -> None:
     with pytest.raises(InvalidVersion, match="cannot read the tokenizer"):
         load_prompt_format(tmp_path, version.manifest)
 
@@ -233,7 +239,7 @@ print(json.dumps({"folder": str(folder), "built": len(built), "whole": whole}))
 
 
 def test_processes_that_ask_at_once_make_it_once(
-    version: Version, tmp_path: Path, cache: Path
+    version: StoredVersion, tmp_path: Path, cache: Path
 ) -> None:
     go = tmp_path / "go"
     command = [sys.executable, "-c", ASK, str(tmp_path / "source"), str(cache), str(go)]
@@ -252,7 +258,7 @@ def test_processes_that_ask_at_once_make_it_once(
 
 
 def test_a_process_that_is_killed_does_not_block_the_next(
-    version: Version, tmp_path: Path, cache: Path
+    version: StoredVersion, tmp_path: Path, cache: Path
 ) -> None:
     go = tmp_path / "go"
     go.touch()
@@ -318,7 +324,7 @@ class TestMergeFailures:
     """What the merging process says, or fails to say, becomes one clear error."""
 
     @pytest.fixture
-    def adapter_version(self, tmp_path: Path, cache: Path) -> Version:
+    def adapter_version(self, tmp_path: Path, cache: Path) -> StoredVersion:
         write_stub_version(tmp_path / "source" / "one", base=real_base())
         return Store([FolderSource(tmp_path / "source")], cache).get("one")
 
@@ -341,7 +347,7 @@ class TestMergeFailures:
     )
     def test_it_is_told(
         self,
-        adapter_version: Version,
+        adapter_version: StoredVersion,
         cache: Path,
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,

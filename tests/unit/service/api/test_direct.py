@@ -75,6 +75,6 @@ async def test_a_path_under_a_root_is_fastapis(service: Service) -> None:
         "type": "http", "method": "GET", "path": "/under/livez", "root_path": "/under",
         "headers": [], "query_string": b"", "http_version": "1.1", "client": None,
     }  # fmt: skip
-    await service.app.factory(scope, receive, send)
+    await service.app(scope, receive, send)
     assert seen == ["http.response.start", "http.response.body"]
     assert await service.metric("requery_http_responses_total", route="/livez", code="200") >= 1

@@ -131,7 +131,7 @@ class Caller:
             "root_path": "", "headers": [(k.lower(), v) for k, v in request.headers.raw],
             "client": ("127.0.0.1", 1), "server": ("test", 80),
         }  # fmt: skip
-        self.task = asyncio.ensure_future(service.app.factory(scope, self._receive, self._send))
+        self.task = asyncio.ensure_future(service.app(scope, self._receive, self._send))
 
     async def _receive(self) -> Message:
         if not self._sent:

@@ -9,7 +9,7 @@ import pytest
 from service.api.operator_schemas import VersionsResponse
 from service.api.schemas import RelevanceResponse, RewriteResponse
 from service.errors import EngineUnavailable, QueryTooLong
-from service.versions.registry import Version
+from service.versions.registry import ModelVersion
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service
 from tests.support.versions import make_manifest
@@ -196,7 +196,7 @@ async def test_a_query_with_too_many_tokens_is_refused(serve: Serve) -> None:
 
 
 async def test_versions_are_pinned_unknown_or_not_loaded(serve: Serve) -> None:
-    service = await serve(more_versions=(Version(make_manifest("other-2")),))
+    service = await serve(more_versions=(ModelVersion(make_manifest("other-2")),))
     pinned = await service.rewrite("steele stake", model_version="test-1")
     assert pinned["model_version"] == "test-1"
     for name, code, kind in (

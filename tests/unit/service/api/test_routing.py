@@ -22,8 +22,8 @@ from service.api.routing import ControlApi
 from service.api.schemas import Problem
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.store import Absent, LocalBoard, Stored
-from service.errors import BoardUnavailable, UnknownVersion
+from service.control.store import Absent, LocalDocumentStore, Stored
+from service.errors import DocumentStoreUnavailable, UnknownVersion
 from service.pipeline.metrics import Metrics
 from service.routing.document import Kill, Routing
 from service.routing.router import Router
@@ -50,7 +50,7 @@ class Known:
         return self.ready
 
 
-class Board(LocalBoard):
+class Board(LocalDocumentStore):
     """Can be down or hang, and can be changed by others."""
 
     down = False
@@ -58,24 +58,24 @@ class Board(LocalBoard):
 
     async def read(self, name: str) -> Stored | None:
         if self.down:
-            raise BoardUnavailable("Redis does not answer")
+            raise DocumentStoreUnavailable("Redis does not answer")
         return await super().read(name)
 
     async def write(self, *args: Any, **kwargs: Any) -> Stored:
         if self.down:
-            raise BoardUnavailable("Redis does not answer")
+            raise DocumentStoreUnavailable("Redis does not answer")
         return await super().write(*args, **kwargs)
 
     async def note(self, entry: Mapping[str, Any]) -> None:
         if self.hangs:
             await asyncio.Event().wait()
         if self.down:
-            raise BoardUnavailable("Redis does not answer")
+            raise DocumentStoreUnavailable("Redis does not answer")
         await super().note(entry)
 
     async def notes(self, limit: int) -> list[dict[str, Any]]:
         if self.down:
-            raise BoardUnavailable("Redis does not answer")
+            raise DocumentStoreUnavailable("Redis does not answer")
         return await super().notes(limit)
 
     def elsewhere(self, stored: Stored, *, told: bool = False) -> None:

@@ -13,7 +13,7 @@ from redis.exceptions import NoPermissionError
 
 from service.cache import batched_reads as lookups
 from service.cache.batched_reads import MOST, Lookups, one_message
-from service.redis.bounded import Patience
+from service.redis.bounded import BoundedCommands
 from service.redis.client import connect, disconnect
 from tests.support.tiers import FakeRedis, Tiers, generation
 from tests.support.waiting import turns, until
@@ -27,7 +27,7 @@ class Server:
         self.fault: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.patience = Patience(4)
+        self.patience = BoundedCommands(4)
         self.lookups = Lookups(self.fetch, self.patience)
 
     async def fetch(self, keys: Sequence[str]) -> Sequence[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.cache.keys import cache_key, prefix_of, version_prefix
-from service.cache.purge_log import Forgotten
+from service.cache.purge_log import PurgeLog
 from service.cache.tiered import TieredCache
 from tests.support.tiers import Tiers, generation
 
@@ -21,7 +21,7 @@ async def seen(cache: TieredCache, key: str) -> str | None:
 
 
 def test_only_what_is_purged_later_counts() -> None:
-    forgotten = Forgotten()
+    forgotten = PurgeLog()
     forgotten.note(["a"])
     moment = forgotten.moment
     forgotten.note(["b"])
@@ -34,7 +34,7 @@ def test_only_what_is_purged_later_counts() -> None:
 
 
 def test_what_was_begun_before_a_purge_that_is_no_longer_known_counts_as_purged() -> None:
-    forgotten = Forgotten(remembered=2)
+    forgotten = PurgeLog(remembered=2)
     before = forgotten.moment
     for key in "abc":
         forgotten.note([key])

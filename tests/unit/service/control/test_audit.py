@@ -8,8 +8,8 @@ import pytest
 import structlog
 
 from service.control.audit import MAX_BYTES, Change, difference, note
-from service.control.store import LocalBoard
-from service.errors import BoardUnavailable
+from service.control.store import LocalDocumentStore
+from service.errors import DocumentStoreUnavailable
 
 CHANGE = Change(
     document="doc",
@@ -48,7 +48,7 @@ def test_a_change_too_long_for_the_trail_is_left_out_with_its_size() -> None:
 
 
 async def test_a_change_is_told_in_the_log_and_noted_on_the_board() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     with structlog.testing.capture_logs() as lines:
         await note(board, CHANGE)
     (noted,) = await board.notes(10)
@@ -60,14 +60,14 @@ async def test_a_change_is_told_in_the_log_and_noted_on_the_board() -> None:
     assert lines == [{"event": "audit", "log_level": "info", "component": "audit", **noted}]
 
 
-class Silent(LocalBoard):
+class Silent(LocalDocumentStore):
     """A board that hangs, or says that it is down."""
 
     down = False
 
     async def note(self, entry: Mapping[str, Any]) -> None:
         if self.down:
-            raise BoardUnavailable("Redis does not answer")
+            raise DocumentStoreUnavailable("Redis does not answer")
         await asyncio.Event().wait()
 
 

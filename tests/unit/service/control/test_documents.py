@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
-from service.control.store import AUDIT_ENTRIES, Absent, LocalBoard, Stored
-from service.errors import BoardUnavailable, NewerSchema, StaleRevision, UnreadableDocument
+from service.control.store import AUDIT_ENTRIES, Absent, LocalDocumentStore, Stored
+from service.errors import DocumentStoreUnavailable, NewerSchema, StaleRevision, UnreadableDocument
 
 
 def parse(body: dict[str, Any]) -> int:
@@ -24,7 +24,7 @@ def parse(body: dict[str, Any]) -> int:
     return int(body["n"])
 
 
-class Flaky(LocalBoard):
+class Flaky(LocalDocumentStore):
     """A board that can be told to fail."""
 
     def __init__(self) -> None:
@@ -136,7 +136,7 @@ async def test_every_change_is_noted_with_what_it_changed(world: World) -> None:
 
 
 async def test_the_audit_trail_is_bounded_and_newest_first() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     for i in range(AUDIT_ENTRIES + 5):
         await board.note({"i": i})
     found = await board.notes(AUDIT_ENTRIES + 5)
@@ -147,7 +147,7 @@ async def test_the_audit_trail_is_bounded_and_newest_first() -> None:
 async def test_a_change_stands_although_it_could_not_be_noted(world: World) -> None:
     class Deaf(Flaky):
         async def note(self, entry: Mapping[str, Any]) -> None:
-            raise BoardUnavailable("no answer")
+            raise DocumentStoreUnavailable("no answer")
 
     metrics = ControlMetrics(CollectorRegistry())
     document = Document(
@@ -232,10 +232,10 @@ async def test_a_document_that_disappears_leaves_its_last_value_in_force(world: 
 
 async def test_while_the_board_is_down_the_last_value_stays_in_force(world: World) -> None:
     await world.document.replace(5, expected=0, action="set", author="ada")
-    world.board.fault = BoardUnavailable("down")
+    world.board.fault = DocumentStoreUnavailable("down")
     await world.document.refresh()
     assert (world.document.value, world.document.revision) == (5, 1)
-    with pytest.raises(BoardUnavailable) as caught:
+    with pytest.raises(DocumentStoreUnavailable) as caught:
         await world.document.replace(6, expected=1, action="set", author="ada")
     assert caught.value.headers == {"Retry-After": "1"}
     assert world.document.value == 5
@@ -293,12 +293,12 @@ async def test_an_update_gives_up_after_a_few_tries(world: World) -> None:
         world.board.show(Stored(2, next(revision), {"n": 0}))
 
     world.board.before_write = interfere
-    with pytest.raises(BoardUnavailable, match="many at once"):
+    with pytest.raises(DocumentStoreUnavailable, match="many at once"):
         await world.document.update(lambda n: n + 1, expected=None, action="add", author="ada")
 
 
 async def test_nobody_changes_what_is_stored_by_changing_what_was_given() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     body = {"list": [1]}
     stored = await board.write("doc", body, schema=1, expected=0)
     body["list"].append(2)
@@ -308,14 +308,14 @@ async def test_nobody_changes_what_is_stored_by_changing_what_was_given() -> Non
 async def test_a_change_on_a_board_that_is_down_costs_one_question(world: World) -> None:
     await world.document.replace(5, expected=0, action="set", author="ada")
     world.board.asked.clear()
-    world.board.fault = BoardUnavailable("Redis does not answer")
+    world.board.fault = DocumentStoreUnavailable("Redis does not answer")
     for expected in (None, 1):
-        with pytest.raises(BoardUnavailable):
+        with pytest.raises(DocumentStoreUnavailable):
             await world.document.update(
                 lambda n: n + 1, expected=expected, action="set", author="ada"
             )
     assert world.board.asked == ["read", "read"]
-    with pytest.raises(BoardUnavailable):
+    with pytest.raises(DocumentStoreUnavailable):
         await world.document.reread()
     await world.document.refresh()
     assert world.document.value == 5

@@ -13,10 +13,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from service.control.metrics import ControlMetrics
-from service.control.redis_store import KEY_PREFIX, RedisBoard
+from service.control.redis_store import KEY_PREFIX, RedisDocumentStore
 from service.control.store import Absent, Stored
-from service.errors import BoardUnavailable
-from service.redis.bounded import Patience
+from service.errors import DocumentStoreUnavailable
+from service.redis.bounded import BoundedCommands
 from tests.support.waiting import turns, until
 
 
@@ -80,9 +80,9 @@ class Client:
 
 def open_board(
     client: Client, *, budget_s: float = 60.0
-) -> tuple[RedisBoard, list[Stored | Absent]]:
+) -> tuple[RedisDocumentStore, list[Stored | Absent]]:
     metrics = ControlMetrics(CollectorRegistry())
-    board = RedisBoard(client, metrics, budget_s=budget_s, poll_s=0.001)  # type: ignore[arg-type]
+    board = RedisDocumentStore(client, metrics, budget_s=budget_s, poll_s=0.001)  # type: ignore[arg-type]
     told: list[Stored | Absent] = []
     board.subscribe("doc", told.append)
     return board, told
@@ -170,7 +170,7 @@ async def test_a_server_that_is_no_longer_the_master_is_left() -> None:
         "ERR Error running script: @user_script: 8: -READONLY You can't write against a replica."
     )
     board, _ = open_board(client)
-    with pytest.raises(BoardUnavailable, match="may have been made"):
+    with pytest.raises(DocumentStoreUnavailable, match="may have been made"):
         await board.write("doc", {"a": 1}, schema=1, expected=0)
     assert client.disconnected == 1
 
@@ -180,9 +180,9 @@ async def test_a_server_that_hangs_is_given_up_although_the_client_hears_no_canc
     client.swallows = True
     client.gate.clear()
     board, told = open_board(client, budget_s=0.01)
-    with pytest.raises(BoardUnavailable):
+    with pytest.raises(DocumentStoreUnavailable):
         await board.read("doc")
-    with pytest.raises(BoardUnavailable):
+    with pytest.raises(DocumentStoreUnavailable):
         await board.write("doc", {"a": 1}, schema=1, expected=None)
     assert told == []
     client.gate.set()
@@ -195,7 +195,7 @@ async def test_a_queue_before_a_server_that_hangs_is_given_up_as_a_whole() -> No
     client.gate.clear()
     board, _ = open_board(client, budget_s=0.05)
     given_up = await asyncio.gather(*(board.read("doc") for _ in range(10)), return_exceptions=True)
-    assert all(isinstance(one, BoardUnavailable) for one in given_up)
+    assert all(isinstance(one, DocumentStoreUnavailable) for one in given_up)
     # One after the other they would have waited ten times as long.
     assert client.looks <= 3
     client.gate.set()
@@ -205,19 +205,19 @@ async def test_who_asks_a_server_that_is_down_waits_half_as_long_and_who_follows
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     budgets: list[float] = []
-    run = Patience.run
+    run = BoundedCommands.run
 
-    async def noted(self: Patience, command: Any, budget_s: float) -> Any:
+    async def noted(self: BoundedCommands, command: Any, budget_s: float) -> Any:
         budgets.append(budget_s)
         return await run(self, command, budget_s)
 
-    monkeypatch.setattr(Patience, "run", noted)
+    monkeypatch.setattr(BoundedCommands, "run", noted)
     client = Client()
     board, _ = open_board(client, budget_s=60.0)
     await board.read("doc")
     client.look_fault = RedisConnectionError("gone")
     for _ in range(2):
-        with pytest.raises(BoardUnavailable):
+        with pytest.raises(DocumentStoreUnavailable):
             await board.read("doc")
     assert budgets == [60, 60, 30]
     budgets.clear()
@@ -240,7 +240,7 @@ async def test_a_server_that_comes_and_goes_is_told_of_once_a_minute() -> None:
         await board.read("doc")
         for _ in range(5):
             client.look_fault = RedisConnectionError("gone")
-            with pytest.raises(BoardUnavailable):
+            with pytest.raises(DocumentStoreUnavailable):
                 await board.read("doc")
             client.look_fault = None
             await board.read("doc")

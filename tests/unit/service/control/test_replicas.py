@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.versions.registry import Version
+from service.versions.registry import ModelVersion
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service, serving
 from tests.support.versions import Engines, make_manifest
@@ -26,7 +26,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 async def two(serve: Serve, **options: Any) -> Service:
     """A service with test-1 as its default, and other-1 loaded."""
-    service = await serve(more_versions=(Version(make_manifest("other-1")),), **options)
+    service = await serve(more_versions=(ModelVersion(make_manifest("other-1")),), **options)
     response = await service.client.post("/versions/other-1/load?wait=true")
     assert response.status_code == 200, response.text
     return service
@@ -53,7 +53,7 @@ async def test_the_default_changes_under_way_without_a_cold_answer(serve: Serve)
 
 
 async def test_a_version_that_is_not_ready_gets_no_requests(serve: Serve) -> None:
-    service = await serve(more_versions=(Version(make_manifest("other-1")),))
+    service = await serve(more_versions=(ModelVersion(make_manifest("other-1")),))
     problem = await plan(service, 409, default="other-1")
     assert "other-1" in problem["detail"]
     problem = await plan(service, 409, weights={"test-1": 0.5, "other-1": 0.5})

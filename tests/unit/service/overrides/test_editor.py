@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.errors import (
-    BoardUnavailable,
+    DocumentStoreUnavailable,
     InvalidRequest,
     OverrideConflict,
     StaleRevision,
@@ -191,9 +191,9 @@ async def test_a_change_that_is_not_written_is_not_in_force(
     world = World()
 
     async def down(*_: object, **__: object) -> None:
-        raise BoardUnavailable("down")
+        raise DocumentStoreUnavailable("down")
 
     monkeypatch.setattr(world.board, "write", down)
-    with pytest.raises(BoardUnavailable):
+    with pytest.raises(DocumentStoreUnavailable):
         await world.add(block("a"))
     assert world.live.of("a") is None

@@ -9,15 +9,15 @@ import pytest
 from service.errors import InvalidQuery, RequeryError
 from service.filtering.candidates import Selection
 from service.pipeline.batch import Batches, Done
-from service.pipeline.rewriter import Answer, Ask
+from service.pipeline.rewriter import Answer, RewriteParams
 from service.resilience.deadline import Deadline
 from service.telemetry.stopwatch import Stopwatch
 
 NEVER = 60_000
 
 
-def ask(query: str, *, ms: float = NEVER) -> Ask:
-    return Ask(query, Deadline.after(ms))
+def ask(query: str, *, ms: float = NEVER) -> RewriteParams:
+    return RewriteParams(query, Deadline.after(ms))
 
 
 def answer(query: str) -> Answer:
@@ -41,7 +41,7 @@ class Pipeline:
             self._moved.clear()
             await self._moved.wait()
 
-    async def rewrite(self, asked: Ask, watch: Stopwatch) -> Answer:
+    async def rewrite(self, asked: RewriteParams, watch: Stopwatch) -> Answer:
         if not asked.may_generate:
             return answer(asked.query)
         self.begun.append(asked.query)

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from service.filtering.candidates import Selection
 from service.pipeline.goodput import GRACE_S, Goodput
-from service.pipeline.rewriter import Answer, Ask, Status
+from service.pipeline.rewriter import Answer, RewriteParams, Status
 from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline
 from service.routing.router import Assignment
@@ -19,7 +19,7 @@ NAME = "requery_answers_total"
 
 def answered(registry: CollectorRegistry, status: Status, *, left_ms: float) -> None:
     """Count a shopper's answer of this status, so long before its deadline."""
-    ask = Ask("stake", Deadline.after(left_ms))
+    ask = RewriteParams("stake", Deadline.after(left_ms))
     answer = Answer("stake", "a", Selection((), ()), status, "none")
     goodput = Goodput(registry)
     goodput.watch("a")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from service.engine.protocol import Candidate
-from service.errors import CallerLeft, Overloaded
-from service.pipeline.single_flight import Coalescer, Flight
+from service.errors import ClientDisconnected, Overloaded
+from service.pipeline.single_flight import Flight, SingleFlight
 from tests.support.engine import ScriptedEngine
 
 FOREVER = 60.0
@@ -27,7 +27,7 @@ class Kept:
 
 
 async def test_one_flight_for_one_key_and_another_for_another() -> None:
-    engine, keep, flights = ScriptedEngine(), Kept(), Coalescer(bound_s=FOREVER)
+    engine, keep, flights = ScriptedEngine(), Kept(), SingleFlight(bound_s=FOREVER)
     first, leads = flights.join("a", lambda: engine.generate("a"), keep)
     again, leads_again = flights.join("a", lambda: engine.generate("a"), keep)
     other, leads_other = flights.join("b", lambda: engine.generate("b"), keep)
@@ -43,7 +43,7 @@ async def test_one_flight_for_one_key_and_another_for_another() -> None:
 
 
 async def test_one_who_gives_up_or_is_cancelled_leaves_the_flight_alone() -> None:
-    engine, keep, flights = ScriptedEngine(held=True), Kept(), Coalescer(bound_s=FOREVER)
+    engine, keep, flights = ScriptedEngine(held=True), Kept(), SingleFlight(bound_s=FOREVER)
     flight, _ = flights.join("a", lambda: engine.generate("a"), keep)
     waiting = asyncio.create_task(flight.wait(FOREVER))
     await engine.reached_hold.wait()
@@ -60,7 +60,7 @@ async def test_one_who_gives_up_or_is_cancelled_leaves_the_flight_alone() -> Non
 
 
 async def test_a_flight_over_its_bound_ends_is_not_kept_and_lets_the_engine_go() -> None:
-    engine, keep, flights = ScriptedEngine(held=True), Kept(), Coalescer(bound_s=0.01)
+    engine, keep, flights = ScriptedEngine(held=True), Kept(), SingleFlight(bound_s=0.01)
     flight, _ = flights.join("a", lambda: engine.generate("a"), keep)
     await flight.wait(FOREVER)
     assert isinstance(flight.failure, TimeoutError)
@@ -72,7 +72,7 @@ async def test_a_flight_over_its_bound_ends_is_not_kept_and_lets_the_engine_go()
 
 async def test_a_fault_ends_the_flight_and_the_next_one_starts_afresh() -> None:
     fault = RuntimeError("broken")
-    engine, keep, flights = ScriptedEngine(fault=fault), Kept(), Coalescer(bound_s=FOREVER)
+    engine, keep, flights = ScriptedEngine(fault=fault), Kept(), SingleFlight(bound_s=FOREVER)
     flight, _ = flights.join("a", lambda: engine.generate("a"), keep)
     await flight.wait(FOREVER)
     assert flight.failure is fault
@@ -85,7 +85,7 @@ async def test_a_fault_ends_the_flight_and_the_next_one_starts_afresh() -> None:
 
 
 async def test_a_result_that_cannot_be_kept_is_still_given() -> None:
-    engine, flights = ScriptedEngine(), Coalescer(bound_s=FOREVER)
+    engine, flights = ScriptedEngine(), SingleFlight(bound_s=FOREVER)
     flight, _ = flights.join("a", lambda: engine.generate("a"), Kept(OSError("full")))
     await flight.wait(FOREVER)
     assert flight.complete
@@ -94,7 +94,7 @@ async def test_a_result_that_cannot_be_kept_is_still_given() -> None:
 
 
 async def test_closing_stops_flights_and_frees_those_who_wait() -> None:
-    engine, keep, flights = ScriptedEngine(held=True), Kept(), Coalescer(bound_s=FOREVER)
+    engine, keep, flights = ScriptedEngine(held=True), Kept(), SingleFlight(bound_s=FOREVER)
     flight, _ = flights.join("a", lambda: engine.generate("a"), keep)
     await engine.reached_hold.wait()
     await flights.close()
@@ -131,19 +131,21 @@ async def at_once() -> None:
 
 
 class TestPlaces:
-    def start(self, engine: ScriptedEngine, flights: Coalescer, place: Spot) -> tuple[Flight, Kept]:
+    def start(
+        self, engine: ScriptedEngine, flights: SingleFlight, place: Spot
+    ) -> tuple[Flight, Kept]:
         keep = Kept()
         flight, _ = flights.join("a", lambda: engine.generate("a"), keep, lambda: place)
         return flight, keep
 
     async def test_a_flight_that_completes_gives_its_place_back_whole(self) -> None:
-        place, flights = Spot(), Coalescer(bound_s=FOREVER)
+        place, flights = Spot(), SingleFlight(bound_s=FOREVER)
         flight, _ = self.start(ScriptedEngine(), flights, place)
         await flight.wait(FOREVER, never)
         assert place.told == ["wanted", True]
 
     async def test_a_refusal_begins_nothing(self) -> None:
-        engine, flights = ScriptedEngine(), Coalescer(bound_s=FOREVER)
+        engine, flights = ScriptedEngine(), SingleFlight(bound_s=FOREVER)
 
         def refuse() -> Spot:
             raise Overloaded("full")
@@ -154,7 +156,7 @@ class TestPlaces:
         assert "a" not in flights
 
     async def test_when_the_last_deadline_passes_it_goes_on_and_may_be_evicted(self) -> None:
-        engine, place, flights = ScriptedEngine(held=True), Spot(), Coalescer(bound_s=FOREVER)
+        engine, place, flights = ScriptedEngine(held=True), Spot(), SingleFlight(bound_s=FOREVER)
         flight, keep = self.start(engine, flights, place)
         await engine.reached_hold.wait()
         await flight.wait(0.001)
@@ -167,7 +169,7 @@ class TestPlaces:
         assert engine.closed_streams == 1
 
     async def test_who_comes_back_to_it_makes_it_wanted_again(self) -> None:
-        engine, place, flights = ScriptedEngine(held=True), Spot(), Coalescer(bound_s=FOREVER)
+        engine, place, flights = ScriptedEngine(held=True), Spot(), SingleFlight(bound_s=FOREVER)
         flight, _ = self.start(engine, flights, place)
         await flight.wait(0.001)
         waiting = asyncio.create_task(flight.wait(FOREVER))
@@ -177,21 +179,21 @@ class TestPlaces:
         assert place.told == ["wanted", "idle", "wanted", True]
 
     async def test_the_only_caller_hangs_up_and_it_ends(self) -> None:
-        engine, place, flights = ScriptedEngine(held=True), Spot(), Coalescer(bound_s=FOREVER)
+        engine, place, flights = ScriptedEngine(held=True), Spot(), SingleFlight(bound_s=FOREVER)
         flight, keep = self.start(engine, flights, place)
         await engine.reached_hold.wait()
-        with pytest.raises(CallerLeft):
+        with pytest.raises(ClientDisconnected):
             await flight.wait(FOREVER, at_once)
         await flights.settle()
         assert place.told == ["wanted", False]
         assert keep.kept == []
 
     async def test_one_caller_hangs_up_and_the_others_have_their_answer(self) -> None:
-        engine, place, flights = ScriptedEngine(held=True), Spot(), Coalescer(bound_s=FOREVER)
+        engine, place, flights = ScriptedEngine(held=True), Spot(), SingleFlight(bound_s=FOREVER)
         flight, keep = self.start(engine, flights, place)
         other = asyncio.create_task(flight.wait(FOREVER))
         await engine.reached_hold.wait()
-        with pytest.raises(CallerLeft):
+        with pytest.raises(ClientDisconnected):
             await flight.wait(FOREVER, at_once)
         engine.release()
         await other
@@ -200,7 +202,7 @@ class TestPlaces:
         assert len(keep.kept) == 1
 
     async def test_one_that_ends_before_its_first_step_gives_its_place_back_too(self) -> None:
-        place, flights = Spot(), Coalescer(bound_s=FOREVER)
+        place, flights = Spot(), SingleFlight(bound_s=FOREVER)
         flight, _ = self.start(ScriptedEngine(), flights, place)
         flight.nobody_waits()
         place.evict()

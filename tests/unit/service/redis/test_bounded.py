@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from service.redis.bounded import Patience
+from service.redis.bounded import BoundedCommands
 
 
 async def test_the_answer_or_the_fault_of_a_command_comes_through() -> None:
-    patience = Patience(1)
+    patience = BoundedCommands(1)
 
     async def answer() -> int:
         return 5
@@ -25,7 +25,7 @@ async def test_the_answer_or_the_fault_of_a_command_comes_through() -> None:
 
 
 async def test_who_waited_long_enough_leaves_and_the_command_goes_on() -> None:
-    patience = Patience(1)
+    patience = BoundedCommands(1)
     may_end, ended = asyncio.Event(), asyncio.Event()
     starts = 0
 
@@ -51,14 +51,14 @@ async def test_a_budget_that_is_spent_starts_nothing_that_is_waited_for() -> Non
     async def never() -> None:
         await asyncio.Event().wait()
 
-    patience = Patience(1)
+    patience = BoundedCommands(1)
     with pytest.raises(TimeoutError):
         await patience.run(never, 0)
     await patience.close()
 
 
 async def test_a_caller_who_is_cancelled_leaves_at_once_and_the_place_comes_free() -> None:
-    patience = Patience(1)
+    patience = BoundedCommands(1)
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def slow() -> None:
@@ -79,7 +79,7 @@ async def test_a_caller_who_is_cancelled_leaves_at_once_and_the_place_comes_free
 
 
 async def test_closing_ends_what_nobody_waits_for() -> None:
-    patience = Patience(2)
+    patience = BoundedCommands(2)
     stopped = 0
 
     async def never() -> None:
@@ -97,7 +97,7 @@ async def test_closing_ends_what_nobody_waits_for() -> None:
 
 
 async def test_who_still_waits_when_it_is_closed_is_told_as_if_time_were_up() -> None:
-    patience = Patience(1)
+    patience = BoundedCommands(1)
     begun = asyncio.Event()
 
     async def never() -> None:
@@ -112,7 +112,7 @@ async def test_who_still_waits_when_it_is_closed_is_told_as_if_time_were_up() ->
 
 
 async def test_a_fault_that_comes_too_late_is_nobodys_business() -> None:
-    patience = Patience(1)
+    patience = BoundedCommands(1)
     may_end = asyncio.Event()
     noise: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: noise.append(context))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from service.resilience.outage_log import Outage
+from service.resilience.outage_log import OutageLogThrottle
 
 
 class World:
     def __init__(self) -> None:
         self.now = 1000.0
-        self.outage = Outage(every_s=60, clock=lambda: self.now)
+        self.outage = OutageLogThrottle(every_s=60, clock=lambda: self.now)
 
 
 def test_a_loss_is_told_once_and_so_is_the_return() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.resilience.rate_limit import Buckets
+from service.resilience.rate_limit import RateLimiter
 
 
 class Clock:
@@ -23,7 +23,7 @@ def clock() -> Clock:
 
 
 def test_a_burst_and_then_as_many_as_flow_in(clock: Clock) -> None:
-    buckets = Buckets(per_s=10, burst=3, clock=clock)
+    buckets = RateLimiter(per_s=10, burst=3, clock=clock)
     assert [buckets.take("a") for _ in range(3)] == [0, 0, 0]
     assert buckets.take("a") == pytest.approx(0.1)
     clock.now += 0.05
@@ -35,12 +35,12 @@ def test_a_burst_and_then_as_many_as_flow_in(clock: Clock) -> None:
 
 
 def test_names_do_not_share(clock: Clock) -> None:
-    buckets = Buckets(per_s=1, burst=1, clock=clock)
+    buckets = RateLimiter(per_s=1, burst=1, clock=clock)
     assert [buckets.take(name) == 0 for name in "aabb"] == [True, False, True, False]
 
 
 def test_looking_takes_nothing(clock: Clock) -> None:
-    buckets = Buckets(per_s=2, burst=1, clock=clock)
+    buckets = RateLimiter(per_s=2, burst=1, clock=clock)
     assert [buckets.wait("a") for _ in range(3)] == [0, 0, 0]
     assert len(buckets) == 0
     buckets.take("a")
@@ -48,7 +48,7 @@ def test_looking_takes_nothing(clock: Clock) -> None:
 
 
 def test_only_so_many_are_kept_and_the_one_used_longest_ago_goes(clock: Clock) -> None:
-    buckets = Buckets(per_s=1, burst=1, most=3, clock=clock)
+    buckets = RateLimiter(per_s=1, burst=1, most=3, clock=clock)
     for name in "abc":
         buckets.take(name)
     assert buckets.take("a")  # refused, and used all the same
@@ -70,7 +70,7 @@ def test_no_more_get_through_than_the_burst_and_what_flowed_in(
     per_s: float, burst: int, steps: list[float]
 ) -> None:
     clock = Clock()
-    buckets = Buckets(per_s=per_s, burst=burst, clock=clock)
+    buckets = RateLimiter(per_s=per_s, burst=burst, clock=clock)
     taken = 0
     for step in steps:
         clock.now += step / per_s

@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 
 from service.config.settings import Settings
 from service.errors import Forbidden, TooManyRequests, Unauthorized
-from service.resilience.rate_limit import Buckets
+from service.resilience.rate_limit import RateLimiter
 from service.security.api_keys import digest_of, new_key
 from service.security.auth import (
     FAILURES_BURST,
@@ -287,7 +287,7 @@ class TestGuessing:
     def auth(file: Path, clock: Clock) -> Auth:
         ring = KeyRing(file=file, metrics=KeyMetrics(CollectorRegistry()))
         ring.load()
-        failures = Buckets(per_s=10, burst=20, clock=clock)
+        failures = RateLimiter(per_s=10, burst=20, clock=clock)
         return Auth(ring, AuthMetrics(CollectorRegistry()), failures=failures)
 
     @staticmethod
@@ -457,7 +457,7 @@ async def test_every_route_that_changes_state_refuses(
     guarded = [(m, p) for m, p, need in await routes(service) if need == "admin"]
     assert len(guarded) >= 13
     for number, (method, path) in enumerate(guarded):
-        async with caller(service.app.factory, number, key) as client:
+        async with caller(service.app, number, key) as client:
             response = await client.request(
                 method, path_of(path), json={"query": "a"}, headers={"if-match": "*"}
             )
@@ -465,7 +465,7 @@ async def test_every_route_that_changes_state_refuses(
         assert response.headers["content-type"] == "application/problem+json"
         assert key is None or key not in response.text
     assert await samples(service, KEYS["all"]) == {("admin", reason): len(guarded)}
-    async with caller(service.app.factory, 999, KEYS["ops"]) as ops:
+    async with caller(service.app, 999, KEYS["ops"]) as ops:
         entries = (await ops.get("/audit")).json()["entries"]
         assert not [entry for entry in entries if entry["author"] in KEYS]
 
@@ -476,7 +476,7 @@ async def test_every_other_route_needs_its_scope_too(serve: Serve, file: Path) -
     for number, (method, path, need) in enumerate(await routes(service)):
         if need == "admin":
             continue
-        async with caller(service.app.factory, number, None) as client:
+        async with caller(service.app, number, None) as client:
             body = BODIES.get(path, {"query": "a"})
             refused = await client.request(method, path, json=body)
             if need is None:

@@ -15,11 +15,11 @@ import httpx
 import pytest
 import structlog
 
-from service.app.components import Parts, Supplies, assemble
+from service.app.components import Components, RuntimeDependencies, build_components
 from service.config.settings import Settings
 from service.security.api_keys import digest_of, new_key
 from service.telemetry.logging import configure_logging
-from service.versions.registry import Version
+from service.versions.registry import ModelVersion
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service
 from tests.support.versions import Engines, make_manifest
@@ -103,7 +103,7 @@ async def test_no_key_and_no_password_gets_out(
     assert {r.status_code for r in answers} >= {200, 401, 403, 404}
     allowed = {"authorization": f"Bearer {ADMIN}"}
     # From elsewhere: too many wrong keys came from there.
-    transport = httpx.ASGITransport(app=service.app.factory, client=("10.0.0.1", 1))
+    transport = httpx.ASGITransport(app=service.app, client=("10.0.0.1", 1))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as operator:
         audit = await operator.get("/audit", headers=allowed)
         metrics = await operator.get("/metrics", headers=allowed)
@@ -195,13 +195,13 @@ def test_settings_do_not_show_secrets(keys_file: Path) -> None:
 async def test_the_application_keeps_no_more_of_the_admin_key_than_its_hash(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Parts] = []
+    made: list[Components] = []
 
-    def watched(settings: Settings, supplies: Supplies) -> Parts:
-        made.append(assemble(settings, supplies))
+    def watched(settings: Settings, supplies: RuntimeDependencies) -> Components:
+        made.append(build_components(settings, supplies))
         return made[-1]
 
-    monkeypatch.setattr("service.app.factory.assemble", watched)
+    monkeypatch.setattr("service.app.factory.build_components", watched)
     service = await serve(admin_key=ADMIN)
     (parts,) = made
     assert parts.settings.admin_key is None
@@ -218,7 +218,7 @@ async def test_queries_are_logged_only_as_configured(
     engines = Engines()
     engines.give("other-1", ScriptedEngine(fault=RuntimeError("the candidate broke")))
     service = await serve(
-        more_versions=(Version(make_manifest("other-1")),), more_engines=engines,
+        more_versions=(ModelVersion(make_manifest("other-1")),), more_engines=engines,
         log_queries=mode, exposures="log",
     )  # fmt: skip
     post = service.client.post

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
-from service.telemetry.fast_metrics import Counts, Distributions
+from service.telemetry.fast_metrics import FastCounters, FastHistograms
 
 BOUNDS = (0.001, 0.01, 1.0, 2.5)
 
@@ -16,7 +16,7 @@ BOUNDS = (0.001, 0.01, 1.0, 2.5)
 def test_a_histogram_reads_like_the_librarys(values: list[float]) -> None:
     theirs, ours = CollectorRegistry(), CollectorRegistry()
     library = Histogram("h", "Help", ["a", "b"], registry=theirs, buckets=BOUNDS).labels("x", "y")
-    own = Distributions("h", "Help", ["a", "b"], BOUNDS, registry=ours).labels("x", "y")
+    own = FastHistograms("h", "Help", ["a", "b"], BOUNDS, registry=ours).labels("x", "y")
     for value in values:
         library.observe(value)
         own.observe(value)
@@ -27,7 +27,7 @@ def test_a_histogram_reads_like_the_librarys(values: list[float]) -> None:
 def test_a_counter_reads_like_the_librarys(values: list[str]) -> None:
     theirs, ours = CollectorRegistry(), CollectorRegistry()
     library = Counter("c", "Help", ["a"], registry=theirs)
-    own = Counts("c", "Help", ["a"], registry=ours)
+    own = FastCounters("c", "Help", ["a"], registry=ours)
     for value in values:
         library.labels(value).inc()
         own.labels(value).inc()
@@ -36,7 +36,7 @@ def test_a_counter_reads_like_the_librarys(values: list[str]) -> None:
 
 def test_a_child_is_made_once_and_shown_from_then_on() -> None:
     registry = CollectorRegistry()
-    counts = Counts("c", "Help", ["a"], registry=registry)
+    counts = FastCounters("c", "Help", ["a"], registry=registry)
     assert counts.labels("x") is counts.labels("x")
     assert registry.get_sample_value("c_total", {"a": "x"}) == 0.0
     with pytest.raises(ValueError, match="labels a"):
@@ -45,9 +45,9 @@ def test_a_child_is_made_once_and_shown_from_then_on() -> None:
 
 def test_a_name_is_taken_once() -> None:
     registry = CollectorRegistry()
-    Counts("c", "Help", ["a"], registry=registry)
+    FastCounters("c", "Help", ["a"], registry=registry)
     with pytest.raises(ValueError, match="Duplicated"):
-        Counts("c", "Help", ["a"], registry=registry)
+        FastCounters("c", "Help", ["a"], registry=registry)
 
 
 def without_created(registry: CollectorRegistry) -> list[str]:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from service.telemetry.line_buffer import Turn
+from service.telemetry.line_buffer import LineBuffer
 from tests.support.waiting import turns
 
 
 class Seen:
     def __init__(self) -> None:
         self.pieces: list[list[str]] = []
-        self.turn = Turn(self.take)
+        self.turn = LineBuffer(self.take)
 
     def take(self, texts: Sequence[str]) -> None:
         self.pieces.append(list(texts))

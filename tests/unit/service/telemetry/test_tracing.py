@@ -229,7 +229,7 @@ def layers(service: Service) -> dict[str, dict[str, Any]]:
     """Options of the layers around the application, by name of their class."""
     return {
         getattr(one.cls, "__name__", ""): dict(one.kwargs)
-        for one in service.app.factory.user_middleware
+        for one in service.app.user_middleware
     }
 
 

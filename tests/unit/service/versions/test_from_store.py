@@ -25,7 +25,7 @@ from service.versions.from_store import (
     version_finder,
 )
 from service.versions.memory_budget import OVERHEAD_BYTES
-from service.versions.version import Version
+from service.versions.version import ModelVersion
 from tests.support.model_versions import write_full_version, write_stub_version
 
 
@@ -157,7 +157,7 @@ def settings_of(root: Path, **more: object) -> Settings:
     return Settings(default_version="main-1", cache_dir=root.parent / "cache", **more)  # type: ignore[arg-type]
 
 
-async def find(root: Path, name: str) -> Version:
+async def find(root: Path, name: str) -> ModelVersion:
     store = Store([FolderSource(root)], root.parent / "cache")
     return await version_finder(store, settings_of(root))(name)
 

@@ -11,11 +11,11 @@ import pytest
 from asgi_lifespan import LifespanManager
 
 from model_store.store import FolderSource, Store
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.versions.from_store import version_finder
-from service.versions.registry import Version
+from service.versions.registry import ModelVersion
 from tests.support.model_versions import write_full_version
 from tests.support.versions import Engines, make_manifest
 
@@ -42,8 +42,8 @@ async def client(root: Path, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]
     store = Store([FolderSource(root)], settings.cache_dir)
     app = create_app(
         settings,
-        Supplies(
-            versions=[Version(make_manifest())],
+        RuntimeDependencies(
+            versions=[ModelVersion(make_manifest())],
             engines=Engines(),
             find=version_finder(store, settings),
         ),

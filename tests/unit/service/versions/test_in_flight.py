@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from service.versions.in_flight import Latency, Traffic
+from service.versions.in_flight import InFlightTracker, Latency
 from tests.support.waiting import turns
 
 
 async def test_it_is_drained_once_the_last_one_has_left() -> None:
-    traffic = Traffic()
+    traffic = InFlightTracker()
     await traffic.drained()
     with traffic:
         waiting = asyncio.ensure_future(traffic.drained())
@@ -22,14 +22,14 @@ async def test_it_is_drained_once_the_last_one_has_left() -> None:
 
 
 async def test_one_that_fails_leaves_too() -> None:
-    traffic = Traffic()
+    traffic = InFlightTracker()
     with pytest.raises(ZeroDivisionError), traffic:
         raise ZeroDivisionError
     await traffic.drained()
 
 
 async def test_one_that_comes_back_before_the_waiter_woke_is_waited_for() -> None:
-    traffic = Traffic()
+    traffic = InFlightTracker()
     traffic.__enter__()
     waiting = asyncio.ensure_future(traffic.drained())
     await turns()
@@ -42,11 +42,11 @@ async def test_one_that_comes_back_before_the_waiter_woke_is_waited_for() -> Non
 
 
 def test_without_answers_there_is_no_latency() -> None:
-    assert Traffic().latency() is None
+    assert InFlightTracker().latency() is None
 
 
 def test_latency_is_of_the_last_answers() -> None:
-    traffic = Traffic(window=101)
+    traffic = InFlightTracker(window=101)
     for _ in range(1000):
         traffic.observed(60.0)
     for i in range(101):
@@ -56,6 +56,6 @@ def test_latency_is_of_the_last_answers() -> None:
 
 
 def test_one_answer_is_all_percentiles() -> None:
-    traffic = Traffic()
+    traffic = InFlightTracker()
     traffic.observed(0.25)
     assert traffic.latency() == Latency(0.25, 0.25)

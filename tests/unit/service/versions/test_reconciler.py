@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from service.control.store import LocalBoard, Stored
+from service.control.store import LocalDocumentStore, Stored
 from service.errors import (
-    BoardUnavailable,
+    DocumentStoreUnavailable,
     EngineUnavailable,
     InsufficientMemory,
     UnknownVersion,
@@ -20,13 +20,13 @@ from tests.support.fleet import Fleet, memory
 from tests.support.waiting import turns, until
 
 
-class DeadBoard(LocalBoard):
+class DeadBoard(LocalDocumentStore):
     """A board that nothing can be written to."""
 
     async def write(
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
     ) -> Stored:
-        raise BoardUnavailable("Redis does not answer; try again shortly")
+        raise DocumentStoreUnavailable("Redis does not answer; try again shortly")
 
 
 def failing(reason: str = "no device") -> ScriptedEngine:
@@ -56,7 +56,7 @@ async def test_what_is_asked_for_is_loaded_and_noted_with_its_author() -> None:
 
 
 async def test_other_replicas_follow() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     one, other = Fleet(board=board), Fleet(board=board)
     async with one.following(), other.following():
         await one.roster.ensure("b", author="ada")
@@ -66,7 +66,7 @@ async def test_other_replicas_follow() -> None:
 
 
 async def test_another_replica_gives_a_load_up_that_is_no_longer_wanted() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     one, other = Fleet(board=board), Fleet(board=board)
     slow = other.engines.give("b", ScriptedEngine())
     slow.may_start.clear()
@@ -79,7 +79,7 @@ async def test_another_replica_gives_a_load_up_that_is_no_longer_wanted() -> Non
 
 
 async def test_a_replica_that_starts_later_loads_what_was_wanted_before() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     async with Fleet(board=board).following() as first:
         await first.roster.ensure("b", author="ada")
         await first.roster.ensure("c", author="ada")
@@ -138,7 +138,7 @@ async def test_the_default_that_routing_wants_is_loaded_and_the_old_one_stays() 
 
 
 async def test_what_still_serves_is_kept_until_the_wanted_default_is_there() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     fleet = Fleet(board=board)
     slow = fleet.engines.give("b", ScriptedEngine())
     slow.may_start.clear()
@@ -183,7 +183,7 @@ async def test_a_version_that_failed_waits_for_its_time_and_others_do_not_wait_f
 
 
 async def test_a_failure_is_this_replicas_own() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     one, other = Fleet(board=board), Fleet(board=board)
     other.engines.give("b", failing())
     async with one.following(), other.following():
@@ -202,7 +202,7 @@ async def test_what_does_not_fit_is_refused_and_nobody_else_is_told_to_load_it()
 
 
 async def test_what_does_not_fit_on_a_following_replica_fails_there_with_the_reason() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     large, small = Fleet(board=board), Fleet(board=board, budget=memory(150), first_retry_s=0.01)
     async with large.following(), small.following():
         await until(lambda: large["a"].up and small["a"].up)
@@ -216,7 +216,7 @@ async def test_what_does_not_fit_on_a_following_replica_fails_there_with_the_rea
 
 
 async def test_one_version_takes_the_place_of_another_that_still_drains() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     async with Fleet(board=board, budget=memory(200)).following() as fleet:
         await fleet.roster.ensure("b", author="ada")
         await until(lambda: fleet["a"].up and fleet["b"].up)
@@ -232,19 +232,19 @@ async def test_one_version_takes_the_place_of_another_that_still_drains() -> Non
 async def test_a_wish_that_cannot_be_stored_changes_nothing() -> None:
     async with Fleet(board=DeadBoard()).following() as fleet:
         await until(lambda: fleet["a"].up)
-        with pytest.raises(BoardUnavailable):
+        with pytest.raises(DocumentStoreUnavailable):
             await fleet.roster.ensure("b", author="ada")
         await until(lambda: fleet["b"].state is State.AVAILABLE)
         fleet.versions.want_default("c")
         await until(lambda: fleet.versions.default.name == "c")
-        with pytest.raises(BoardUnavailable):
+        with pytest.raises(DocumentStoreUnavailable):
             await fleet.roster.remove("a", author="ada")
         await turns()
         assert fleet.engines.running == ["a", "c"]
 
 
 async def test_an_edit_made_at_the_same_time_elsewhere_is_kept() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     async with Fleet(board=board).following() as fleet:
         await until(lambda: fleet["a"].up)
         # Written by a replica whose message has not come yet.
@@ -256,7 +256,7 @@ async def test_an_edit_made_at_the_same_time_elsewhere_is_kept() -> None:
 
 
 async def test_a_version_that_came_into_the_store_later_is_found() -> None:
-    board = LocalBoard()
+    board = LocalDocumentStore()
     one, other = Fleet(board=board, store="d"), Fleet(board=board, store="", first_retry_s=0.01)
     async with one.following(), other.following():
         await one.roster.ensure("d", author="ada")

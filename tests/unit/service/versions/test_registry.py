@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from model_store.text import MAX_QUERY_CHARS, normalise
 from service.errors import EngineUnavailable, InvalidQuery, UnknownVersion, VersionNotLoaded
-from service.versions.registry import State, Version, Versions
+from service.versions.registry import ModelVersion, State, VersionRegistry
 from tests.support.versions import Engines, make_manifest
 
-FOLDING = Version(make_manifest())
-KEEPING = Version(
+FOLDING = ModelVersion(make_manifest())
+KEEPING = ModelVersion(
     make_manifest(
         prompt={
             "query": "a",
@@ -36,25 +36,28 @@ def test_the_normal_form_is_that_of_training(text: str) -> None:
 
 def test_a_default_that_is_not_there_is_told_with_those_that_are() -> None:
     with pytest.raises(UnknownVersion, match=r"'nobody'.*test-1"):
-        Versions([FOLDING], default="nobody")
+        VersionRegistry([FOLDING], default="nobody")
 
 
 def test_versions_are_listed_by_name() -> None:
-    names = [v.name for v in Versions([Version(make_manifest(n)) for n in "cab"], default="a")]
+    names = [
+        v.name
+        for v in VersionRegistry([ModelVersion(make_manifest(n)) for n in "cab"], default="a")
+    ]
     assert names == ["a", "b", "c"]
 
 
-async def loaded(version: Version) -> None:
+async def loaded(version: ModelVersion) -> None:
     await version.load(Engines(), lambda _prompt, _generated: None)
 
 
 @pytest.fixture
-def versions() -> Versions:
+def versions() -> VersionRegistry:
     """Versions ``a`` (the default), ``b`` and ``c``; none is loaded."""
-    return Versions([Version(make_manifest(n)) for n in "abc"], default="a")
+    return VersionRegistry([ModelVersion(make_manifest(n)) for n in "abc"], default="a")
 
 
-def test_the_default_is_routed_to_in_whatever_state_it_is(versions: Versions) -> None:
+def test_the_default_is_routed_to_in_whatever_state_it_is(versions: VersionRegistry) -> None:
     for state in State:
         versions.default.state = state
         assert versions.route(None) is versions.default
@@ -63,7 +66,7 @@ def test_the_default_is_routed_to_in_whatever_state_it_is(versions: Versions) ->
 
 @pytest.mark.parametrize("state", [s for s in State if s is not State.READY])
 def test_other_versions_are_routed_to_only_when_they_are_ready(
-    versions: Versions, state: State
+    versions: VersionRegistry, state: State
 ) -> None:
     version = versions.get("b")
     version.state = state
@@ -73,7 +76,9 @@ def test_other_versions_are_routed_to_only_when_they_are_ready(
     assert versions.route("b") is version
 
 
-async def test_one_whose_engine_is_being_replaced_may_be_routed_to(versions: Versions) -> None:
+async def test_one_whose_engine_is_being_replaced_may_be_routed_to(
+    versions: VersionRegistry,
+) -> None:
     version = versions.get("b")
     await loaded(version)
     version.begin_load()
@@ -88,7 +93,7 @@ async def test_one_whose_engine_is_being_replaced_may_be_routed_to(versions: Ver
         versions.serving("b")
 
 
-def test_an_unknown_name_is_told_as_plain_text(versions: Versions) -> None:
+def test_an_unknown_name_is_told_as_plain_text(versions: VersionRegistry) -> None:
     for ask in (versions.get, versions.serving, versions.route, versions.set_default):
         with pytest.raises(UnknownVersion) as caught:
             ask("\u202e" + "x" * 1000)
@@ -96,7 +101,7 @@ def test_an_unknown_name_is_told_as_plain_text(versions: Versions) -> None:
         assert len(str(caught.value)) < 200
 
 
-async def test_ready_are_those_that_are_loaded_and_alive(versions: Versions) -> None:
+async def test_ready_are_those_that_are_loaded_and_alive(versions: VersionRegistry) -> None:
     assert versions.ready_names() == set()
     engines = Engines()
     for name in "ab":
@@ -106,7 +111,7 @@ async def test_ready_are_those_that_are_loaded_and_alive(versions: Versions) -> 
     assert versions.ready_names() == {"a"}
 
 
-async def test_only_a_ready_version_can_be_made_the_default(versions: Versions) -> None:
+async def test_only_a_ready_version_can_be_made_the_default(versions: VersionRegistry) -> None:
     with pytest.raises(VersionNotLoaded):
         versions.set_default("b")
     assert versions.default.name == "a"
@@ -116,7 +121,9 @@ async def test_only_a_ready_version_can_be_made_the_default(versions: Versions) 
     assert versions.wanted_default == "b"
 
 
-async def test_a_version_whose_engine_died_is_not_made_the_default(versions: Versions) -> None:
+async def test_a_version_whose_engine_died_is_not_made_the_default(
+    versions: VersionRegistry,
+) -> None:
     engines = Engines()
     await versions.get("b").load(engines, lambda _prompt, _generated: None)
     engines["b"].alive = False
@@ -124,7 +131,7 @@ async def test_a_version_whose_engine_died_is_not_made_the_default(versions: Ver
         versions.set_default("b")
 
 
-async def test_a_wanted_default_takes_over_when_it_is_ready(versions: Versions) -> None:
+async def test_a_wanted_default_takes_over_when_it_is_ready(versions: VersionRegistry) -> None:
     await loaded(versions.get("a"))
     versions.want_default("b")
     assert (versions.default.name, versions.wanted_default) == ("a", "b")
@@ -136,34 +143,36 @@ async def test_a_wanted_default_takes_over_when_it_is_ready(versions: Versions) 
     assert versions.default.name == "a"
 
 
-def test_before_anything_is_loaded_a_wanted_default_takes_over_at_once(versions: Versions) -> None:
+def test_before_anything_is_loaded_a_wanted_default_takes_over_at_once(
+    versions: VersionRegistry,
+) -> None:
     versions.want_default("b")
     assert versions.default.name == "b"
 
 
-async def test_a_wanted_default_may_come_into_the_store_later(versions: Versions) -> None:
+async def test_a_wanted_default_may_come_into_the_store_later(versions: VersionRegistry) -> None:
     await loaded(versions.get("a"))
     versions.want_default("z")
     assert versions.default.name == "a"
-    new = versions.add(Version(make_manifest("z")))
+    new = versions.add(ModelVersion(make_manifest("z")))
     await loaded(new)
     versions.settle()
     assert versions.default is new
 
 
-def test_a_version_that_is_known_is_not_replaced(versions: Versions) -> None:
+def test_a_version_that_is_known_is_not_replaced(versions: VersionRegistry) -> None:
     seen: list[str] = []
     versions.watch(lambda version: seen.append(version.name))
     assert seen == ["a", "b", "c"]
     known = versions.get("b")
-    assert versions.add(Version(make_manifest("b"))) is known
+    assert versions.add(ModelVersion(make_manifest("b"))) is known
     assert versions.get("b") is known
-    versions.add(Version(make_manifest("d")))
+    versions.add(ModelVersion(make_manifest("d")))
     assert seen == ["a", "b", "c", "d"]
     assert "d" in versions
 
 
-async def test_closing_stops_all_engines_even_if_one_fails(versions: Versions) -> None:
+async def test_closing_stops_all_engines_even_if_one_fails(versions: VersionRegistry) -> None:
     engines = Engines()
     for name in "abc":
         await versions.get(name).load(engines, lambda _prompt, _generated: None)

@@ -7,7 +7,7 @@ import pytest
 
 from model_store.errors import BaseNotFound
 from service.errors import EngineUnavailable, LoadFailed
-from service.versions.version import FAILURES_IN_A_ROW, State, Version, public_reason
+from service.versions.version import FAILURES_IN_A_ROW, ModelVersion, State, public_reason
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest
 from tests.support.waiting import turns, until
@@ -20,11 +20,11 @@ def silent(_prompt: int, _generated: int) -> None:
 
 
 @pytest.fixture
-def version() -> Version:
-    return Version(make_manifest("a"))
+def version() -> ModelVersion:
+    return ModelVersion(make_manifest("a"))
 
 
-async def test_it_is_loaded_warmed_and_ready_in_this_order(version: Version) -> None:
+async def test_it_is_loaded_warmed_and_ready_in_this_order(version: ModelVersion) -> None:
     engine = ScriptedEngine(held=True)
     engine.may_start.clear()
     loading = asyncio.ensure_future(version.load(Engines(a=engine), silent, warm_queries=WARM))
@@ -43,7 +43,7 @@ async def test_it_is_loaded_warmed_and_ready_in_this_order(version: Version) -> 
     assert engine.generated == ["steel stake", "kids rain boots"]
 
 
-async def test_only_what_comes_after_warming_up_counts_as_tokens(version: Version) -> None:
+async def test_only_what_comes_after_warming_up_counts_as_tokens(version: ModelVersion) -> None:
     told: list[tuple[int, int]] = []
     engines = Engines()
     await version.load(engines, lambda *tokens: told.append(tokens), warm_queries=WARM)
@@ -56,7 +56,7 @@ async def test_only_what_comes_after_warming_up_counts_as_tokens(version: Versio
     "script", [(), (("steel stake", None),), ((" ", 0.9),)], ids=["none", "unfinished", "blank"]
 )
 async def test_a_version_that_rewrites_nothing_is_not_served(
-    version: Version, script: tuple[tuple[str, float | None], ...]
+    version: ModelVersion, script: tuple[tuple[str, float | None], ...]
 ) -> None:
     engine = ScriptedEngine(default=script)
     with pytest.raises(LoadFailed, match="2 warm-up queries"):
@@ -66,13 +66,13 @@ async def test_a_version_that_rewrites_nothing_is_not_served(
     assert engine.closed
 
 
-async def test_one_rewrite_among_all_warm_up_queries_is_enough(version: Version) -> None:
+async def test_one_rewrite_among_all_warm_up_queries_is_enough(version: ModelVersion) -> None:
     engine = ScriptedEngine({"kids rain boots": [("rain boots kids", 0.9)]}, default=())
     await version.load(Engines(a=engine), silent, warm_queries=WARM)
     assert version.up
 
 
-async def test_an_engine_that_dies_while_warming_up_is_closed(version: Version) -> None:
+async def test_an_engine_that_dies_while_warming_up_is_closed(version: ModelVersion) -> None:
     engine = ScriptedEngine(fault=EngineUnavailable("the engine has stopped"), fault_at=1)
     with pytest.raises(EngineUnavailable):
         await version.load(Engines(a=engine), silent, warm_queries=WARM)
@@ -80,7 +80,7 @@ async def test_an_engine_that_dies_while_warming_up_is_closed(version: Version) 
     assert engine.closed
 
 
-async def test_a_failed_version_can_be_loaded_again(version: Version) -> None:
+async def test_a_failed_version_can_be_loaded_again(version: ModelVersion) -> None:
     engines = Engines(a=ScriptedEngine(start_fault=EngineUnavailable("no device")))
     with pytest.raises(EngineUnavailable):
         await version.load(engines, silent)
@@ -89,7 +89,7 @@ async def test_a_failed_version_can_be_loaded_again(version: Version) -> None:
     assert [version.state, version.reason] == [State.READY, None]
 
 
-async def test_a_load_that_takes_too_long_fails(version: Version) -> None:
+async def test_a_load_that_takes_too_long_fails(version: ModelVersion) -> None:
     engine = ScriptedEngine()
     engine.may_start.clear()
     with pytest.raises(LoadFailed, match="REQUERY_LOAD_TIMEOUT_S"):
@@ -98,14 +98,14 @@ async def test_a_load_that_takes_too_long_fails(version: Version) -> None:
     assert engine.closed
 
 
-async def test_a_time_out_inside_the_engine_is_not_taken_for_our_own(version: Version) -> None:
+async def test_a_time_out_inside_the_engine_is_not_taken_for_our_own(version: ModelVersion) -> None:
     engine = ScriptedEngine(start_fault=TimeoutError("handshake"))
     with pytest.raises(TimeoutError, match="handshake"):
         await version.load(Engines(a=engine), silent, timeout_s=60)
     assert version.reason == "TimeoutError (the log has the details)"
 
 
-async def test_a_load_that_is_given_up_leaves_nothing(version: Version) -> None:
+async def test_a_load_that_is_given_up_leaves_nothing(version: ModelVersion) -> None:
     engine = ScriptedEngine(held=True)
     loading = asyncio.ensure_future(version.load(Engines(a=engine), silent, warm_queries=WARM))
     await engine.reached_hold.wait()
@@ -117,7 +117,7 @@ async def test_a_load_that_is_given_up_leaves_nothing(version: Version) -> None:
     assert engine.closed_streams == 1
 
 
-async def test_unloading_waits_for_all_that_is_under_way(version: Version) -> None:
+async def test_unloading_waits_for_all_that_is_under_way(version: ModelVersion) -> None:
     engines = Engines()
     await version.load(engines, silent)
     with version.serving():
@@ -136,7 +136,7 @@ async def test_unloading_waits_for_all_that_is_under_way(version: Version) -> No
         _ = version.engine
 
 
-async def test_what_does_not_end_in_time_is_broken_off(version: Version) -> None:
+async def test_what_does_not_end_in_time_is_broken_off(version: ModelVersion) -> None:
     engines = Engines()
     await version.load(engines, silent)
     with version.serving(), version.serving():
@@ -145,7 +145,7 @@ async def test_what_does_not_end_in_time_is_broken_off(version: Version) -> None
     assert version.state is State.AVAILABLE
 
 
-async def test_a_dead_engine_is_replaced_by_loading_again(version: Version) -> None:
+async def test_a_dead_engine_is_replaced_by_loading_again(version: ModelVersion) -> None:
     engines = Engines()
     await version.load(engines, silent)
     dead = engines["a"]
@@ -157,7 +157,7 @@ async def test_a_dead_engine_is_replaced_by_loading_again(version: Version) -> N
     assert version.up
 
 
-async def test_an_engine_that_is_doubted_gets_no_requests(version: Version) -> None:
+async def test_an_engine_that_is_doubted_gets_no_requests(version: ModelVersion) -> None:
     engines = Engines()
     await version.load(engines, silent)
     version.doubted = True
@@ -168,7 +168,7 @@ async def test_an_engine_that_is_doubted_gets_no_requests(version: Version) -> N
     assert version.engine is engines["a"]
 
 
-async def test_failures_in_a_row_make_it_suspected(version: Version) -> None:
+async def test_failures_in_a_row_make_it_suspected(version: ModelVersion) -> None:
     await version.load(Engines(), silent)
     for _ in range(2):
         for _ in range(FAILURES_IN_A_ROW - 1):
@@ -183,7 +183,7 @@ async def test_failures_in_a_row_make_it_suspected(version: Version) -> None:
     assert version.up
 
 
-async def test_while_its_engine_is_replaced_it_says_so(version: Version) -> None:
+async def test_while_its_engine_is_replaced_it_says_so(version: ModelVersion) -> None:
     engine = ScriptedEngine()
     engine.may_start.clear()
     loading = asyncio.ensure_future(version.load(Engines(a=engine), silent))
@@ -203,7 +203,9 @@ async def test_while_its_engine_is_replaced_it_says_so(version: Version) -> None
     assert (version.replacing, version.up) == (False, True)
 
 
-async def test_letting_go_of_an_engine_ends_what_is_under_way_with_it(version: Version) -> None:
+async def test_letting_go_of_an_engine_ends_what_is_under_way_with_it(
+    version: ModelVersion,
+) -> None:
     engine = ScriptedEngine(held=True)
     await version.load(Engines(a=engine), silent)
     stream = version.engine.generate("steele stake")

@@ -16,12 +16,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.app.components import Supplies
+from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.routing.document import Routing
 from service.security.api_keys import entry, new_key
-from service.versions.version import Version
+from service.versions.version import ModelVersion
 from tests.support.engine import Script, ScriptedEngine
 from tests.support.http_server import Listening, listening
 from tests.support.versions import Engines, make_manifest
@@ -60,9 +60,9 @@ async def two_versions() -> AsyncIterator[Listening]:
     junk = ScriptedEngine(default=(("junk", 0.98),))
 
     async def make(settings: Settings) -> FastAPI:
-        versions = [Version(make_manifest(name)) for name in ("good-1", "junk-1")]
+        versions = [ModelVersion(make_manifest(name)) for name in ("good-1", "junk-1")]
         engines = Engines(good_1=good, junk_1=junk)
-        return create_app(settings, Supplies(versions=versions, engines=engines))
+        return create_app(settings, RuntimeDependencies(versions=versions, engines=engines))
 
     async with listening(make=make, default_version="good-1", engine_stall_s=3600.0) as service:
         plan = {"default": "good-1", "weights": {"good-1": 0.5, "junk-1": 0.5}, "salt": "test"}
