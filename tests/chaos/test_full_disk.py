@@ -206,7 +206,7 @@ def serving(log: IO[bytes] | int, errors: Path) -> Iterator[Service]:
     service = Service(log, errors)
     try:
         service.until_ready()
-        response = service.server.connection.put("/routing", json=PLAN, headers={"if-match": "*"})
+        response = service.http.put("/routing", json=PLAN, headers={"if-match": "*"})
         assert response.status_code == 200, response.text
         yield service
     finally:
@@ -231,7 +231,7 @@ def test_a_service_whose_log_finds_no_room_serves_and_logs_again_once_there_is(
             disk.fill()
             for _ in range(30):
                 service.ask()
-            assert service.server.connection.get("/readyz").status_code == 200
+            assert service.http.get("/readyz").status_code == 200
             disk.free()
             written = path.stat().st_size
 
@@ -263,7 +263,7 @@ def test_a_service_whose_log_nobody_reads_any_more_serves(tmp_path: Path) -> Non
             os.close(reader)
             for _ in range(10):
                 service.ask()
-            assert service.server.connection.get("/readyz").status_code == 200
+            assert service.http.get("/readyz").status_code == 200
     finally:
         for end in (reader, writer):
             with suppress(OSError):

@@ -161,7 +161,7 @@ def lives(pid: int) -> bool:
 def test_rewrites_with_relevance(service: Service) -> None:
     rewrites = []
     for query in TYPOS:
-        response = service.server.connection.post(
+        response = service.http.post(
             "/rewrite", json={"query": query, "deadline_ms": 30_000}
         )
         assert response.status_code == 200
@@ -179,7 +179,7 @@ def test_rewrites_with_relevance(service: Service) -> None:
 
 def test_the_second_answer_comes_from_memory(service: Service) -> None:
     body = {"query": "galvanized pipe 3/4", "deadline_ms": 30_000}
-    first, second = (service.server.connection.post("/rewrite", json=body).json() for _ in range(2))
+    first, second = (service.http.post("/rewrite", json=body).json() for _ in range(2))
     assert (first["source"], second["source"]) == ("engine", "memory")
     assert first["rewrites"] == second["rewrites"]
 
@@ -189,14 +189,14 @@ def test_relevance_of_given_pairs(service: Service) -> None:
         {"query": "steele stake", "rewrite": "steel stake"},
         {"query": "steele stake", "rewrite": "bathroom vanity mirror"},
     ]
-    response = service.server.connection.post("/relevance", json={"pairs": pairs})
+    response = service.http.post("/relevance", json={"pairs": pairs})
     assert response.status_code == 200
     same, other = response.json()["relevance"]
     assert 0.0 <= other < same <= 1.0
 
 
 def test_metrics_are_ours_alone(service: Service) -> None:
-    text = service.server.connection.get("/metrics").text
+    text = service.http.get("/metrics").text
     samples = dict(
         line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#")
     )
@@ -218,7 +218,7 @@ def test_hostile_input_gets_an_answer_or_a_clear_refusal(service: Service, path:
             }
         bodies.append(json.dumps(document).encode())
     for body in bodies:
-        response = service.server.connection.post(
+        response = service.http.post(
             path, content=body, headers={"content-type": "application/json"}
         )
         assert response.status_code == 200 or 400 <= response.status_code < 500, body[:80]
@@ -227,7 +227,7 @@ def test_hostile_input_gets_an_answer_or_a_clear_refusal(service: Service, path:
             problem = response.json()
             assert problem["status"] == response.status_code
             assert problem["detail"]
-    assert service.server.connection.get("/readyz").status_code == 200
+    assert service.http.get("/readyz").status_code == 200
 
 
 def test_sigterm_ends_in_order_and_leaves_no_process_behind(service: Service) -> None:
