@@ -56,10 +56,10 @@ class CacheApi:
         named = None if body.model_version is None else self._versions.get(body.model_version)
         if body.query is not None:
             versions = [named] if named is not None else list(self._versions)
-            forms = [(version, version.normal_form(body.query)) for version in versions]
+            forms = [(known.digest, known.normal_form(body.query)) for known in versions]
             purged = await self._purger.query(forms, author=author)
         elif named is not None:
-            purged = await self._purger.version(named, author=author)
+            purged = await self._purger.version(named.digest, author=author)
         else:
             raise InvalidRequest([FieldError("query", "is required, or model_version, or both")])
         context_of(request.scope).fields.update(

@@ -15,7 +15,8 @@ from service.errors import NotReady
 from service.pipeline.metrics import Metrics
 from service.security.auth import Guard
 from service.server.connection import connection_of
-from service.versions.registry import State, VersionRegistry
+from service.versions.registry import VersionRegistry
+from service.versions.version import State
 
 
 class OperationsApi:

@@ -18,12 +18,12 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from service.pipeline.batch import MAX_BATCH
+
 MAX_RAW_CHARS = 4096
 """Longest text taken before normalising, so that normalising stays cheap."""
 MAX_PAIRS = 256
 """Most pairs in one call of /relevance."""
-MAX_BATCH = 256
-"""Most queries in one call of /rewrite/batch."""
 MAX_DEADLINE_MS = 600_000
 
 

@@ -42,8 +42,9 @@ from service.telemetry.logging import query_fields
 from service.versions.loader import Loader, LoaderMetrics
 from service.versions.memory_budget import MemoryBudget
 from service.versions.reconciler import Reconciler, ReconcilerMetrics, desired_versions_document
-from service.versions.registry import EngineFactory, ModelVersion, VersionRegistry
+from service.versions.registry import VersionRegistry
 from service.versions.supervisor import Supervisor, SupervisorMetrics
+from service.versions.version import EngineFactory, ModelVersion
 
 _BOARD_CONNECTIONS = 8
 _EXPOSURE_CONNECTIONS = 2

@@ -17,7 +17,6 @@ from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import DocumentStore
 from service.errors import StaleRevision
-from service.versions.registry import ModelVersion
 
 DOCUMENT = "purges"
 SCHEMA = 1
@@ -75,11 +74,11 @@ class Purger:
         """What has been purged so far does not concern this process: call it at the start."""
         self._done = _last(self._document.value)
 
-    async def query(self, versions: Iterable[tuple[ModelVersion, str]], *, author: str) -> Purged:
-        """Forget what versions have for a query.
+    async def query(self, forms: Iterable[tuple[str, str]], *, author: str) -> Purged:
+        """Purge one query.
 
         Args:
-            versions: each with the query in its normal form.
+            forms: the digest of each version with the query in that version's normal form.
             author: for the audit trail.
 
         Raises:
@@ -88,17 +87,17 @@ class Purger:
         """
         purged = Purged(0, 0)
         keys: list[str] = []
-        for version, query in versions:
-            part = await self._cache.purge_query([version.digest], query)
+        for digest, query in forms:
+            part = await self._cache.purge_query([digest], query)
             purged = Purged(purged.memory + part.memory, purged.redis + part.redis)
-            keys.append(cache_key(version.digest, query))
+            keys.append(cache_key(digest, query))
         await self._tell(Purge(0, keys=tuple(keys)), "cache.purge_query", author)
         return purged
 
-    async def version(self, version: ModelVersion, *, author: str) -> Purged:
-        """Forget everything of a version; raises as :meth:`query` does."""
-        purged = await self._cache.purge_version(version.digest)
-        await self._tell(Purge(0, digest=version.digest), "cache.purge_version", author)
+    async def version(self, digest: str, *, author: str) -> Purged:
+        """Purge all entries of the version with this digest; raises as :meth:`query` does."""
+        purged = await self._cache.purge_version(digest)
+        await self._tell(Purge(0, digest=digest), "cache.purge_version", author)
         return purged
 
     async def _tell(self, purge: Purge, action: str, author: str) -> None:

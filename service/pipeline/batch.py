@@ -19,6 +19,9 @@ from service.telemetry.stopwatch import Stopwatch
 
 _log = structlog.get_logger(component="batch")
 
+MAX_BATCH = 256
+"""Most queries of one batch."""
+
 Rewrite = Callable[[RewriteParams, Stopwatch], Awaitable[Answer]]
 
 

@@ -9,7 +9,8 @@ from service.errors import DeadlineExceeded, FieldError, InvalidQuery, InvalidRe
 from service.pipeline.generations import weight_of
 from service.resilience.admission import Admission, Kind
 from service.resilience.deadline import Deadline
-from service.versions.registry import ModelVersion, VersionRegistry
+from service.versions.registry import VersionRegistry
+from service.versions.version import ModelVersion
 
 _PAIRS_PER_CANDIDATE = 4
 """A tag is one step of the engine; a candidate is a handful."""

@@ -16,7 +16,8 @@ from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline
 from service.routing.router import Assignment, Router
 from service.telemetry.stopwatch import Stopwatch
-from service.versions.registry import ModelVersion, VersionRegistry
+from service.versions.registry import VersionRegistry
+from service.versions.version import ModelVersion
 
 Status = Literal["ok", "partial", "timeout", "none", "fallback"]
 Source = Literal["engine", "memory", "redis", "coalesced", "override", "none"]

@@ -14,13 +14,13 @@ import httpx
 
 from model_store.store import Store, open_store
 from model_store.text import MAX_QUERY_CHARS, normalise
-from service.api.schemas import MAX_BATCH
 from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Lifetimes
 from service.cache.redis_tier import RedisCache
 from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import InvalidQuery
+from service.pipeline.batch import MAX_BATCH
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import (
     EngineFiller,

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import structlog
 
 from service.errors import UnknownVersion, VersionNotLoaded
-from service.versions.version import EngineFactory, ModelVersion, OnTokens, State
-
-__all__ = ["EngineFactory", "ModelVersion", "OnTokens", "State", "VersionRegistry"]
+from service.versions.version import ModelVersion, State
 
 _log = structlog.get_logger(component="versions")
 

@@ -13,7 +13,7 @@ import pytest
 
 from service.cache.keys import cache_key
 from service.filtering.candidates import Generation, Scored
-from service.versions.registry import ModelVersion
+from service.versions.version import ModelVersion
 from tests.chaos.proxy import (
     BlackHole,
     Corrupt,

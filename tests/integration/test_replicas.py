@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from service.versions.registry import ModelVersion
+from service.versions.version import ModelVersion
 from tests.support.engine import ScriptedEngine
 from tests.support.redis_server import RedisServer
 from tests.support.service import Serve, Service, serving

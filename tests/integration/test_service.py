@@ -161,9 +161,7 @@ def lives(pid: int) -> bool:
 def test_rewrites_with_relevance(service: Service) -> None:
     rewrites = []
     for query in TYPOS:
-        response = service.http.post(
-            "/rewrite", json={"query": query, "deadline_ms": 30_000}
-        )
+        response = service.http.post("/rewrite", json={"query": query, "deadline_ms": 30_000})
         assert response.status_code == 200
         answer = response.json()
         assert answer["query"] == query

@@ -16,7 +16,7 @@ from model_store.store import Store
 from service.cli import app
 from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
-from service.versions.registry import EngineFactory, OnTokens
+from service.versions.version import EngineFactory, OnTokens
 from tests.support.engine import ScriptedEngine
 
 

@@ -17,7 +17,7 @@ from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.protocol import Engine
-from service.versions.registry import ModelVersion, OnTokens
+from service.versions.version import ModelVersion, OnTokens
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest
 

@@ -6,12 +6,8 @@ from typing import Any
 
 import pytest
 
-from service.api.schemas import (
-    MAX_BATCH,
-    BatchProblem,
-    BatchResponse,
-    RewriteResponse,
-)
+from service.api.schemas import BatchProblem, BatchResponse, RewriteResponse
+from service.pipeline.batch import MAX_BATCH
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service
 

@@ -9,7 +9,7 @@ import pytest
 from service.api.operator_schemas import VersionsResponse
 from service.api.schemas import RelevanceResponse, RewriteResponse
 from service.errors import EngineUnavailable, QueryTooLong
-from service.versions.registry import ModelVersion
+from service.versions.version import ModelVersion
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service
 from tests.support.versions import make_manifest

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.versions.registry import ModelVersion
+from service.versions.version import ModelVersion
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service, serving
 from tests.support.versions import Engines, make_manifest

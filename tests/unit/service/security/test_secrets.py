@@ -19,7 +19,7 @@ from service.app.components import Components, RuntimeDependencies, build_compon
 from service.config.settings import Settings
 from service.security.api_keys import digest_of, new_key
 from service.telemetry.logging import configure_logging
-from service.versions.registry import ModelVersion
+from service.versions.version import ModelVersion
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service
 from tests.support.versions import Engines, make_manifest

@@ -228,8 +228,7 @@ def collector() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 def layers(service: Service) -> dict[str, dict[str, Any]]:
     """Options of the layers around the application, by name of their class."""
     return {
-        getattr(one.cls, "__name__", ""): dict(one.kwargs)
-        for one in service.app.user_middleware
+        getattr(one.cls, "__name__", ""): dict(one.kwargs) for one in service.app.user_middleware
     }
 
 

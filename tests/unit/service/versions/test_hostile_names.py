@@ -15,7 +15,7 @@ from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.versions.from_store import version_finder
-from service.versions.registry import ModelVersion
+from service.versions.version import ModelVersion
 from tests.support.model_versions import write_full_version
 from tests.support.versions import Engines, make_manifest
 

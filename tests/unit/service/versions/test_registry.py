@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from model_store.text import MAX_QUERY_CHARS, normalise
 from service.errors import EngineUnavailable, InvalidQuery, UnknownVersion, VersionNotLoaded
-from service.versions.registry import ModelVersion, State, VersionRegistry
+from service.versions.registry import VersionRegistry
+from service.versions.version import ModelVersion, State
 from tests.support.versions import Engines, make_manifest
 
 FOLDING = ModelVersion(make_manifest())
