@@ -20,9 +20,10 @@ serve: ## Install what is needed and serve on http://localhost:8000 (ARGS="--por
 
 test: lint typecheck unit integration ## Lint, check types, run unit and integration tests
 
-lint: .venv/.requery-dev ## Check style and formatting
+lint: .venv/.requery-dev ## Check style, formatting and which room may import which
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
 
 typecheck: .venv/.requery-dev ## Check types, strictly
 	.venv/bin/mypy

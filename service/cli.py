@@ -33,7 +33,7 @@ def root(
 ) -> None:
     """Rewrites shopping queries online: serve, precompute, look after models, train, evaluate."""
     if version:
-        typer.echo(f"requery {metadata.version('requery')}")
+        typer.echo(f"requery {metadata.version('requery-search')}")
         raise typer.Exit
 
 
@@ -105,7 +105,11 @@ def _run(
         missing = (error.name or "").partition(".")[0]
         if missing in OURS:
             raise
-        hint = f"the extra {extra!r}: pip install 'requery[{extra}]'" if extra else "a full install"
+        hint = (
+            f"the extra {extra!r}: pip install 'requery-search[{extra}]'"
+            if extra
+            else "a full install"
+        )
         typer.echo(f"requery: {name} needs {hint} ({missing} is missing)", err=True)
         raise typer.Exit(1) from None
 

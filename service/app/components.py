@@ -230,7 +230,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
 def release() -> str:
     """Version of this program."""
     try:
-        return version("requery")
+        return version("requery-search")
     except PackageNotFoundError:  # run out of a source tree that is not installed
         return "0+unknown"
 

@@ -153,7 +153,8 @@ async def with_ray(
         from service.precompute.ray_run import RayRun, Team
     except ModuleNotFoundError as error:
         raise PrecomputeError(
-            f"--ray needs the extra 'ray': pip install 'requery[ray]' ({error.name} is missing)"
+            f"--ray needs the extra 'ray' ({error.name} is missing): "
+            "pip install 'requery-search[ray]'"
         ) from None
 
     async with _ground(counts, options, settings) as ground:

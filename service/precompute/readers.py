@@ -194,8 +194,8 @@ def _parquet(path: Path, columns: _Columns) -> _Rows:
         import polars as pl
     except ModuleNotFoundError:
         raise PrecomputeError(
-            f"{path}: Parquet needs the extra 'train' (pip install 'requery[train]'); or convert "
-            "the file to CSV or JSON Lines"
+            f"{path}: Parquet needs the extra 'train' (pip install 'requery-search[train]'); "
+            "or convert the file to CSV or JSON Lines"
         ) from None
     try:
         schema = pl.read_parquet_schema(path)

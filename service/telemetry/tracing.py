@@ -82,7 +82,7 @@ class Tracing:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         except ImportError:
             raise ValueError(
-                "REQUERY_OTLP_ENDPOINT needs OpenTelemetry: pip install 'requery[otel]'"
+                "REQUERY_OTLP_ENDPOINT needs OpenTelemetry: pip install 'requery-search[otel]'"
             ) from None
         exporter = OTLPSpanExporter(
             endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=_EXPORT_TIMEOUT_S

@@ -86,7 +86,7 @@ def test_a_missing_extra_is_one_line(
         _run("train", "commands_for_test", "train", [], extra="train")
     assert stopped.value.exit_code == 1
     assert capsys.readouterr().err == (
-        "requery: train needs the extra 'train': pip install 'requery[train]' "
+        "requery: train needs the extra 'train': pip install 'requery-search[train]' "
         "(no_such_library is missing)\n"
     )
 
