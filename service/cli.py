@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-OURS = frozenset({"service", "model_store", "training", "loadtests"})
+OURS = frozenset({"service", "model_store", "training"})
 # Everything after the subcommand's name, "--help" too, is left to the subcommand itself.
 _PASS_ON: dict[str, Any] = {
     "allow_extra_args": True,

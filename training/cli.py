@@ -73,7 +73,7 @@ def train(
 
         loaded = load_recipe(recipe)
 
-        from training.companions import write_companions
+        from training.artifacts import write_artifacts
         from training.data.dataset import data_folder, read_source
         from training.run import train as run_recipe
         from training.trial import pack_adapter
@@ -83,7 +83,7 @@ def train(
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         target = (out or folder / "version") / loaded.name
         target.mkdir(parents=True, exist_ok=True)
-        write_companions(loaded, read_source(loaded.data.source, data_folder(data)), target)
+        write_artifacts(loaded, read_source(loaded.data.source, data_folder(data)), target)
         manifest = pack_adapter(adapter, loaded, target, spelling=loaded.spelling, training=record)
         typer.echo(f"trained {manifest.name} ({manifest.digest[:12]}) into {target}")
         typer.echo(f"measure it: requery evaluate {manifest.name} --source {target.parent}")

@@ -1,4 +1,4 @@
-"""Recipes: one YAML file says all that a run depends on."""
+"""Recipes: one YAML file holds everything that a run depends on."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class _Part(BaseModel):
 
 
 class DataPart(_Part):
-    """Which source to read and how much to make of it."""
+    """The source to read, and how many training pairs to build from it."""
 
     source: Literal["home_depot", "best_buy", "tables"]
     """A reader of :mod:`training.data.readers`, or ``tables``: a folder in our schema."""
     noisy_pairs: Annotated[int, Field(ge=0)] = 0
     """Synthetic misspellings to add."""
     spelling_repeats: Annotated[int, Field(ge=1)] = 1
-    """How often a query comes that people misspelt; they are few, and gain most."""
+    """How often each query with a real misspelling is repeated: they are few, and gain most."""
     max_write: Annotated[int, Field(ge=1)] = 4
     max_judge: Annotated[int, Field(ge=0)] = 4
 
 
 class AdapterPart(_Part):
-    """LoRA on all projections, with the four marker rows trained beside it."""
+    """LoRA on all projections; the four marker rows of the embedding are trained too."""
 
     rank: Annotated[int, Field(ge=1)] = 16
     alpha: Annotated[int, Field(ge=1)] = 32
@@ -56,7 +56,7 @@ class Optimiser(_Part):
     """Packed rows per optimiser step."""
     row_tokens: Annotated[int, Field(ge=32)] = 256
     tag_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the two-label loss beside the loss on rewrites."""
+    """Weight of the two-label loss relative to the loss on rewrites."""
 
 
 class DomainStage(_Part):
@@ -72,22 +72,22 @@ class SftStage(_Part):
 
     kind: Literal["sft"]
     tokens: Annotated[int, Field(ge=1)]
-    """Budget of packed tokens; the data is repeated or cut to fit."""
+    """Number of packed tokens; the data is repeated or cut to this size."""
     optimiser: Optimiser
     tasks: Literal["both", "write"] = "both"
     """``write`` is the single-task ablation."""
     match_samples: bool = True
-    """Beside samples, take only as many mined queries, and half as many noisy ones."""
+    """Limit mined queries to the number of samples, and noisy ones to half of it."""
     noisy_pairs: Annotated[int, Field(ge=0)] | None = None
-    """Synthetic misspellings in this stage; default: as many as the recipe makes."""
+    """Synthetic misspellings in this stage; default: the recipe's ``noisy_pairs``."""
     catalogue_pairs: Annotated[int, Field(ge=0)] = 0
-    """Queries with pairs to judge out of the catalogue alone (``data/catalogue_pairs.py``)."""
+    """Queries whose pairs to judge come from the catalogue (``data/catalogue_pairs.py``)."""
 
 
 class SampleStage(_Part):
-    """The model's own rewrites of training queries, judged by the search engine.
+    """Rewrites that the model samples for training queries, judged by the search engine.
 
-    The good ones are learnt and the bad ones become negatives in the next ``sft`` stage.
+    The next ``sft`` stage learns the good ones and takes the bad ones as negatives.
     """
 
     kind: Literal["sample"]
@@ -97,38 +97,38 @@ class SampleStage(_Part):
 
 
 class _RewardedStage(_Part):
-    """What stages have in common that learn from what the search engine and the judge give back."""
+    """Common fields of the stages that learn from rewards of the search engine and the judge."""
 
     temperature: Annotated[float, Field(gt=0)]
-    """Of sampling."""
+    """Sampling temperature."""
     learning_rate: Annotated[float, Field(gt=0)]
     rewards: Annotated[dict[RewardName, float], Field(min_length=1)]
-    """Weight of each reward (:mod:`training.rewards`); one that is not named does not count."""
+    """Weight of each reward (:mod:`training.rewards`); the default weight is 0."""
     results: Annotated[int, Field(ge=1)] = 5
-    """First results of a rewrite that the judge looks at."""
+    """Number of a rewrite's first results that the judge scores."""
     missed_share: Annotated[float, Field(ge=0, le=1)] = 0.75
-    """Share of queries that do not find all of their relevant products by themselves."""
+    """Share of queries that miss some of their relevant products without a rewrite."""
 
 
 class GrpoStage(_RewardedStage):
-    """Alignment on what the search engine and the judge give back (``alignment/grpo.py``)."""
+    """Alignment by GRPO on rewards of the search engine and the judge (``alignment/grpo.py``)."""
 
     kind: Literal["grpo"]
     steps: Annotated[int, Field(ge=1)]
     queries_per_step: Annotated[int, Field(ge=1)] = 8
     group: Annotated[int, Field(ge=2)] = 8
-    """Samples for each query, compared with each other."""
+    """Samples for each query; their rewards are compared with each other."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
     beta: Annotated[float, Field(ge=0)] = 0.02
-    """Weight of the divergence from the model that the stage began with."""
+    """Weight of the divergence from the model at the start of the stage."""
     misspelt_share: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of queries that are misspelt on the way, as people misspell: their corrections gain."""
+    """Share of queries that are misspelt before sampling, with misspellings that people make."""
     tag_rows: Annotated[int, Field(ge=0)] = 1
-    """Packed rows of pairs to judge, learnt beside in each step."""
+    """Packed rows of pairs to judge that each step also learns."""
     tag_weight: Annotated[float, Field(ge=0)] = 1.0
     catalogue_pairs: Annotated[int, Field(ge=0)] = 0
-    """Queries out of the catalogue (:mod:`training.data.catalogue_pairs`) among those rows."""
+    """Queries from the catalogue (:mod:`training.data.catalogue_pairs`) in those rows."""
     row_tokens: Annotated[int, Field(ge=32)] = 256
 
 
@@ -140,23 +140,23 @@ class DpoStage(_RewardedStage):
     per_query: Annotated[int, Field(ge=2)] = 8
     temperature: Annotated[float, Field(gt=0)] = 0.9
     min_margin: Annotated[float, Field(gt=0)] = 0.5
-    """Least difference of fused rewards between the best and the worst sample of a query."""
+    """Minimum difference of fused rewards between a query's best and worst sample."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     anchor: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the loss on the best samples themselves."""
     batch: Annotated[int, Field(ge=1)] = 16
-    """Pairs in a step."""
+    """Pairs per step."""
     epochs: Annotated[int, Field(ge=1)] = 1
 
 
 class TagsStage(_Part):
-    """The tag's row of the head alone, fitted again and calibrated (``finetuning/tag_head.py``)."""
+    """Refit and calibrate only the head's row of the tag (``finetuning/tag_head.py``)."""
 
     kind: Literal["tags"]
     queries: Annotated[int, Field(ge=1)] = 4000
     """Training queries whose pairs the row is fitted to."""
     ridge: Annotated[float, Field(gt=0)] = 0.01
-    """Weight of the squared change of the row beside the mean loss of a pair."""
+    """Weight of the row's squared change relative to the mean loss of a pair."""
 
 
 Stage = Annotated[
@@ -176,21 +176,21 @@ class Recipe(_Part):
     prompt: PromptSpec
     adapter: AdapterPart = AdapterPart()
     start: VersionName | None = None
-    """Version whose adapter the first stage goes on from; its base and prompt must be the same."""
+    """Version whose adapter the first stage starts from; base and prompt must be equal."""
     judge: Path | None = None
-    """Folder of the judge (``requery judge`` makes it), for stages that need one."""
+    """Folder of the judge (from ``requery judge``), for stages that need one."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     decoding: DecodingSpec
     filter: FilterSpec = FilterSpec()
     spelling: SpellingSpec | None = None
-    """A corrector made of the words of the catalogue and of training queries."""
+    """A corrector built from the words of the catalogue and of training queries."""
     label_words: dict[str, str] = {
         "query": " search",
         "rewrite": " product",
         "relevant": " good",
         "irrelevant": " wrong",
     }
-    """Ordinary words whose embedding rows the markers start from."""
+    """Ordinary words whose embedding rows initialise the markers."""
 
     @field_validator("label_words")
     @classmethod
@@ -202,13 +202,13 @@ class Recipe(_Part):
 
     @field_validator("stages")
     @classmethod
-    def _something_to_sample_from(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    def _first_stage_trains(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
         if stages[0].kind == "sample":
             raise ValueError("the first stage must train; there is no model to sample from yet")
         return stages
 
     @model_validator(mode="after")
-    def _something_to_align(self) -> Self:
+    def _stages_have_a_model(self) -> Self:
         if self.stages[0].kind == "tags" and self.start is None:
             raise ValueError("a tags stage needs a model that can judge: name one as 'start'")
         for index, stage in enumerate(self.stages):
@@ -226,8 +226,8 @@ class Recipe(_Part):
 def load_recipe(path: Path) -> Recipe:
     """Read and check a recipe.
 
-    ``like: other.yaml`` (a path from the recipe's folder) takes over every field of another one
-    that the recipe does not name itself.
+    ``like: other.yaml`` (a path relative to the recipe) inherits every field that the recipe does
+    not set itself.
 
     Raises:
         RecipeError: unreadable, not YAML, or not in the shape of :class:`Recipe`.
@@ -241,9 +241,9 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _document(path: Path, seen: tuple[Path, ...]) -> Any:
-    """What a recipe says, with what it takes over."""
+    """The recipe's fields, with inherited ones."""
     if path.resolve() in seen:
-        raise RecipeError(f"{path} is like itself; name another recipe as 'like'")
+        raise RecipeError(f"{path} inherits from itself; name another recipe as 'like'")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -260,10 +260,10 @@ def _document(path: Path, seen: tuple[Path, ...]) -> Any:
 def recipe_digest(recipe: Recipe) -> str:
     """SHA-256 (hex) of what training depends on; a run continues only with the same one.
 
-    How the finished version is used (its filter, temperatures, corrector and description) may be
-    chosen after training, on the development fold.
+    Filter, temperatures, corrector and description of the version are left out: they may be chosen
+    after training, on the development fold.
     """
-    # Sorted, since the order of a mapping in the file says nothing.
+    # Sorted, because the order of a mapping in the file has no meaning.
     content = json.dumps(
         recipe.model_dump(
             mode="json", exclude={"description", "filter", "decoding", "judge", "spelling"}

@@ -1,4 +1,4 @@
-"""One training run: the stages of a recipe in order, each resumable, ending in a version."""
+"""One training run: all stages of a recipe, each resumable, and the record of the run."""
 
 from __future__ import annotations
 
@@ -13,18 +13,12 @@ import torch
 from rich.console import Console
 
 from model_store.store import default_cache_dir, open_store
-from training.data.dataset import (
-    data_digests,
-    data_folder,
-    read_source,
-)
+from training.data.dataset import data_digests, data_folder, read_source
 from training.data.pairs import World, summarise
 from training.errors import RunError
 from training.finetuning.curves import plot_run
 from training.folder import Run, write_json
-from training.recipe import (
-    Recipe,
-)
+from training.recipe import Recipe
 from training.schedule import StageRunner
 
 _console = Console(stderr=True)
@@ -33,22 +27,22 @@ _console = Console(stderr=True)
 def train(
     recipe: Recipe, run_folder: Path, data: Path | None, *, checkpoint_every: int = 50
 ) -> Path:
-    """Run every stage that is not finished yet.
+    """Run all unfinished stages.
 
     Returns:
         The folder of the trained adapter, with ``record.json`` beside it.
 
     Raises:
         TrainingError: data, recipe, judge or run folder cannot be used.
-        ModelStoreError: the base or the version to start from is not there, or not as expected.
+        ModelStoreError: the base or the start version is missing or damaged.
     """
     begun = started_from(recipe)
     run = Run(run_folder, recipe)
     where = data_folder(data)
     world = World(read_source(recipe.data.source, where))
-    course = StageRunner(run, world, begun.adapter if begun else None, checkpoint_every)
-    records = [course.stage(number) for number in range(len(recipe.stages))]
-    if course.adapter is None:
+    runner = StageRunner(run, world, begun.adapter if begun else None, checkpoint_every)
+    records = [runner.stage(number) for number in range(len(recipe.stages))]
+    if runner.adapter is None:
         raise RunError("the recipe has no stage that trains")
     write_json(
         run.folder / "record.json",
@@ -56,8 +50,8 @@ def train(
             "recipe": recipe.model_dump(mode="json"),
             "start": {"version": recipe.start, "digest": begun.digest} if begun else None,
             "stages": records,
-            "pairs": summarise(course.mined),
-            "queries": {"train": len(course.parts.train), "held_out": len(course.parts.held_out)},
+            "pairs": summarise(runner.mined),
+            "queries": {"train": len(runner.parts.train), "held_out": len(runner.parts.held_out)},
             "data": data_digests(recipe.data.source, where),
             "seconds": round(sum(record.get("seconds", 0.0) for record in records), 1),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, "
@@ -67,12 +61,12 @@ def train(
         },
     )
     plot_run(run.folder, [stage.kind for stage in recipe.stages], recipe.name)
-    return course.adapter
+    return runner.adapter
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The version that a run goes on from."""
+    """The version that a run starts from."""
 
     adapter: Path
     digest: str
@@ -82,7 +76,7 @@ def started_from(recipe: Recipe) -> Start | None:
     """The adapter of the version that the recipe names as its start.
 
     Raises:
-        RunError: it is no adapter, or of another base or prompt than the recipe's.
+        RunError: it is not an adapter, or its base or prompt differs from the recipe's.
         ModelStoreError: there is no such version.
     """
     if recipe.start is None:
@@ -90,11 +84,9 @@ def started_from(recipe: Recipe) -> Start | None:
     version = open_store().get(recipe.start)
     manifest = version.manifest
     if manifest.weights.kind != "adapter":
-        raise RunError(f"{recipe.start} is no adapter, so no run can go on from it")
+        raise RunError(f"{recipe.start} is not an adapter; a run can only start from one")
     if manifest.base.sha256 != recipe.base.sha256 or manifest.prompt != recipe.prompt:
-        raise RunError(
-            f"{recipe.start} has another base or prompt than the recipe; make the two the same"
-        )
+        raise RunError(f"{recipe.start} and the recipe differ in base or prompt; make them equal")
     return Start(version.folder(default_cache_dir()), manifest.digest)
 
 

@@ -1,4 +1,4 @@
-"""The stages of a run, one after the other, each resumable."""
+"""Runs the stages of a recipe in order; each stage is resumable."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _console = Console(stderr=True)
 
 
 class StageRunner:
-    """The stages of a run, one after the other; each goes on from the adapter of the one before."""
+    """Runs stages in order; each starts from the adapter of the stage before."""
 
     def __init__(self, run: Run, world: World, adapter: Path | None, checkpoint_every: int) -> None:
         self.run, self.recipe, self.world = run, run.recipe, world
@@ -72,12 +72,12 @@ class StageRunner:
         self._trainee: Trainee | None = None
 
     def stage(self, number: int) -> dict[str, Any]:
-        """Carry out a stage, or find that it is done; its record."""
+        """Run a stage unless it is done; return its record."""
         stage = self.recipe.stages[number]
         record = self.run.done(number)
         if record is None:
             _console.print(f"stage {number}: {stage.kind}")
-            record = {"kind": stage.kind, **self._carry_out(stage, number)}
+            record = {"kind": stage.kind, **self._execute(stage, number)}
             self.run.finish(number, record)
         if isinstance(stage, SampleStage):
             self._sampled = load_pairs(self._samples(number))
@@ -85,7 +85,7 @@ class StageRunner:
             self.adapter = self._output(number)
         return record
 
-    def _carry_out(self, stage: Stage, number: int) -> dict[str, Any]:
+    def _execute(self, stage: Stage, number: int) -> dict[str, Any]:
         seed = self.recipe.seed + number
         if isinstance(stage, SampleStage):
             return self._sample(stage, number, seed)
@@ -110,7 +110,7 @@ class StageRunner:
             str(self._output(number)), save_embedding_layers=False, selected_adapters=["default"]
         )
         if isinstance(stage, GrpoStage):
-            # It has a second adapter now; a stage after it begins with a fresh one.
+            # GRPO adds a second adapter to the model; the next stage loads a fresh one.
             self._trainee = None
         return record
 
@@ -150,7 +150,7 @@ class StageRunner:
 
         count = stage.steps * stage.queries_per_step
         queries = pick_prompts(self.world, self.parts.train, count, stage.missed_share, seed)
-        # Before the world learns of misspelt queries, which are none of its own.
+        # Before misspelt queries are added to the world: they are not in the data.
         rows = tag_rows(
             self.mined, self.world, self.parts, self.recipe, trainee.prompts, stage=stage, seed=seed
         )
@@ -211,7 +211,7 @@ class StageRunner:
 
     def _trial(self, number: int, decoding: DecodingSpec) -> StoredVersion:
         if self.adapter is None:
-            raise RunError("this stage needs one that trains before it")
+            raise RunError("no earlier stage trains a model that this stage could sample from")
         folder = self.run.folder / f"trial-{number}"
         return trial_version(self.adapter, self.recipe, folder, decoding)
 
@@ -236,10 +236,10 @@ class StageRunner:
 
 
 def load_judge(recipe: Recipe) -> Score:
-    """The judge of a recipe's rewards; without one, every score is 0.
+    """Score function of a recipe's judge; all scores are 0 if it names none.
 
     Raises:
-        RunError: the folder holds no judge, or a damaged one.
+        RunError: the folder holds no readable judge.
     """
     if recipe.judge is None:
         return lambda pairs: [0.0] * len(pairs)
@@ -275,7 +275,7 @@ def _optimiser(stage: DomainStage | SftStage) -> Optimiser:
 async def _drawn(
     version: StoredVersion, prompts: PromptFormat, queries: Sequence[str]
 ) -> list[tuple[str, list[Drawn]]]:
-    """All candidates that came to a tag; the tag is the likelier of the two."""
+    """All candidates that end with a tag; the tag is the more likely label."""
     labels = prompts.labels
     async with running(version) as engine:
         bar = tqdm(total=len(queries), desc="sampling", unit="query")
@@ -294,7 +294,7 @@ async def _drawn(
 
 
 def load_pairs(path: Path) -> dict[str, QueryPairs]:
-    """What a sample stage wrote, by query."""
+    """Pairs written by a sample stage, by query."""
     pairs = {}
     for item in json.loads(path.read_text(encoding="utf-8")):
         parts = {k: [Scored(**s) for s in item[k]] for k in ("write", "accept", "reject")}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from setuptools import find_packages
 
 from tests.conftest import ENGINE_FILES, group_of
 
@@ -73,6 +74,19 @@ def test_the_bases_in_the_locks_are_those_in_the_metadata(project: dict[str, Any
     assert pins("cpu")[served["name"]] == served["version"]
     assert pins("dev")[judge["name"]] == judge["version"]
     assert judge["name"] not in pins("cpu"), "the judge serves no traffic"
+
+
+def test_the_wheel_has_the_packages_that_serve_and_train(project: dict[str, Any]) -> None:
+    find = project["tool"]["setuptools"]["packages"]["find"]
+    packages = find_packages(str(ROOT), include=find["include"])
+    assert {name.partition(".")[0] for name in packages} == {"service", "model_store", "training"}
+
+
+@pytest.mark.parametrize("package", ["service", "model_store", "training"])
+def test_what_is_in_the_wheel_imports_nothing_that_is_not(package: str) -> None:
+    pattern = re.compile(r"^\s*(?:from|import) (?:loadtests|tests)\b", re.MULTILINE)
+    files = (ROOT / package).rglob("*.py")
+    assert [str(file) for file in files if pattern.search(file.read_text("utf-8"))] == []
 
 
 def test_the_licence_is_whole() -> None:

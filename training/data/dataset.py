@@ -1,4 +1,4 @@
-"""From a recipe to what its stages learn from: the split, the mined pairs, the domain text."""
+"""Training data of a recipe: the split, the mined pairs, the domain text."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def sft_rows(
         people = rng.sample(people, min(len(people), len(sampled)))
         noisy = noisy[: len(sampled) // 2]
     catalogue = CatalogueMiner(world, parts.train, seed, parts.protected)
-    told = catalogue.mine(stage.catalogue_pairs) if stage.catalogue_pairs else ()
-    pool = [*people, *sampled.values(), *noisy, *told]
+    from_catalogue = catalogue.mine(stage.catalogue_pairs) if stage.catalogue_pairs else ()
+    pool = [*people, *sampled.values(), *noisy, *from_catalogue]
     if stage.tasks == "write":
         pool = [QueryPairs(p.query, write=p.write) for p in pool]
     limit = recipe.decoding.max_tokens
@@ -163,8 +163,8 @@ def tag_rows(
 ) -> list[Row]:
     """Packed pairs to judge beside a GRPO stage, as many rows as it uses, none to write."""
     catalogue = CatalogueMiner(world, parts.train, seed, parts.protected)
-    told = catalogue.mine(stage.catalogue_pairs) if stage.catalogue_pairs else ()
-    judged = [to_judge(p) for p in (*mined.values(), *told)]
+    from_catalogue = catalogue.mine(stage.catalogue_pairs) if stage.catalogue_pairs else ()
+    judged = [to_judge(p) for p in (*mined.values(), *from_catalogue)]
     trees = [t for p in judged if (t := tree_of(p, prompts, recipe.decoding.max_tokens)).branches]
     tokens = stage.steps * stage.tag_rows * stage.row_tokens
     packed = _budget(trees, tokens, random.Random(seed))

@@ -141,7 +141,7 @@ class TestLike:
     def test_a_circle_is_said(self, tmp_path: Path) -> None:
         self.write(tmp_path, "a.yaml", "like: b.yaml\n")
         path = self.write(tmp_path, "b.yaml", "like: a.yaml\n")
-        with pytest.raises(RecipeError, match="is like itself"):
+        with pytest.raises(RecipeError, match="inherits from itself"):
             load_recipe(path)
 
     def test_a_missing_one_is_named(self, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import training
 from model_store.manifest import FilterSpec, SpellingSpec
 from service.engine.spelling import Corrector
 from tests.unit.training.worlds import make_tables, shop_tables
-from training.companions import write_companions
+from training.artifacts import write_artifacts
 from training.recipe import Recipe, load_recipe
 
 
@@ -20,7 +20,7 @@ def recipe() -> Recipe:
 
 
 def test_the_brands_and_words_of_a_catalogue(recipe: Recipe, tmp_path: Path) -> None:
-    write_companions(recipe, shop_tables(), tmp_path)
+    write_artifacts(recipe, shop_tables(), tmp_path)
     words = dict(line.split() for line in (tmp_path / "words.txt").read_text().splitlines())
     # "oak" is in the titles of eight things; what was typed in its place is no word.
     assert int(words["oak"]) >= 8
@@ -38,7 +38,7 @@ def test_the_brands_and_words_of_a_catalogue(recipe: Recipe, tmp_path: Path) -> 
 def test_rare_words_are_not_known(recipe: Recipe, tmp_path: Path) -> None:
     titles = {f"p{i}": "oak ladder" for i in range(40)} | {f"q{i}": "oka shelf" for i in range(4)}
     grades = {f"ladder {i}": {"p0": 3.0} for i in range(40)}
-    write_companions(recipe, make_tables(titles, grades), tmp_path)
+    write_artifacts(recipe, make_tables(titles, grades), tmp_path)
     words = dict(line.split() for line in (tmp_path / "words.txt").read_text().splitlines())
     assert words.keys() == {"oak", "ladder"}
     assert words["oak"] == "40"
@@ -46,8 +46,8 @@ def test_rare_words_are_not_known(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_only_what_the_recipe_names_is_written(recipe: Recipe, tmp_path: Path) -> None:
     plain = recipe.model_copy(update={"filter": FilterSpec(), "spelling": None})
-    write_companions(plain, shop_tables(), tmp_path)
+    write_artifacts(plain, shop_tables(), tmp_path)
     assert list(tmp_path.iterdir()) == []
     words = plain.model_copy(update={"spelling": SpellingSpec(words_file="w.txt")})
-    write_companions(words, shop_tables(), tmp_path)
+    write_artifacts(words, shop_tables(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["w.txt"]

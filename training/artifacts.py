@@ -1,4 +1,4 @@
-"""What travels with a version beside its weights: brands to keep, and words to correct by."""
+"""Files that a version needs beside its weights: protected brands and the corrector's words."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from training.evaluation.baselines import spelling_pairs, spelling_words
 from training.recipe import Recipe
 
 
-def write_companions(recipe: Recipe, tables: Tables, folder: Path) -> None:
-    """Write the files that the recipe's filter and corrector name into a version's folder.
+def write_artifacts(recipe: Recipe, tables: Tables, folder: Path) -> None:
+    """Write the files named by the recipe's filter and corrector into a version's folder.
 
     Raises:
         DataError: a part of the data is empty.
