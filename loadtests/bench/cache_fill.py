@@ -23,7 +23,7 @@ from loadtests.summary import percentile
 from model_store.manifest import FilterSpec
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.memory_tier import MemoryCache
+from service.cache.memory_tier import MemoryTier
 from service.cache.metrics import CacheMetrics
 from service.filtering.candidates import Generation, Scored
 from service.filtering.filters import CandidateFilter
@@ -62,7 +62,7 @@ def measure(count: int, calls: int) -> dict[str, Any]:
         count: entries.
         calls: timed look-ups, and timed writes.
     """
-    cache = MemoryCache(
+    cache = MemoryTier(
         max_bytes=1 << 62,
         lifetimes=Lifetimes(hard_s=86_400.0),
         metrics=CacheMetrics(CollectorRegistry()),

@@ -50,9 +50,9 @@ class OverridesApi:
         guard: who may.
     """
 
-    def __init__(self, *, overrides: Overrides, desk: OverrideEditor, guard: Guard) -> None:
+    def __init__(self, *, overrides: Overrides, editor: OverrideEditor, guard: Guard) -> None:
         self._overrides = overrides
-        self._desk = desk
+        self._editor = editor
         self._guard = guard
 
     def router(self) -> APIRouter:
@@ -143,7 +143,7 @@ class OverridesApi:
         """In force on all replicas within a second; the answer names its id and place."""
         author = self._guard.check(request)
         draft = read_entry((await read_json(request, AnyObject)).root)
-        entry = await self._desk.add(draft, author=author)
+        entry = await self._editor.add(draft, author=author)
         _note(request, "overrides.add", entry)
         return self._one(entry, code=201)
 
@@ -151,7 +151,7 @@ class OverridesApi:
         """The same, under an id of the caller's choice; what was there under it is replaced."""
         author = self._guard.check(request)
         draft = read_entry((await read_json(request, AnyObject)).root)
-        entry, new = await self._desk.put(
+        entry, new = await self._editor.put(
             request.path_params["id"], draft, author=author, expected=expected_revision(request)
         )
         _note(request, "overrides.put", entry)
@@ -160,7 +160,7 @@ class OverridesApi:
     async def remove(self, request: Request) -> Response:
         """Out of force on all replicas within a second."""
         author = self._guard.check(request)
-        await self._desk.remove(
+        await self._editor.remove(
             request.path_params["id"],
             author=author,
             reason=request.query_params.get("reason", "")[:_MAX_REASON_CHARS] or None,
@@ -168,7 +168,7 @@ class OverridesApi:
         )
         context_of(request.scope).fields.update(change="overrides.delete")
         return Response(
-            status_code=204, headers={"etag": entity_tag(self._desk.revision), **_NO_STORE}
+            status_code=204, headers={"etag": entity_tag(self._editor.revision), **_NO_STORE}
         )
 
     async def replace_all(self, request: Request) -> Response:
@@ -177,7 +177,7 @@ class OverridesApi:
         expected = expected_revision(request, required=True)
         body = await read_json(request, OverridesRequest)
         drafts = read_entries(body.overrides, most=MAX_ENTRIES)
-        await self._desk.replace_all(drafts, author=author, reason=body.reason, expected=expected)
+        await self._editor.replace_all(drafts, author=author, reason=body.reason, expected=expected)
         context_of(request.scope).fields.update(change="overrides.replace", overrides=len(drafts))
         return self._listed()
 
@@ -186,16 +186,16 @@ class OverridesApi:
             "overrides": [
                 _shown(entry, source, hits) for entry, source, hits in self._overrides.in_force()
             ],
-            "revision": self._desk.revision,
-            "persistence": "redis" if self._desk.durable else "process",
+            "revision": self._editor.revision,
+            "persistence": "redis" if self._editor.durable else "process",
             "file_problem": self._overrides.file_problem,
         }
-        return _json(content, 200, {"etag": entity_tag(self._desk.revision)})
+        return _json(content, 200, {"etag": entity_tag(self._editor.revision)})
 
     def _one(
         self, entry: Entry, *, code: int = 200, source: Source = "api", hits: int = 0
     ) -> Response:
-        headers = {"etag": entity_tag(self._desk.revision)}
+        headers = {"etag": entity_tag(self._editor.revision)}
         if code == 201:
             headers["location"] = f"/overrides/{entry.id}"
         return _json(_shown(entry, source, hits), code, headers)

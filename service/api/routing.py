@@ -68,7 +68,7 @@ class ControlApi:
     Args:
         routing: the shared document.
         versions: what can be routed to.
-        board: where the audit trail is.
+        document_store: where the audit trail is.
         guard: who may change the routing and read the audit trail.
         reader: who may read the routing.
         assigner: what follows the routing here, and has the kill switch of this replica alone.
@@ -79,14 +79,14 @@ class ControlApi:
         *,
         routing: Document[Routing],
         versions: KnownVersions,
-        board: DocumentStore,
+        document_store: DocumentStore,
         assigner: Router,
         guard: Guard,
         reader: Guard,
     ) -> None:
         self._routing = routing
         self._versions = versions
-        self._board = board
+        self._document_store = document_store
         self._guard = guard
         self._reader = reader
         self._assigner = assigner
@@ -231,7 +231,7 @@ class ControlApi:
     async def audit(self, request: Request) -> Response:
         """The last changes of all control documents, newest first."""
         self._guard.check(request)
-        entries = await self._board.notes(_limit(request))
+        entries = await self._document_store.notes(_limit(request))
         return _json({"entries": entries, "persistence": self._persistence()})
 
     async def _switched(
@@ -255,7 +255,7 @@ class ControlApi:
             replica=socket.gethostname(),
         )
         # It is in force already, and must not wait for what may be the reason that it is needed.
-        await note(self._board, change, within_s=_NOTE_S)
+        await note(self._document_store, change, within_s=_NOTE_S)
         return self._changed(request, action, revision)
 
     def _check_kill(self, kill: Kill) -> None:

@@ -10,9 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from prometheus_client import CollectorRegistry
 
 from service.cache.lifetimes import Lifetimes
-from service.cache.memory_tier import MemoryCache
+from service.cache.memory_tier import MemoryTier
 from service.cache.purges import Purger, Purges, purges_document
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.cache.tiered import TieredCache
 from service.config.settings import Settings
 from service.control.documents import Document
@@ -46,7 +46,7 @@ from service.versions.registry import VersionRegistry
 from service.versions.supervisor import Supervisor, SupervisorMetrics
 from service.versions.version import EngineFactory, ModelVersion
 
-_BOARD_CONNECTIONS = 8
+_DOCUMENT_STORE_CONNECTIONS = 8
 _EXPOSURE_CONNECTIONS = 2
 _BACKGROUND_TIMEOUT_S = 2.0
 """Of Redis commands that no request of a shopper waits for."""
@@ -94,16 +94,16 @@ class Components:
     metrics: Metrics
     versions: VersionRegistry
     memory: MemoryBudget
-    board: DocumentStore
+    document_store: DocumentStore
     documents: Documents
     router: Router
     loader: Loader
     roster: Reconciler
     supervisor: Supervisor
     overrides: Overrides
-    desk: OverrideEditor
+    editor: OverrideEditor
     cache: TieredCache
-    redis: RedisCache | None
+    redis: RedisTier | None
     purger: Purger
     flights: SingleFlight
     admission: Admission
@@ -127,8 +127,8 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
     goodput = Goodput(metrics.registry)
     versions.watch(lambda known: goodput.watch(known.name))
 
-    board = _board(settings, control)
-    documents = _documents(settings, board, control)
+    document_store = _document_store(settings, control)
+    documents = _documents(settings, document_store, control)
     routing = documents.routing
     routing.on_change(lambda plan: versions.want_default(plan.default))
     plans = RoutingMetrics(metrics.registry)
@@ -208,14 +208,14 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         metrics=metrics,
         versions=versions,
         memory=supplies.memory,
-        board=board,
+        document_store=document_store,
         documents=documents,
         router=router,
         loader=loader,
         roster=roster,
         supervisor=supervisor,
         overrides=overrides,
-        desk=OverrideEditor(documents.overrides, overrides),
+        editor=OverrideEditor(documents.overrides, overrides),
         cache=cache,
         redis=redis,
         purger=Purger(documents.purges, cache),
@@ -248,16 +248,18 @@ def killed_names(kill: Kill | None) -> frozenset[str]:
     return frozenset(() if kill is None or kill.version is None else (kill.version,))
 
 
-def _board(settings: Settings, metrics: ControlMetrics) -> DocumentStore:
-    client = _client(settings, connections=_BOARD_CONNECTIONS)
+def _document_store(settings: Settings, metrics: ControlMetrics) -> DocumentStore:
+    client = _client(settings, connections=_DOCUMENT_STORE_CONNECTIONS)
     return LocalDocumentStore() if client is None else RedisDocumentStore(client, metrics)
 
 
-def _documents(settings: Settings, board: DocumentStore, metrics: ControlMetrics) -> Documents:
+def _documents(
+    settings: Settings, document_store: DocumentStore, metrics: ControlMetrics
+) -> Documents:
     initial = Routing(default=settings.default_version, weights={}, salt="requery")
     return Documents(
         routing=Document(
-            board,
+            document_store,
             DOCUMENT,
             schema=SCHEMA,
             parse=Routing.parse,
@@ -266,10 +268,10 @@ def _documents(settings: Settings, board: DocumentStore, metrics: ControlMetrics
             metrics=metrics,
         ),
         roster=desired_versions_document(
-            board, initial=[settings.default_version], metrics=metrics
+            document_store, initial=[settings.default_version], metrics=metrics
         ),
-        overrides=overrides_document(board, metrics),
-        purges=purges_document(board, metrics),
+        overrides=overrides_document(document_store, metrics),
+        purges=purges_document(document_store, metrics),
     )
 
 
@@ -286,9 +288,9 @@ def _overrides(
 
 def _cache(
     settings: Settings, metrics: Metrics, breakers: BreakerMetrics
-) -> tuple[TieredCache, RedisCache | None]:
+) -> tuple[TieredCache, RedisTier | None]:
     lifetimes = Lifetimes.of(settings)
-    memory = MemoryCache(
+    memory = MemoryTier(
         max_bytes=settings.cache_memory_bytes, lifetimes=lifetimes, metrics=metrics.cache
     )
     write_budget_s = settings.redis_write_budget_ms / 1000
@@ -300,7 +302,7 @@ def _cache(
     )
     redis = None
     if client is not None:
-        redis = RedisCache(
+        redis = RedisTier(
             client,
             lifetimes=lifetimes,
             read_budget_s=settings.redis_read_budget_ms / 1000,

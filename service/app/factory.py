@@ -144,12 +144,12 @@ def _routers(parts: Components, auth: Auth, *, gpu: bool) -> list[APIRouter]:
         ControlApi(
             routing=routing,
             versions=versions,
-            board=parts.board,
+            document_store=parts.document_store,
             assigner=parts.router,
             guard=guard,
             reader=reader,
         ).router(),
-        OverridesApi(overrides=parts.overrides, desk=parts.desk, guard=guard).router(),
+        OverridesApi(overrides=parts.overrides, editor=parts.editor, guard=guard).router(),
         CacheApi(purger=parts.purger, versions=versions, guard=guard).router(),
         OperationsApi(
             versions=versions, metrics=parts.metrics, guard=auth.guard("metrics")

@@ -37,7 +37,7 @@ async def running(
     following = [
         asyncio.create_task(work, name=name)
         for name, work in (
-            ("board", parts.board.run()),
+            ("documents", parts.document_store.run()),
             ("overrides", parts.overrides.run()),
             ("roster", parts.roster.run()),
             ("supervisor", parts.supervisor.run()),
@@ -56,7 +56,7 @@ async def running(
         await parts.loader.close()
         await parts.exposures.close()
         await parts.cache.close()
-        await parts.board.close()
+        await parts.document_store.close()
 
 
 def _first_load(

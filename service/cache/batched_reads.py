@@ -41,12 +41,12 @@ class Lookups:
 
     Args:
         fetch: asks Redis.
-        patience: runs it; each message takes one of its places.
+        commands: runs it; each message takes one of its places.
     """
 
-    def __init__(self, fetch: Fetch, patience: BoundedCommands) -> None:
+    def __init__(self, fetch: Fetch, commands: BoundedCommands) -> None:
         self._fetch = fetch
-        self._patience = patience
+        self._commands = commands
         self._waiting: list[_Waiting] = []
         self._under_way: set[asyncio.Task[None]] = set()
         self._latest: asyncio.Task[None] | None = None
@@ -76,7 +76,7 @@ class Lookups:
             timer.cancel()
 
     async def close(self) -> None:
-        """Return when no message is under way; those of ``patience`` have been stopped before."""
+        """Return when no message is under way; those of ``commands`` have been stopped before."""
         if self._hold is not None:
             self._hold.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -114,7 +114,7 @@ class Lookups:
             return
         budget_s = max(one.end for one in asked) - loop.time()
         try:
-            values = await self._patience.run(lambda: self._fetch(keys), budget_s)
+            values = await self._commands.run(lambda: self._fetch(keys), budget_s)
             found = dict(zip(keys, values, strict=True))
         except Exception as error:  # noqa: BLE001 - each caller gets it
             for one in asked:

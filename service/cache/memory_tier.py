@@ -23,7 +23,7 @@ class _Kept(NamedTuple):
     size: int
 
 
-class MemoryCache:
+class MemoryTier:
     """Entries by key. Its calls never wait, so they are plain.
 
     Args:

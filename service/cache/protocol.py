@@ -29,7 +29,7 @@ class Cache(Protocol):
     """Keeps generations by key. A cache never fails a request: faults count as a miss."""
 
     @property
-    def moment(self) -> int:
+    def epoch(self) -> int:
         """Now, as :meth:`put` understands it: take it when a generation begins."""
 
     async def get(self, key: str, *, budget_s: float) -> Hit | None:
@@ -45,7 +45,7 @@ class Cache(Protocol):
             generation: with all of its candidates.
             empty: the version's own filter accepts none of the candidates: such an entry lives
                 shorter.
-            since: the :attr:`moment` when it was begun; what has been purged since is not kept.
+            since: the :attr:`epoch` when it was begun; what has been purged since is not kept.
         """
 
     async def purge_query(self, digests: Iterable[str], query: str) -> Purged:

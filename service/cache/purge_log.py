@@ -20,19 +20,19 @@ class PurgeLog:
         self._last: dict[str, int] = {}
         """When each was purged, longest ago first."""
         self._unknown = 0
-        self.moment = 0
+        self.epoch = 0
         """Grows with every purge; what begins now may be kept until it is purged later."""
 
     def note(self, keys: Iterable[str]) -> None:
         """These keys, or all that start with these prefixes, are being purged."""
-        self.moment += 1
+        self.epoch += 1
         for key in keys:
             self._last.pop(key, None)
-            self._last[key] = self.moment
+            self._last[key] = self.epoch
         while len(self._last) > self._remembered:
             oldest = next(iter(self._last))
             self._unknown = self._last.pop(oldest)
 
-    def since(self, moment: int, *keys: str) -> bool:
+    def since(self, epoch: int, *keys: str) -> bool:
         """Whether one of ``keys`` (a key, and the prefix that it has) was purged after that."""
-        return moment < self._unknown or any(self._last.get(key, 0) > moment for key in keys)
+        return epoch < self._unknown or any(self._last.get(key, 0) > epoch for key in keys)

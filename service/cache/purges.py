@@ -38,10 +38,10 @@ class Purge:
 Purges = tuple[Purge, ...]
 
 
-def purges_document(board: DocumentStore, metrics: ControlMetrics) -> Document[Purges]:
+def purges_document(store: DocumentStore, metrics: ControlMetrics) -> Document[Purges]:
     """The document ``purges``."""
     return Document(
-        board,
+        store,
         DOCUMENT,
         schema=SCHEMA,
         parse=_parse,
@@ -82,8 +82,8 @@ class Purger:
             author: for the audit trail.
 
         Raises:
-            CacheUnavailable, BoardUnavailable: Redis did not answer; what this process had in
-                memory is gone all the same.
+            CacheUnavailable, DocumentStoreUnavailable: Redis did not answer; what this process had
+                in memory is gone all the same.
         """
         purged = Purged(0, 0)
         keys: list[str] = []

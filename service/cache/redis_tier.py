@@ -56,7 +56,7 @@ _WATCHED = ("get", "put", "ping")
 _log = structlog.get_logger(component="cache")
 
 
-class RedisCache:
+class RedisTier:
     """Entries in Redis. No look-up or write raises, or takes longer than its budget.
 
     Each command gets one try, and its budget covers waiting for a connection, connecting and the
@@ -97,9 +97,9 @@ class RedisCache:
         self._read_budget_s = read_budget_s
         self._write_budget_s = write_budget_s
         self._metrics = metrics
-        self._patience = BoundedCommands(max(1, concurrency - 1))
+        self._commands = BoundedCommands(max(1, concurrency - 1))
         fetch = one_message(client)
-        self._lookups = None if fetch is None else Lookups(fetch, self._patience)
+        self._lookups = None if fetch is None else Lookups(fetch, self._commands)
         self._recent: dict[str, tuple[object, Entry]] = {}
         """Values that were read, and what they say."""
         self._probes = BoundedCommands(concurrency)
@@ -243,7 +243,7 @@ class RedisCache:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._probes.close()
-        await self._patience.close()
+        await self._commands.close()
         if self._lookups is not None:
             await self._lookups.close()
         await disconnect(self._client)
@@ -257,7 +257,7 @@ class RedisCache:
 
     async def _chore(self, command: Callable[[], Awaitable[T]]) -> T:
         try:
-            return await self._patience.run(command, _CHORE_BUDGET_S)
+            return await self._commands.run(command, _CHORE_BUDGET_S)
         except Exception as error:
             self._count("purge", error)
             self._lost(error)
@@ -267,7 +267,7 @@ class RedisCache:
 
     async def _try(self, op: str, command: Callable[[], Awaitable[Any]], budget_s: float) -> Any:
         """:meth:`_told` of a command."""
-        return await self._told(op, self._patience.run(command, budget_s), budget_s)
+        return await self._told(op, self._commands.run(command, budget_s), budget_s)
 
     async def _told(self, op: str, answering: Awaitable[Any], budget_s: float) -> Any:
         """The answer, ``_NOTHING`` for nil, ``None`` (after counting) for a fault."""

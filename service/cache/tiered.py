@@ -7,10 +7,10 @@ from contextlib import suppress
 
 from service.cache.keys import cache_key, prefix_of, version_prefix
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.memory_tier import MemoryCache
+from service.cache.memory_tier import MemoryTier
 from service.cache.protocol import Hit, Purged
 from service.cache.purge_log import PurgeLog
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.errors import CacheUnavailable
 from service.filtering.candidates import Generation
 
@@ -27,8 +27,8 @@ class TieredCache:
 
     def __init__(
         self,
-        memory: MemoryCache,
-        shared: RedisCache | None = None,
+        memory: MemoryTier,
+        shared: RedisTier | None = None,
         *,
         lifetimes: Lifetimes,
         read_budget_s: float = 0.015,
@@ -37,12 +37,12 @@ class TieredCache:
         self._shared = shared
         self._lifetimes = lifetimes
         self._read_budget_s = read_budget_s
-        self._forgotten = PurgeLog()
+        self._purge_log = PurgeLog()
 
     @property
-    def moment(self) -> int:
+    def epoch(self) -> int:
         """Now, as :meth:`put` understands it."""
-        return self._forgotten.moment
+        return self._purge_log.epoch
 
     async def get(self, key: str, *, budget_s: float) -> Hit | None:
         """The generation under ``key`` from the nearest tier that has it fresh, else stale."""
@@ -50,7 +50,7 @@ class TieredCache:
         shared = self._next(near, budget_s)
         if shared is None:
             return self._hit(near, "memory")
-        moment = self.moment
+        epoch = self.epoch
         far = await shared.get(key, budget_s=min(budget_s, self._read_budget_s))
         # While we waited, a generation may have finished and filled memory: without this look the
         # caller would start a second one. The same object also saves judging it again.
@@ -58,7 +58,7 @@ class TieredCache:
         if near is not None and (far is None or near.stored_at >= far.stored_at):
             return self._hit(near, "memory")
         # A look-up in Redis that was under way must not bring back what has been purged.
-        if far is not None and not self._purged(key, moment):
+        if far is not None and not self._purged(key, epoch):
             self._memory.put(key, far)
         return self._hit(far, "redis")
 
@@ -67,17 +67,17 @@ class TieredCache:
     ) -> None:
         """Keep ``generation`` in every tier; memory has it before this first waits.
 
-        Nothing is kept that has been purged since the moment ``since``.
+        Nothing is kept that has been purged since the epoch ``since``.
         """
-        moment = self.moment if since is None else since
-        if self._purged(key, moment):
+        epoch = self.epoch if since is None else since
+        if self._purged(key, epoch):
             return
         entry = self._lifetimes.entry(key, generation, empty=empty)
         self._memory.put(key, entry)
         if self._shared is None:
             return
         await self._shared.put(key, entry)
-        if self._purged(key, moment):
+        if self._purged(key, epoch):
             # The write and the purge passed each other, and the write may have come last.
             with suppress(CacheUnavailable):
                 await self._shared.forget([key])
@@ -96,7 +96,7 @@ class TieredCache:
             CacheUnavailable: Redis did not answer. What is in memory is gone all the same.
         """
         keys = [cache_key(digest, query) for digest in digests]
-        self._forgotten.note(keys)
+        self._purge_log.note(keys)
         try:
             far = 0 if self._shared is None else await self._shared.forget(keys)
         finally:
@@ -112,7 +112,7 @@ class TieredCache:
             CacheUnavailable: Redis did not answer. What is in memory is gone all the same.
         """
         prefix = version_prefix(digest)
-        self._forgotten.note([prefix])
+        self._purge_log.note([prefix])
         try:
             far = 0 if self._shared is None else await self._shared.forget_prefix(prefix)
         finally:
@@ -130,7 +130,7 @@ class TieredCache:
     def forget_version(self, digest: str) -> int:
         """The part of :meth:`purge_version` that each replica does for itself, on being told."""
         prefix = version_prefix(digest)
-        self._forgotten.note([prefix])
+        self._purge_log.note([prefix])
         return self._memory.forget_prefix(prefix)
 
     async def close(self) -> None:
@@ -138,7 +138,7 @@ class TieredCache:
         if self._shared is not None:
             await self._shared.close()
 
-    def _next(self, near: Entry | None, budget_s: float) -> RedisCache | None:
+    def _next(self, near: Entry | None, budget_s: float) -> RedisTier | None:
         """The shared tier, if it is worth asking when memory has ``near``."""
         if self._shared is None or budget_s <= 0:
             return None
@@ -148,12 +148,12 @@ class TieredCache:
 
     def _forget(self, keys: Iterable[str]) -> int:
         keys = list(keys)
-        self._forgotten.note(keys)
+        self._purge_log.note(keys)
         return self._memory.forget(keys)
 
-    def _purged(self, key: str, moment: int) -> bool:
-        """Whether an entry that was begun at ``moment`` has been purged since."""
-        return self._forgotten.since(moment, key, prefix_of(key))
+    def _purged(self, key: str, epoch: int) -> bool:
+        """Whether an entry that was begun at ``epoch`` has been purged since."""
+        return self._purge_log.since(epoch, key, prefix_of(key))
 
     def _hit(self, entry: Entry | None, tier: str) -> Hit | None:
         if entry is None:

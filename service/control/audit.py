@@ -1,4 +1,4 @@
-"""The audit trail: what a change changed, told in the log and noted on the board."""
+"""The audit trail: what a change changed, told in the log and noted in the store."""
 
 from __future__ import annotations
 
@@ -48,15 +48,15 @@ class Change:
     replica: str | None = None
 
 
-async def note(board: DocumentStore, change: Change, *, within_s: float | None = None) -> None:
-    """Tell of a change that was made in the log (event ``audit``), and note it on the board.
+async def note(store: DocumentStore, change: Change, *, within_s: float | None = None) -> None:
+    """Tell of a change that was made in the log (event ``audit``), and note it in the store.
 
-    A board that does not answer costs a warning: the change stands.
+    A store that does not answer costs a warning: the change stands.
 
     Args:
-        board: where the trail is.
+        store: where the trail is.
         change: that was made.
-        within_s: longest to wait for the board, in seconds; ``None`` leaves that to the board.
+        within_s: longest to wait for the store, in seconds; ``None`` leaves that to the store.
     """
     entry = asdict(change)
     if change.replica is None:
@@ -65,7 +65,7 @@ async def note(board: DocumentStore, change: Change, *, within_s: float | None =
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     try:
         async with asyncio.timeout(within_s):
-            await board.note({"time": now, **entry})
+            await store.note({"time": now, **entry})
     except (DocumentStoreUnavailable, TimeoutError) as error:
         reason = str(error) or "no answer in time"
         _log.warning("audit_not_noted", document=change.document, reason=reason)

@@ -26,15 +26,15 @@ T = TypeVar("T")
 
 
 class Document(Generic[T]):
-    """One document of a board.
+    """One document of a store.
 
-    What is on the board and cannot be taken (it is of a newer schema, or ``parse`` refuses it) is
+    What is in the store and cannot be taken (it is of a newer schema, or ``parse`` refuses it) is
     logged and counted once, and the last good value stays in force. So it does when the document
     disappears; nothing is written back then, since another process may know better.
 
     Args:
-        board: where it is stored. The document follows it from now on.
-        name: on the board.
+        store: where it is stored. The document follows it from now on.
+        name: in the store.
         schema: that this release writes. Older ones are given to ``parse`` too.
         parse: reads a body; raises ValueError for one that it does not take.
         initial: in force until a document has been read.
@@ -44,7 +44,7 @@ class Document(Generic[T]):
 
     def __init__(
         self,
-        board: DocumentStore,
+        store: DocumentStore,
         name: str,
         *,
         schema: int,
@@ -53,7 +53,7 @@ class Document(Generic[T]):
         dump: Callable[[T], Mapping[str, Any]],
         metrics: ControlMetrics,
     ) -> None:
-        self._board = board
+        self._store = store
         self._name = name
         self._schema = schema
         self._parse = parse
@@ -65,11 +65,11 @@ class Document(Generic[T]):
         self._last: Stored | Absent | None = None
         self._listeners: list[Callable[[T], None]] = []
         metrics.watch(name)
-        board.subscribe(name, self._see)
+        store.subscribe(name, self._see)
 
     @property
     def name(self) -> str:
-        """Its name on the board."""
+        """Its name in the store."""
         return self._name
 
     @property
@@ -79,12 +79,12 @@ class Document(Generic[T]):
 
     @property
     def revision(self) -> int:
-        """Revision of :attr:`value`; 0 if the board has no such document (any more)."""
+        """Revision of :attr:`value`; 0 if the store has no such document (any more)."""
         return self._revision
 
     @property
     def stored(self) -> int:
-        """Revision on the board as it was last seen here: what a change is made from.
+        """Revision in the store as it was last seen here: what a change is made from.
 
         The same as :attr:`revision`, unless what is stored was not taken.
         """
@@ -93,24 +93,24 @@ class Document(Generic[T]):
     @property
     def durable(self) -> bool:
         """Whether changes are seen by all replicas and survive a restart."""
-        return self._board.durable
+        return self._store.durable
 
     async def refresh(self) -> None:
-        """Read the board now; if it does not answer, the last good value stays in force."""
+        """Read the store now; if it does not answer, the last good value stays in force."""
         try:
             await self.reread()
         except DocumentStoreUnavailable as error:
-            # The board has said that it cannot be reached.
+            # The store has said that it cannot be reached.
             _log.debug("control_document_not_read", document=self._name, reason=str(error))
 
     async def reread(self) -> None:
         """:meth:`refresh` for who has to know.
 
         Raises:
-            BoardUnavailable: the board does not answer.
+            DocumentStoreUnavailable: the store does not answer.
         """
         try:
-            found = await self._board.read(self._name)
+            found = await self._store.read(self._name)
         except UnreadableDocument:
             self._see(Absent.UNREADABLE)
         else:
@@ -128,7 +128,7 @@ class Document(Generic[T]):
         """Store ``new`` for all replicas; it is in force here when this returns.
 
         Every change is told in the log (event ``audit``) and noted in the audit trail of the
-        board, with the fields that it changed.
+        store, with the fields that it changed.
 
         Args:
             new: the new value.
@@ -144,15 +144,15 @@ class Document(Generic[T]):
         Raises:
             StaleRevision: someone else changed it since ``expected``.
             NewerSchema: a newer release has written it.
-            BoardUnavailable: the board did not answer.
+            DocumentStoreUnavailable: the store did not answer.
         """
         body = dict(self._dump(new))
         self._parse(body)  # what this release itself would refuse must not reach the others
         replaced, before = self._revision, dict(self._dump(self._value))
-        stored = await self._board.write(self._name, body, schema=self._schema, expected=expected)
+        stored = await self._store.write(self._name, body, schema=self._schema, expected=expected)
         was, now = difference(before, body)
         await note(
-            self._board,
+            self._store,
             Change(
                 document=self._name,
                 action=action,
@@ -175,10 +175,10 @@ class Document(Generic[T]):
         author: str,
         reason: str | None = None,
     ) -> int:
-        """Read the board, and :meth:`replace` the value by what ``make`` makes of it.
+        """Read the store, and :meth:`replace` the value by what ``make`` makes of it.
 
         Args:
-            make: the new value from the one on the board (from the last good one if that cannot
+            make: the new value from the one in the store (from the last good one if that cannot
                 be taken). Called again if someone else was faster; what it raises is raised.
             expected: the revision that is to be changed; with ``None`` any, and then the change
                 is tried a few times.
@@ -190,13 +190,13 @@ class Document(Generic[T]):
             The new revision.
 
         Raises:
-            StaleRevision, NewerSchema, BoardUnavailable: as in :meth:`replace`.
+            StaleRevision, NewerSchema, DocumentStoreUnavailable: as in :meth:`replace`.
         """
         for tried in range(_TRIES):
             if tried:
                 # Two that keep getting in each other's way must not do so in step.
                 await asyncio.sleep(random.uniform(0, _PAUSE_S * 2**tried))
-            # Of a board that cannot be read nobody has to find out that it cannot be written.
+            # Of a store that cannot be read nobody has to find out that it cannot be written.
             await self.reread()
             if expected is not None and self._stored != expected:
                 raise StaleRevision(self._name, self._stored)
@@ -218,7 +218,7 @@ class Document(Generic[T]):
         self._listeners.append(told)
 
     def _see(self, state: Stored | Absent) -> None:
-        """Take over what the board has, if it can be taken."""
+        """Take over what the store has, if it can be taken."""
         if state == self._last:
             return
         self._last = state

@@ -1,4 +1,4 @@
-"""What the control plane counts: its board, and the documents on it."""
+"""What the control plane counts: its store, and the documents on it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REFUSALS = ("unreadable", "newer_schema", "invalid")
 
 
 class ControlMetrics:
-    """Metrics of the board and of every document.
+    """Metrics of the store and of every document.
 
     Args:
         registry: where they are registered.
@@ -25,13 +25,13 @@ class ControlMetrics:
         )
         self._revision = Gauge(
             "requery_control_document_revision",
-            "Revision of the document that is in force here; 0 if there is none on the board",
+            "Revision of the document that is in force here; 0 if there is none in the store",
             ["document"],
             registry=registry,
         )
         self._missing = Gauge(
             "requery_control_document_missing",
-            "1 if the document was on the board and is gone; its last good value is in force",
+            "1 if the document was in the store and is gone; its last good value is in force",
             ["document"],
             registry=registry,
         )
@@ -62,8 +62,8 @@ class ControlMetrics:
         for reason in REFUSALS:
             self._refused.labels(document, reason)
 
-    def board_up(self, up: bool) -> None:
-        """Whether the board answered the last time."""
+    def store_up(self, up: bool) -> None:
+        """Whether the store answered the last time."""
         self._up.set(up)
 
     def watch_local_kill(self, on: Callable[[], bool]) -> None:
@@ -77,7 +77,7 @@ class ControlMetrics:
         self._changes.labels(document).inc()
 
     def gone(self, document: str) -> None:
-        """The document is no longer on the board."""
+        """The document is no longer in the store."""
         self._revision.labels(document).set(0)
         self._missing.labels(document).set(1)
 

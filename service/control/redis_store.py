@@ -1,4 +1,4 @@
-"""The board in Redis.
+"""The store in Redis.
 
 Keys: ``requery:control:<name>`` holds one document as JSON, ``{"schema", "revision", "id",
 "body"}`` in that order; ``requery:control:audit`` is the list of audit entries, newest first.
@@ -24,7 +24,7 @@ import structlog
 from redis.asyncio import RedisCluster
 
 from service.control.metrics import ControlMetrics
-from service.control.store import AUDIT_ENTRIES, Absent, Stored, Subscribers, Told, checked
+from service.control.store import AUDIT_ENTRIES, Absent, Stored, Subscribers, Listener, checked
 from service.errors import DocumentStoreUnavailable, StaleRevision, UnreadableDocument
 from service.redis.bounded import BoundedCommands
 from service.redis.client import FAULTS, AnyRedis, disconnect
@@ -40,7 +40,7 @@ _HEAD_BYTES = 128
 """Enough for the schema, the revision and the id."""
 _AGAIN_S = 0.2
 """Between two cancellations of a task that has not heard the first."""
-_PATIENCE_S = 10.0
+_MESSAGE_WAIT_S = 10.0
 """How long one wait for messages lasts; older clients have no way to wait for ever."""
 _AT_ONCE = 6
 """Commands under way at a time, those that nobody waits for any longer included."""
@@ -82,10 +82,10 @@ class RedisDocumentStore:
     for those before it, and half of one, which is all that it gets then, for its own command.
 
     Args:
-        client: of ``redis.asyncio``, without retries of its own; closed with the board. Its own
+        client: of ``redis.asyncio``, without retries of its own; closed with the store. Its own
             time limit bounds how long a command that is no longer waited for may go on.
         metrics: says whether Redis answers.
-        budget_s: bound on one command. Generous: no request of a shopper waits for the board.
+        budget_s: bound on one command. Generous: no request of a shopper waits for the store.
         poll_s: between two looks, when no message came.
     """
 
@@ -102,7 +102,7 @@ class RedisDocumentStore:
         self._metrics = metrics
         self._budget_s = budget_s
         self._poll_s = poll_s
-        self._patience = BoundedCommands(_AT_ONCE)
+        self._commands = BoundedCommands(_AT_ONCE)
         self._subscribers = Subscribers()
         self._heads: dict[str, bytes] = {}
         """Head of what subscribers were last told of, by document; empty if there is none."""
@@ -178,7 +178,7 @@ class RedisDocumentStore:
                     found.append(entry)
         return found
 
-    def subscribe(self, name: str, told: Told) -> None:
+    def subscribe(self, name: str, told: Listener) -> None:
         """Call ``told`` with each new state of document ``name``."""
         self._subscribers.add(name, told)
 
@@ -205,7 +205,7 @@ class RedisDocumentStore:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._patience.close()
+        await self._commands.close()
         with suppress(*FAULTS):
             await disconnect(self._client)
 
@@ -213,7 +213,7 @@ class RedisDocumentStore:
         """Tell subscribers of what has changed; whole values are read only where it has."""
         for name in self._subscribers.names:
             try:
-                # As long as it takes: this is how the board finds out that Redis is back.
+                # As long as it takes: this is how the store finds out that Redis is back.
                 async with self._order:
                     await self._look_at(name, nudged=name in nudged, budget_s=self._budget_s)
             except DocumentStoreUnavailable:
@@ -227,10 +227,10 @@ class RedisDocumentStore:
         """After those that came before, which are not waited for longer than a command is.
 
         Raises:
-            BoardUnavailable: they take too long.
+            DocumentStoreUnavailable: they take too long.
         """
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._command_budget_s):
                 await self._order.acquire()
         except TimeoutError as error:
             raise DocumentStoreUnavailable(_UNAVAILABLE) from error
@@ -240,7 +240,7 @@ class RedisDocumentStore:
             self._order.release()
 
     @property
-    def _patience_s(self) -> float:
+    def _command_budget_s(self) -> float:
         """What a command gets: less while Redis does not answer, since it hardly will just now."""
         return self._budget_s if self._up else self._budget_s / 2
 
@@ -335,7 +335,7 @@ class RedisDocumentStore:
             # Whatever was said until now may have been missed.
             self._nudge(*self._subscribers.names)
             while not _cancelled():
-                message = await messages.get_message(timeout=_PATIENCE_S)
+                message = await messages.get_message(timeout=_MESSAGE_WAIT_S)
                 if message is not None and isinstance(message["data"], bytes):
                     self._nudge(message["data"].decode("utf-8", "replace"))
         finally:
@@ -356,7 +356,7 @@ class RedisDocumentStore:
     ) -> _Result:
         """The answer to ``command``; ``unless`` there is one, that is what the caller is told."""
         try:
-            answer = await self._patience.run(command, budget_s or self._patience_s)
+            answer = await self._commands.run(command, budget_s or self._command_budget_s)
         except TimeoutError as error:
             self._reached(why="no answer in time")
             raise DocumentStoreUnavailable(unless) from error
@@ -383,7 +383,7 @@ class RedisDocumentStore:
         self._ever_up = self._ever_up or up
         if up != self._up:
             self._up = up
-            self._metrics.board_up(up)
+            self._metrics.store_up(up)
         if up and self._outage.back():
             _log.info("control_board_back", detail="changes are followed again")
         if not up and self._outage.lost():

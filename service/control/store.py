@@ -31,7 +31,7 @@ __all__ = [
     "StaleRevision",
     "Stored",
     "Subscribers",
-    "Told",
+    "Listener",
     "UnreadableDocument",
     "checked",
 ]
@@ -58,7 +58,7 @@ class Stored:
 
 
 class Absent(Enum):
-    """Why there is no document to be had, though the board answers."""
+    """Why there is no document to be had, though the store answers."""
 
     GONE = "gone"
     """Nothing is stored under the name."""
@@ -66,7 +66,7 @@ class Absent(Enum):
     """What is stored there was not written by any release of ours."""
 
 
-Told = Callable[[Stored | Absent], None]
+Listener = Callable[[Stored | Absent], None]
 
 
 class DocumentStore(Protocol):
@@ -81,7 +81,7 @@ class DocumentStore(Protocol):
 
         Raises:
             UnreadableDocument: what is stored was not written by any release of ours.
-            BoardUnavailable: the board does not answer.
+            DocumentStoreUnavailable: the store does not answer.
         """
 
     async def write(
@@ -99,24 +99,24 @@ class DocumentStore(Protocol):
         Raises:
             StaleRevision: another revision is stored.
             NewerSchema: what is stored is of a newer schema than ``schema``.
-            BoardUnavailable: the board did not answer; the write may have happened all the same.
+            DocumentStoreUnavailable: the store did not answer; the write may have happened.
         """
 
     async def note(self, entry: Mapping[str, Any]) -> None:
         """Append to the audit trail, which keeps the last :data:`AUDIT_ENTRIES`.
 
         Raises:
-            BoardUnavailable: the board does not answer.
+            DocumentStoreUnavailable: the store does not answer.
         """
 
     async def notes(self, limit: int) -> list[dict[str, Any]]:
         """The last ``limit`` entries of the audit trail, newest first.
 
         Raises:
-            BoardUnavailable: the board does not answer.
+            DocumentStoreUnavailable: the store does not answer.
         """
 
-    def subscribe(self, name: str, told: Told) -> None:
+    def subscribe(self, name: str, told: Listener) -> None:
         """Call ``told`` with each new state of document ``name``, in order, while it runs."""
 
     async def run(self) -> None:
@@ -130,9 +130,9 @@ class Subscribers:
     """Who is told of which document."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, list[Told]] = {}
+        self._by_name: dict[str, list[Listener]] = {}
 
-    def add(self, name: str, told: Told) -> None:
+    def add(self, name: str, told: Listener) -> None:
         """Tell ``told`` of document ``name`` from now on."""
         self._by_name.setdefault(name, []).append(told)
 
@@ -204,7 +204,7 @@ class LocalDocumentStore:
         """The last ``limit`` entries, newest first."""
         return list(self._notes)[:limit]
 
-    def subscribe(self, name: str, told: Told) -> None:
+    def subscribe(self, name: str, told: Listener) -> None:
         """Call ``told`` with each new state of document ``name``."""
         self._subscribers.add(name, told)
 

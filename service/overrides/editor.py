@@ -55,7 +55,7 @@ class OverrideEditor:
         Raises:
             InvalidRequest: it has expired already.
             OverrideConflict: its id is taken, there is one about the same thing, or no room.
-            NewerSchema, BoardUnavailable: it could not be written.
+            NewerSchema, DocumentStoreUnavailable: it could not be written.
         """
         entry = self._completed(draft, name=draft.id or new_id(), author=author)
 
@@ -78,7 +78,7 @@ class OverrideEditor:
             OverrideConflict: there is another about the same thing, or no room, or the id is one
                 of the file's.
             StaleRevision: the document is not at revision ``expected`` (if one is given).
-            NewerSchema, BoardUnavailable: it could not be written.
+            NewerSchema, DocumentStoreUnavailable: it could not be written.
         """
         if not re.fullmatch(ID, name):
             raise InvalidRequest(
@@ -119,7 +119,7 @@ class OverrideEditor:
             UnknownOverride: there is none.
             OverrideConflict: it is one of the file's.
             StaleRevision: the document is not at revision ``expected`` (if one is given).
-            NewerSchema, BoardUnavailable: it could not be written.
+            NewerSchema, DocumentStoreUnavailable: it could not be written.
         """
 
         def change(entries: Sequence[Entry]) -> Sequence[Entry]:
@@ -141,7 +141,7 @@ class OverrideEditor:
         Raises:
             InvalidRequest: two are about the same thing or have one id, or one has expired.
             StaleRevision: the document is not at revision ``expected`` (``None``: whatever it is).
-            NewerSchema, BoardUnavailable: it could not be written.
+            NewerSchema, DocumentStoreUnavailable: it could not be written.
         """
         entries: list[Entry] = []
         for i, draft in enumerate(drafts):

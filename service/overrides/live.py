@@ -31,11 +31,11 @@ class Override:
     blocked."""
 
 
-def overrides_document(board: DocumentStore, metrics: ControlMetrics) -> Document[Table]:
+def overrides_document(store: DocumentStore, metrics: ControlMetrics) -> Document[Table]:
     """The shared document that the API changes."""
     codec = TableCodec()
     return Document(
-        board,
+        store,
         "overrides",
         schema=SCHEMA,
         parse=codec.parse,

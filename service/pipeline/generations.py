@@ -191,7 +191,7 @@ class Generations:
     def _keeper(
         self, key: str, version: ModelVersion, query: str
     ) -> Callable[[tuple[Candidate, ...]], Awaitable[None]]:
-        begun = self._cache.moment
+        epoch = self._cache.epoch
 
         async def keep(candidates: tuple[Candidate, ...]) -> None:
             generation = Generation.of(candidates)
@@ -202,7 +202,7 @@ class Generations:
                 candidates=candidates,
                 verdicts=defaults.accepted + defaults.rejected,
             )
-            await self._cache.put(key, generation, empty=not defaults.accepted, since=begun)
+            await self._cache.put(key, generation, empty=not defaults.accepted, since=epoch)
 
         return keep
 

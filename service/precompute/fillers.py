@@ -11,7 +11,7 @@ import httpx
 
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong
 from service.filtering.candidates import Generation
@@ -50,7 +50,7 @@ class EngineFiller:
         self,
         version: ModelVersion,
         engine: Engine,
-        redis: RedisCache,
+        redis: RedisTier,
         *,
         lifetimes: Lifetimes,
         bound_s: float,

@@ -16,7 +16,7 @@ from model_store.store import Store, open_store
 from model_store.text import MAX_QUERY_CHARS, normalise
 from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Lifetimes
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import InvalidQuery
@@ -98,7 +98,7 @@ class _Ground:
     head: int
     about: About
     journal: Journal
-    redis: RedisCache
+    redis: RedisTier
     concurrency: int
     lifetimes: Lifetimes
 

@@ -6,14 +6,14 @@ from prometheus_client import CollectorRegistry
 
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.config.settings import Settings
 from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import REDIS_BUDGET_S
 from service.redis.client import connect
 
 
-def redis_of(settings: Settings, lifetimes: Lifetimes, connections: int) -> RedisCache:
+def redis_of(settings: Settings, lifetimes: Lifetimes, connections: int) -> RedisTier:
     """The tier that replicas share, with patience: nobody waits for these answers.
 
     Raises:
@@ -28,7 +28,7 @@ def redis_of(settings: Settings, lifetimes: Lifetimes, connections: int) -> Redi
         )
     except ValueError as error:
         raise PrecomputeError(f"REQUERY_REDIS_URL: {error}") from None
-    return RedisCache(
+    return RedisTier(
         client,
         lifetimes=lifetimes,
         read_budget_s=REDIS_BUDGET_S,

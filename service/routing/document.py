@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 DOCUMENT = "routing"
-"""Name of the document on the board."""
+"""Name of the document in the document store."""
 SCHEMA = 1
 """Raised when an older release could no longer understand the document."""
 MAX_ARMS = 32

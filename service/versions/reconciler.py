@@ -113,7 +113,7 @@ class Reconciler:
             UnknownVersion: there is none of that name, also not in the store.
             VersionDraining: it is being unloaded here.
             InsufficientMemory: it does not fit beside the others here; nobody is told to load it.
-            BoardUnavailable, NewerSchema, StaleRevision: the wish could not be stored; the load is
+            DocumentStoreUnavailable, NewerSchema: the wish could not be stored; the load is
                 given up.
         """
         await self._know(name)
@@ -141,7 +141,7 @@ class Reconciler:
         Raises:
             UnknownVersion: there is none of that name here, nor in the roster.
             VersionInUse: requests are routed to it.
-            BoardUnavailable, NewerSchema, StaleRevision: the wish could not be stored; nothing is
+            DocumentStoreUnavailable, NewerSchema: the wish could not be stored; nothing is
                 unloaded.
         """
         if name not in self._document.value:
@@ -255,19 +255,19 @@ class Reconciler:
 
 
 def desired_versions_document(
-    board: DocumentStore, *, initial: Iterable[str], metrics: ControlMetrics
+    document_store: DocumentStore, *, initial: Iterable[str], metrics: ControlMetrics
 ) -> Document[frozenset[str]]:
     """The document ``roster``.
 
     Args:
-        board: where it is stored.
+        document_store: where it is stored.
         initial: versions that are loaded as long as nobody has said anything: the configured
             default. It stays loaded when another version becomes the default, so that going back
             costs nothing, until somebody unloads it.
         metrics: of all control documents.
     """
     return Document(
-        board,
+        document_store,
         DOCUMENT,
         schema=SCHEMA,
         parse=_parse,

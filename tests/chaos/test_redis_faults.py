@@ -260,7 +260,7 @@ async def test_a_routing_change_during_the_fault_of_one_is_followed_after_it(
     await eventually(lambda: knows(pair.near))
     async with shopping(pair.near, pair.server) as traffic:
         await pair.proxy.switch(FAULTS[name])
-        await eventually(lambda: board_is(pair.near, up=False))
+        await eventually(lambda: document_store_is(pair.near, up=False))
         response = await pair.far.client.put(
             "/routing", json=PLAN | {"default": "other-1"}, headers={"if-match": "*"}
         )
@@ -275,7 +275,7 @@ async def test_a_routing_change_during_the_fault_of_one_is_followed_after_it(
         await pair.proxy.switch(Pass())
         await eventually(lambda: follows(pair.near, revision))
         assert (await pair.near.rewrite("stake"))["model_version"] == "other-1"
-        await eventually(lambda: board_is(pair.near, up=True))
+        await eventually(lambda: document_store_is(pair.near, up=True))
         await traffic.more()
 
 
@@ -285,7 +285,7 @@ async def knows(service: Service) -> bool:
     return any(one["name"] == "other-1" and one["state"] == "ready" for one in known)
 
 
-async def board_is(service: Service, *, up: bool) -> bool:
+async def document_store_is(service: Service, *, up: bool) -> bool:
     """Whether the service says so of the documents that replicas share."""
     shown = await scrape(service.client, "requery_control_board_up")
     return shown == {(): float(up)}

@@ -36,18 +36,18 @@ NEVER_S = 3600.0
 
 
 class Replica:
-    """One process's board and routing document."""
+    """One process's document store and routing document."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self.registry = CollectorRegistry()
         metrics = ControlMetrics(self.registry)
-        self.board = RedisDocumentStore(
+        self.store = RedisDocumentStore(
             connect(url, max_connections=4, timeout_s=10.0),
             metrics,
             **({"budget_s": 10.0} | options),
         )
         self.routing = Document(
-            self.board,
+            self.store,
             "routing",
             schema=1,
             parse=Routing.parse,
@@ -67,13 +67,13 @@ class Replica:
         )
 
     def follow(self) -> None:
-        self._task = asyncio.create_task(self.board.run())
+        self._task = asyncio.create_task(self.store.run())
 
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await self.board.close()
+        await self.store.close()
 
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
@@ -121,7 +121,7 @@ async def asking(one: Replica, router: Router) -> AsyncIterator[httpx.AsyncClien
     """The control routes of a replica."""
     app = FastAPI()
     api = ControlApi(
-        routing=one.routing, versions=AnyVersion(), board=one.board, assigner=router,
+        routing=one.routing, versions=AnyVersion(), store=one.store, assigner=router,
         guard=open_guard(), reader=open_guard(),
     )  # fmt: skip
     app.include_router(api.router())
@@ -406,16 +406,16 @@ async def test_the_audit_trail_is_shared_bounded_and_newest_first(
     one, two = replica(follows=False), replica(follows=False)
     await one.put("x", expected=0)
     await two.put("y", expected=1)
-    newest, oldest = await one.board.notes(10)
+    newest, oldest = await one.store.notes(10)
     assert (newest["after"]["salt"], oldest["after"]["salt"]) == ("y", "x")
-    await asyncio.gather(*(one.board.note({"i": i}) for i in range(20)))
+    await asyncio.gather(*(one.store.note({"i": i}) for i in range(20)))
     with server.client() as client:
         client.rpush(AUDIT_KEY, *[b"{}"] * AUDIT_ENTRIES)
         client.lpush(AUDIT_KEY, b"not json")
-    await one.board.note({"last": True})
+    await one.store.note({"last": True})
     with server.client() as client:
         assert client.llen(AUDIT_KEY) == AUDIT_ENTRIES
-    found = await two.board.notes(AUDIT_ENTRIES)
+    found = await two.store.notes(AUDIT_ENTRIES)
     assert found[0] == {"last": True}
     assert len(found) == AUDIT_ENTRIES - 1
 

@@ -54,27 +54,27 @@ async def replica(
 ) -> tuple[RedisDocumentStore, dict[str, Document[dict[str, Any]]]]:
     metrics = ControlMetrics(CollectorRegistry())
     client = connect(url, max_connections=8, timeout_s=BUDGET_S)
-    board = RedisDocumentStore(client, metrics, budget_s=BUDGET_S, **options)
+    store = RedisDocumentStore(client, metrics, budget_s=BUDGET_S, **options)
     documents: dict[str, Document[dict[str, Any]]] = {
         name: Document(
-            board, name, schema=1, parse=dict[str, Any], initial={}, dump=dict, metrics=metrics
+            store, name, schema=1, parse=dict[str, Any], initial={}, dump=dict, metrics=metrics
         )
         for name in NAMES
     }
-    following = asyncio.create_task(board.run())
+    following = asyncio.create_task(store.run())
 
     async def stop() -> None:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        await board.close()
+        await store.close()
 
     stack.push_async_callback(stop)
-    return board, documents
+    return store, documents
 
 
 async def test_documents_on_all_masters_are_written_and_followed(cluster: RedisCluster) -> None:
     async with AsyncExitStack() as stack:
-        one_board, one = await replica(stack, cluster.url)
+        one_store, one = await replica(stack, cluster.url)
         _, two = await replica(stack, cluster.url)
         for name in NAMES:
             await one[name].replace({"v": name}, expected=0, action="put", author="ada")
@@ -83,7 +83,7 @@ async def test_documents_on_all_masters_are_written_and_followed(cluster: RedisC
         assert min(held) > 0
         with pytest.raises(StaleRevision):
             await two[NAMES[0]].replace({}, expected=0, action="put", author="bob")
-        assert len(await one_board.notes(100)) == len(NAMES)
+        assert len(await one_store.notes(100)) == len(NAMES)
 
 
 async def test_messages_cross_the_cluster(cluster: RedisCluster) -> None:

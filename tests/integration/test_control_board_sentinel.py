@@ -41,20 +41,20 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def replica(stack: AsyncExitStack, url: str) -> Document[Body]:
-    """The document of a process that follows the board."""
+    """The document of a process that follows the store."""
     metrics = ControlMetrics(CollectorRegistry())
-    board = RedisDocumentStore(
+    store = RedisDocumentStore(
         connect(url, max_connections=8, timeout_s=BUDGET_S), metrics, budget_s=BUDGET_S
     )
     document: Document[Body] = Document(
-        board, "doc", schema=1, parse=Body, initial={}, dump=Body, metrics=metrics
+        store, "doc", schema=1, parse=Body, initial={}, dump=Body, metrics=metrics
     )
-    following = asyncio.create_task(board.run())
+    following = asyncio.create_task(store.run())
 
     async def stop() -> None:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        await board.close()
+        await store.close()
 
     stack.push_async_callback(stop)
     return document

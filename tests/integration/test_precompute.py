@@ -17,7 +17,7 @@ from service.cache import codec
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.config.settings import Settings
 from service.errors import EngineUnavailable, QueryTooLong
 from service.precompute.errors import PrecomputeError
@@ -191,7 +191,7 @@ async def precomputed(
     server: RedisServer, engine: ScriptedEngine, *queries: str, **settings: float
 ) -> list[Result]:
     lifetimes = Lifetimes.of(Settings(**settings))  # type: ignore[arg-type]
-    redis = RedisCache(
+    redis = RedisTier(
         connect(server.url, max_connections=4, timeout_s=10),
         lifetimes=lifetimes,
         write_budget_s=10,

@@ -21,18 +21,18 @@ pytestmark = pytest.mark.integration
 
 @asynccontextmanager
 async def process(server: RedisServer) -> AsyncIterator[World]:
-    """What one service process has; it follows the board until the block ends."""
+    """What one service process has; it follows the document store until the block ends."""
     client = connect(server.url, max_connections=4, timeout_s=10)
-    board = RedisDocumentStore(client, ControlMetrics(CollectorRegistry()), budget_s=10)
-    world = World(board=board)
-    following = asyncio.create_task(board.run())
+    store = RedisDocumentStore(client, ControlMetrics(CollectorRegistry()), budget_s=10)
+    world = World(store=store)
+    following = asyncio.create_task(store.run())
     await world.document.refresh()
     try:
         yield world
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
-        await board.close()
+        await store.close()
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -47,7 +47,7 @@ async def test_a_change_reaches_the_other_process_and_outlives_both(server: Redi
         await until(lambda: there.live.of("stake") == Override("blocked"))
         await there.add(term("gun"))
         await until(lambda: here.live.blocked("nail gun"))
-        await there.desk.remove(name, author="bob")
+        await there.editor.remove(name, author="bob")
         await until(lambda: here.live.of("stake") is None)
         await here.add(pin("stake", "steel stake"))
     async with process(server) as later:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.pipeline.metrics import Metrics
 from tests.support.redis_cache import VALUE, entry, open_cache, until
 from tests.support.redis_sentinel import SERVICE, RedisSentinel
@@ -74,7 +74,7 @@ async def test_a_restarted_service_answers_from_the_watched_master(watched: Redi
         assert (await service.rewrite("steele stake", deadline_ms=20_000))["source"] == "redis"
 
 
-async def _written(cache: RedisCache, key: str) -> None:
+async def _written(cache: RedisTier, key: str) -> None:
     """Write until it is there; the test's own timeout bounds it."""
     while await cache.get(key, budget_s=10) is None:
         await cache.put(key, entry())

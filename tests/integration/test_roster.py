@@ -30,8 +30,8 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 def replica(server: RedisServer) -> Fleet:
     client = connect(server.url, max_connections=4, timeout_s=10.0)
-    board = RedisDocumentStore(client, ControlMetrics(CollectorRegistry()), budget_s=10.0)
-    return Fleet(board=board)
+    document_store = RedisDocumentStore(client, ControlMetrics(CollectorRegistry()), budget_s=10.0)
+    return Fleet(document_store=document_store)
 
 
 async def test_replicas_follow_and_a_restarted_one_finds_the_roster(server: RedisServer) -> None:

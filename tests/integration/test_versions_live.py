@@ -65,10 +65,10 @@ class Replica:
             warm_queries=settings.warm_up(),
             load_timeout_s=START_SECONDS,
         )
-        self.board = LocalDocumentStore()
+        self.document_store = LocalDocumentStore()
         self.roster = Reconciler(
             document=desired_versions_document(
-                self.board, initial=["one-1"], metrics=ControlMetrics(registry)
+                self.document_store, initial=["one-1"], metrics=ControlMetrics(registry)
             ),
             versions=self.versions,
             loader=self.loader,

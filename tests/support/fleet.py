@@ -37,7 +37,7 @@ class Fleet:
     Args:
         engines: default makes engines that work at once.
         budget: default is none.
-        board: default is one of its own.
+        document_store: default is one of its own.
         names: of the versions known from the start.
         store: versions that can be found later.
         drain_timeout_s: see :class:`service.versions.loader.Loader`.
@@ -49,7 +49,7 @@ class Fleet:
         *,
         engines: Engines | None = None,
         budget: MemoryBudget | None = None,
-        board: DocumentStore | None = None,
+        document_store: DocumentStore | None = None,
         names: Iterable[str] = "abc",
         store: Iterable[str] | None = None,
         drain_timeout_s: float = 60.0,
@@ -57,7 +57,7 @@ class Fleet:
     ) -> None:
         self.registry = CollectorRegistry()
         self.engines = engines or Engines()
-        self.board = board or LocalDocumentStore()
+        self.document_store = document_store or LocalDocumentStore()
         self.versions = VersionRegistry(
             [ModelVersion(make_manifest(n)) for n in names], default="a"
         )
@@ -78,7 +78,7 @@ class Fleet:
             used=lambda: self.used,
         )
         self.document = desired_versions_document(
-            self.board, initial=["a"], metrics=ControlMetrics(self.registry)
+            self.document_store, initial=["a"], metrics=ControlMetrics(self.registry)
         )
         self.roster = Reconciler(
             document=self.document,
@@ -107,7 +107,7 @@ class Fleet:
         """Keep to the roster for a block, and stop everything after it."""
         await self.document.refresh()
         tasks = [
-            asyncio.create_task(self.board.run()),
+            asyncio.create_task(self.document_store.run()),
             asyncio.create_task(self.roster.run()),
         ]
         try:
@@ -117,7 +117,7 @@ class Fleet:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self.loader.close()
-            await self.board.close()
+            await self.document_store.close()
 
     def _finder(self) -> Callable[[str], Awaitable[ModelVersion]] | None:
         store = self.store

@@ -1,4 +1,4 @@
-"""Overrides on a board of this process, with a clock that tests set."""
+"""Overrides in a document store of this process, with a clock that tests set."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def entry(content: dict[str, Any]) -> Entry:
 class World:
     """The parts, as one process has them."""
 
-    def __init__(self, *, board: DocumentStore | None = None, file: Path | None = None) -> None:
+    def __init__(self, *, store: DocumentStore | None = None, file: Path | None = None) -> None:
         self.time = NOW
         self.registry = CollectorRegistry()
-        self.board = board or LocalDocumentStore()
-        self.document = overrides_document(self.board, ControlMetrics(CollectorRegistry()))
+        self.store = store or LocalDocumentStore()
+        self.document = overrides_document(self.store, ControlMetrics(CollectorRegistry()))
         metrics = OverrideMetrics(self.registry)
         self.file = None
         if file is not None:
@@ -57,11 +57,11 @@ class World:
         self.live = Overrides(
             self.document, file=self.file, metrics=metrics, clock=lambda: self.time
         )
-        self.desk = OverrideEditor(self.document, self.live)
+        self.editor = OverrideEditor(self.document, self.live)
 
     async def add(self, content: dict[str, Any]) -> str:
         """The id."""
-        added = await self.desk.add(read_entry(content), author="ada")
+        added = await self.editor.add(read_entry(content), author="ada")
         assert added.id is not None
         return added.id
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.filtering.candidates import Generation, Scored
 from service.pipeline.metrics import Metrics
 from service.redis.client import connect
@@ -23,12 +23,12 @@ def entry(value: Generation = VALUE) -> Entry:
 
 def open_cache(
     url: str, metrics: Metrics | None = None, *, concurrency: int = 8, **options: Any
-) -> RedisCache:
+) -> RedisTier:
     """A tier on ``url``; the test closes it."""
     defaults: dict[str, Any] = {
         "write_budget_s": 10.0, "read_budget_s": 10.0, "lifetimes": LIFETIMES,
     }  # fmt: skip
-    return RedisCache(
+    return RedisTier(
         connect(url, max_connections=concurrency, timeout_s=5.0),
         metrics=(metrics or Metrics(release="test")).cache,
         concurrency=concurrency,

@@ -10,9 +10,9 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 
 from service.cache.lifetimes import Lifetimes
-from service.cache.memory_tier import MemoryCache
+from service.cache.memory_tier import MemoryTier
 from service.cache.metrics import CacheMetrics
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.cache.tiered import TieredCache
 from service.filtering.candidates import Generation, Scored
 from service.redis.client import AnyRedis
@@ -119,16 +119,16 @@ class Tiers:
         self.shared = self.tier(self.metrics, breakers=self.breakers)
         self.cache = self.replica(self.shared, self.metrics)
 
-    def tier(self, metrics: CacheMetrics, **options: Any) -> RedisCache:
+    def tier(self, metrics: CacheMetrics, **options: Any) -> RedisTier:
         client = cast("AnyRedis", self.redis)
         defaults: dict[str, Any] = {"write_budget_s": 60.0, "lifetimes": self.lifetimes}
-        return RedisCache(client, metrics=metrics, **(defaults | options))
+        return RedisTier(client, metrics=metrics, **(defaults | options))
 
     def replica(
-        self, shared: RedisCache | None = None, metrics: CacheMetrics | None = None
+        self, shared: RedisTier | None = None, metrics: CacheMetrics | None = None
     ) -> TieredCache:
         metrics = metrics or CacheMetrics(CollectorRegistry())
-        memory = MemoryCache(max_bytes=1 << 20, lifetimes=self.lifetimes, metrics=metrics)
+        memory = MemoryTier(max_bytes=1 << 20, lifetimes=self.lifetimes, metrics=metrics)
         return TieredCache(
             memory, shared or self.tier(metrics), lifetimes=self.lifetimes, read_budget_s=60
         )

@@ -1,4 +1,4 @@
-"""``/overrides`` in an application of its own, on a board of this process."""
+"""``/overrides`` in an application of its own, in a document store of this process."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     world = World(file=file)
     app = FastAPI()
     guard = admin_guard(KEY)
-    app.include_router(OverridesApi(overrides=world.live, desk=world.desk, guard=guard).router())
+    app.include_router(
+        OverridesApi(overrides=world.live, editor=world.editor, guard=guard).router()
+    )
     problems.install(app)
     app.add_middleware(BodyLimitMiddleware, max_bytes=Settings().max_body_bytes)
     app.add_middleware(RequestContextMiddleware, metrics=Metrics(release="test"), log_requests=True)
@@ -123,7 +125,7 @@ async def test_put_adds_and_replaces_and_delete_removes(api: Api) -> None:
     assert (gone.status_code, gone.content) == (204, b"")
     assert gone.headers["etag"] == '"3"'
     assert api.world.live.of("a") is None
-    (note,) = await api.world.board.notes(1)
+    (note,) = await api.world.store.notes(1)
     assert (note["author"], note["reason"]) == ("admin/ada", "fine again")
     for method in ("GET", "DELETE"):
         problem(await api.call(method, "/overrides/mine"), 404)
@@ -201,7 +203,7 @@ async def test_nothing_is_shown_or_changed_without_the_key(
     response = await api.call(method, path, block("a"), authorization="Bearer wrong")
     problem(response, 401)
     assert "pole" not in response.text
-    assert api.world.desk.revision == 0
+    assert api.world.editor.revision == 0
 
 
 async def test_the_document_describes_each_kind(api: Api) -> None:

@@ -1,4 +1,4 @@
-"""``/routing``, the kill switch and ``/audit``, on a board of this process."""
+"""``/routing``, the kill switch and ``/audit``, in a document store of this process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Known:
         return self.ready
 
 
-class Board(LocalDocumentStore):
+class SharedStore(LocalDocumentStore):
     """Can be down or hang, and can be changed by others."""
 
     down = False
@@ -89,11 +89,11 @@ class Api:
     """The routes in an application of their own."""
 
     def __init__(self) -> None:
-        self.board, self.versions = Board(), Known()
+        self.document_store, self.versions = SharedStore(), Known()
         self.registry = CollectorRegistry()
         metrics = ControlMetrics(self.registry)
         self.routing = Document(
-            self.board,
+            self.document_store,
             "routing",
             schema=1,
             parse=Routing.parse,
@@ -108,7 +108,7 @@ class Api:
             ControlApi(
                 routing=self.routing,
                 versions=self.versions,
-                board=self.board,
+                document_store=self.document_store,
                 guard=admin_guard(KEY),
                 reader=open_guard(),
                 assigner=self.router,
@@ -206,7 +206,7 @@ async def test_a_plan_made_from_an_older_one_is_refused_and_the_older_one_stays(
 async def test_a_plan_may_be_made_from_what_this_replica_has_not_heard_of_yet(api: Api) -> None:
     kill = {"version": None, "reason": "fire"}
     stored = Routing.parse({**PLAN, "kill": kill})
-    api.board.elsewhere(Stored(1, 5, stored.dump()))
+    api.document_store.elsewhere(Stored(1, 5, stored.dump()))
     response = await api.put('"5"', salt="exp-2")
     assert response.status_code == 200
     assert response.json()["kill"] == kill
@@ -291,7 +291,7 @@ async def test_the_kill_switch_needs_no_revision_and_survives_a_new_plan(api: Ap
 
 async def test_the_kill_switch_works_on_what_others_have_just_written(api: Api) -> None:
     await api.put()
-    api.board.elsewhere(Stored(1, 9, Routing.parse({**PLAN, "salt": "newer"}).dump()))
+    api.document_store.elsewhere(Stored(1, 9, Routing.parse({**PLAN, "salt": "newer"}).dump()))
     response = await api.call("PUT", "/routing/kill", {"version": "sft-1", "reason": "x"})
     assert response.status_code == 200
     assert (response.json()["salt"], response.headers["etag"]) == ("newer", '"10"')
@@ -323,7 +323,7 @@ async def test_a_kill_switch_that_makes_no_sense_is_refused(
 
 async def test_a_newer_document_is_not_overwritten_and_the_last_good_one_serves(api: Api) -> None:
     await api.put()
-    api.board.elsewhere(Stored(2, 2, {"regions": {}}), told=True)
+    api.document_store.elsewhere(Stored(2, 2, {"regions": {}}), told=True)
     shown = await api.call("GET", "/routing")
     assert shown.json()["weights"] == PLAN["weights"]
     assert (shown.json()["revision"], shown.headers["etag"]) == (1, '"2"')
@@ -341,7 +341,7 @@ async def test_a_newer_document_is_not_overwritten_and_the_last_good_one_serves(
 
 async def test_a_document_that_makes_no_sense_can_be_repaired(api: Api) -> None:
     await api.put()
-    api.board.elsewhere(Stored(1, 2, {"default": 5}), told=True)
+    api.document_store.elsewhere(Stored(1, 2, {"default": 5}), told=True)
     etag = (await api.call("GET", "/routing")).headers["etag"]
     response = await api.put(etag, salt="repaired")
     assert (response.status_code, response.json()["revision"]) == (200, 3)
@@ -349,7 +349,7 @@ async def test_a_document_that_makes_no_sense_can_be_repaired(api: Api) -> None:
 
 async def test_without_redis_an_answer_says_when_to_try_again(api: Api) -> None:
     await api.put()
-    api.board.down = True
+    api.document_store.down = True
     response = await api.put('"1"', default="grpo-1")
     refusal(response, 503, "control-unavailable")
     assert response.headers["retry-after"] == "1"
@@ -358,7 +358,7 @@ async def test_without_redis_an_answer_says_when_to_try_again(api: Api) -> None:
 
 
 async def test_who_cannot_stop_all_replicas_is_told_how_to_stop_each(api: Api) -> None:
-    api.board.down = True
+    api.document_store.down = True
     response = await api.call("PUT", "/routing/kill", KILL)
     problem = refusal(response, 503, "control-unavailable")
     assert "PUT /routing/kill/local" in problem.detail
@@ -368,14 +368,16 @@ async def test_who_cannot_stop_all_replicas_is_told_how_to_stop_each(api: Api) -
 
 async def test_without_redis_nobody_is_told_that_the_emergency_is_over(api: Api) -> None:
     # This replica has not heard of one; that says nothing about what is stored.
-    api.board.down = True
+    api.document_store.down = True
     refusal(await api.call("DELETE", "/routing/kill"), 503, "control-unavailable")
 
 
 @pytest.mark.parametrize("fault", ["down", "hangs"])
-async def test_this_replica_alone_is_stopped_without_the_board(api: Api, fault: str) -> None:
+async def test_this_replica_alone_is_stopped_without_the_document_store(
+    api: Api, fault: str
+) -> None:
     await api.put()
-    setattr(api.board, fault, True)
+    setattr(api.document_store, fault, True)
     with structlog.testing.capture_logs() as lines:
         response = await api.call("PUT", "/routing/kill/local", KILL)
     assert response.status_code == 200
@@ -428,7 +430,7 @@ async def test_the_switch_of_this_replica_goes_before_that_of_all(api: Api) -> N
 async def test_a_document_says_nothing_of_the_switch_of_one_replica(api: Api) -> None:
     await api.call("PUT", "/routing/kill/local", KILL)
     await api.put()
-    stored = await api.board.read("routing")
+    stored = await api.document_store.read("routing")
     assert stored is not None
     assert "local_kill" not in stored.body
     refusal(await api.put(local_kill=None), 422, "invalid-request")
@@ -475,8 +477,8 @@ async def test_only_who_has_the_key_may(api: Api, method: str, path: str) -> Non
 
 async def test_a_document_that_is_gone_can_be_written_again(api: Api) -> None:
     await api.put()
-    api.board._documents.clear()
-    api.board._subscribers.tell("routing", Absent.GONE)
+    api.document_store._documents.clear()
+    api.document_store._subscribers.tell("routing", Absent.GONE)
     shown = await api.call("GET", "/routing")
     assert (shown.json()["salt"], shown.headers["etag"]) == ("exp-1", '"0"')
     assert (await api.put('"0"')).status_code == 200

@@ -141,7 +141,7 @@ async def test_loading_answers_at_once_and_the_state_follows(edge: Edge) -> None
     await until(lambda: edge.fleet["b"].up)
     assert (await edge.post("/versions/b/load", 200))["state"] == "ready"
     assert edge.fleet.engines.count("b") == 1
-    (entry,) = await edge.fleet.board.notes(10)
+    (entry,) = await edge.fleet.document_store.notes(10)
     assert entry["author"] == "admin/ada"
 
 
@@ -220,7 +220,7 @@ async def test_unknown_versions_are_told(edge: Edge) -> None:
 
 async def test_a_version_that_only_other_replicas_know_can_be_taken_out_of_the_roster() -> None:
     fleet = Fleet()
-    await fleet.board.write("roster", {"versions": ["a", "gone"]}, schema=1, expected=0)
+    await fleet.document_store.write("roster", {"versions": ["a", "gone"]}, schema=1, expected=0)
     async with edge_of(fleet) as edge:
         assert await edge.post("/versions/gone/unload", 204) is None
         await edge.post("/versions/gone/unload", 404)

@@ -27,8 +27,8 @@ class Server:
         self.fault: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
-        self.patience = BoundedCommands(4)
-        self.lookups = Lookups(self.fetch, self.patience)
+        self.commands = BoundedCommands(4)
+        self.lookups = Lookups(self.fetch, self.commands)
 
     async def fetch(self, keys: Sequence[str]) -> Sequence[Any]:
         self.asked.append(list(keys))
@@ -51,7 +51,7 @@ async def server(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Server]:
     server = Server()
     yield server
     server.gate.set()
-    await server.patience.close()
+    await server.commands.close()
     await server.lookups.close()
 
 
@@ -151,7 +151,7 @@ async def test_closing_ends_what_is_under_way(server: Server) -> None:
     server.gate.clear()
     waiting = server.begin("a", "b")
     await until(lambda: bool(server.asked))
-    await server.patience.close()
+    await server.commands.close()
     await server.lookups.close()
     ended = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(one) for one in ended] == [TimeoutError] * 2

@@ -12,7 +12,7 @@ from service.cache import codec
 from service.cache.codec import CorruptValue, decode, encode
 from service.cache.keys import cache_key, version_prefix
 from service.cache.lifetimes import Lifetimes
-from service.cache.memory_tier import MemoryCache, estimated_bytes
+from service.cache.memory_tier import MemoryTier, estimated_bytes
 from service.filtering.candidates import Generation, Judged, Scored
 from service.filtering.filters import RULES, CandidateFilter
 from service.pipeline.metrics import Metrics
@@ -35,7 +35,7 @@ class Memory:
     def __init__(self, max_bytes: int = 1 << 20, ttl_s: float = 60.0) -> None:
         self.now = 1000.0
         self.lifetimes = Lifetimes(hard_s=ttl_s, clock=lambda: self.now)
-        self.cache = MemoryCache(
+        self.cache = MemoryTier(
             max_bytes=max_bytes, lifetimes=self.lifetimes, metrics=Metrics(release="test").cache
         )
 

@@ -26,7 +26,7 @@ from service.cache import batched_reads as lookups
 from service.cache import redis_tier as tier_module
 from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
-from service.cache.redis_tier import RedisCache
+from service.cache.redis_tier import RedisTier
 from service.redis.client import connect
 from service.resilience.circuit_breaker import BreakerMetrics
 from tests.support.tiers import Tiers, generation, seen
@@ -47,7 +47,7 @@ class World(Tiers):
 
     def __init__(self) -> None:
         super().__init__()
-        self.opened: list[RedisCache] = [self.shared]
+        self.opened: list[RedisTier] = [self.shared]
         self.use()
 
     def use(self, **options: Any) -> None:
@@ -388,7 +388,7 @@ async def test_a_cluster_is_asked_as_long_as_some_of_it_answers(
 ) -> None:
     client = connect("redis+cluster://127.0.0.1:1", max_connections=4, timeout_s=1.0)
     registry = CollectorRegistry()
-    cache = RedisCache(
+    cache = RedisTier(
         client,
         lifetimes=Lifetimes(hard_s=60),
         write_budget_s=60.0,

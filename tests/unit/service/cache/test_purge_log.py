@@ -21,26 +21,26 @@ async def seen(cache: TieredCache, key: str) -> str | None:
 
 
 def test_only_what_is_purged_later_counts() -> None:
-    forgotten = PurgeLog()
-    forgotten.note(["a"])
-    moment = forgotten.moment
-    forgotten.note(["b"])
-    assert forgotten.since(moment, "b")
-    assert forgotten.since(moment, "x", "b")
-    assert not forgotten.since(moment, "a", "x")
-    assert not forgotten.since(forgotten.moment, "a", "b")
-    forgotten.note(["a"])
-    assert forgotten.since(moment, "a")
+    purge_log = PurgeLog()
+    purge_log.note(["a"])
+    epoch = purge_log.epoch
+    purge_log.note(["b"])
+    assert purge_log.since(epoch, "b")
+    assert purge_log.since(epoch, "x", "b")
+    assert not purge_log.since(epoch, "a", "x")
+    assert not purge_log.since(purge_log.epoch, "a", "b")
+    purge_log.note(["a"])
+    assert purge_log.since(epoch, "a")
 
 
 def test_what_was_begun_before_a_purge_that_is_no_longer_known_counts_as_purged() -> None:
-    forgotten = PurgeLog(remembered=2)
-    before = forgotten.moment
+    purge_log = PurgeLog(remembered=2)
+    before = purge_log.epoch
     for key in "abc":
-        forgotten.note([key])
-    assert forgotten.since(before, "never purged")
-    assert not forgotten.since(before + 1, "never purged")
-    assert forgotten.since(before + 1, "b")
+        purge_log.note([key])
+    assert purge_log.since(before, "never purged")
+    assert not purge_log.since(before + 1, "never purged")
+    assert purge_log.since(before + 1, "b")
 
 
 def test_the_prefix_of_a_key_is_that_of_its_version() -> None:
@@ -49,33 +49,33 @@ def test_the_prefix_of_a_key_is_that_of_its_version() -> None:
 
 async def test_a_generation_begun_before_a_purge_of_its_query_is_not_kept() -> None:
     tiers = Tiers()
-    moment = tiers.cache.moment
+    epoch = tiers.cache.epoch
     await tiers.cache.purge_query([DIGEST], "a")
     for key in (KEY, cache_key(DIGEST, "b"), cache_key(OTHER, "a")):
-        await tiers.cache.put(key, generation("x"), since=moment)
+        await tiers.cache.put(key, generation("x"), since=epoch)
     assert KEY not in tiers.redis.store
     assert await seen(tiers.cache, KEY) is None
     assert await seen(tiers.cache, cache_key(DIGEST, "b")) == "memory"
     assert await seen(tiers.cache, cache_key(OTHER, "a")) == "memory"
-    await tiers.cache.put(KEY, generation("y"), since=tiers.cache.moment)
+    await tiers.cache.put(KEY, generation("y"), since=tiers.cache.epoch)
     assert await seen(tiers.cache, KEY) == "memory"
 
 
 async def test_a_generation_begun_before_a_purge_of_its_version_is_not_kept() -> None:
     tiers = Tiers()
-    moment = tiers.cache.moment
+    epoch = tiers.cache.epoch
     tiers.cache.forget_version(DIGEST)  # as a replica does on being told
     for key in (KEY, cache_key(OTHER, "a")):
-        await tiers.cache.put(key, generation("x"), since=moment)
+        await tiers.cache.put(key, generation("x"), since=epoch)
     assert set(tiers.redis.store) == {cache_key(OTHER, "a")}
     assert await seen(tiers.cache, KEY) is None
 
 
 async def test_a_replica_that_has_been_told_does_not_keep_what_it_had_begun() -> None:
     tiers = Tiers()
-    moment = tiers.cache.moment
+    epoch = tiers.cache.epoch
     tiers.cache.forget_keys([KEY])
-    await tiers.cache.put(KEY, generation("x"), since=moment)
+    await tiers.cache.put(KEY, generation("x"), since=epoch)
     assert tiers.redis.store == {}
 
 
@@ -87,7 +87,7 @@ async def test_a_write_that_comes_after_the_purge_that_it_passed_is_taken_back()
         await tiers.cache.purge_query([DIGEST], "a")
 
     tiers.redis.before = purge
-    await tiers.cache.put(KEY, generation("x"), since=tiers.cache.moment)
+    await tiers.cache.put(KEY, generation("x"), since=tiers.cache.epoch)
     assert tiers.redis.sets, "it was written"
     assert tiers.redis.store == {}
     assert await seen(tiers.cache, KEY) is None
@@ -95,7 +95,7 @@ async def test_a_write_that_comes_after_the_purge_that_it_passed_is_taken_back()
 
 async def test_that_redis_cannot_take_it_back_breaks_nothing() -> None:
     tiers = Tiers()
-    moment = tiers.cache.moment
+    epoch = tiers.cache.epoch
 
     async def purge() -> None:
         tiers.redis.before = None
@@ -107,5 +107,5 @@ async def test_that_redis_cannot_take_it_back_breaks_nothing() -> None:
         tiers.redis.pipeline = broken  # type: ignore[assignment]
 
     tiers.redis.before = purge
-    await tiers.cache.put(KEY, generation("x"), since=moment)
+    await tiers.cache.put(KEY, generation("x"), since=epoch)
     assert tiers.count("redis", "purge", "error") == 1

@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from service.cache import codec
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
-from service.cache.memory_tier import MemoryCache
+from service.cache.memory_tier import MemoryTier
 from service.cache.metrics import CacheMetrics
 from service.cache.occupancy import Occupancy, Reading, reading
 from service.cache.protocol import Purged
@@ -26,7 +26,7 @@ DIGEST = "ab" * 32
 
 async def test_without_a_shared_tier_memory_is_all_there_is() -> None:
     lifetimes = Lifetimes(hard_s=60)
-    memory = MemoryCache(
+    memory = MemoryTier(
         max_bytes=1 << 20, lifetimes=lifetimes, metrics=CacheMetrics(CollectorRegistry())
     )
     cache = TieredCache(memory, lifetimes=lifetimes)

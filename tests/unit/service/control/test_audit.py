@@ -47,11 +47,11 @@ def test_a_change_too_long_for_the_trail_is_left_out_with_its_size() -> None:
     assert now == {"omitted_bytes": MAX_BYTES + len('{"a":""}')}
 
 
-async def test_a_change_is_told_in_the_log_and_noted_on_the_board() -> None:
-    board = LocalDocumentStore()
+async def test_a_change_is_told_in_the_log_and_noted_in_the_store() -> None:
+    store = LocalDocumentStore()
     with structlog.testing.capture_logs() as lines:
-        await note(board, CHANGE)
-    (noted,) = await board.notes(10)
+        await note(store, CHANGE)
+    (noted,) = await store.notes(10)
     assert noted.pop("time").endswith("+00:00")
     assert noted == {
         "document": "doc", "action": "doc.put", "author": "ada", "reason": "why not",
@@ -61,7 +61,7 @@ async def test_a_change_is_told_in_the_log_and_noted_on_the_board() -> None:
 
 
 class Silent(LocalDocumentStore):
-    """A board that hangs, or says that it is down."""
+    """A store that hangs, or says that it is down."""
 
     down = False
 
@@ -75,9 +75,9 @@ class Silent(LocalDocumentStore):
 async def test_a_board_that_does_not_answer_costs_a_warning_and_the_log_still_has_the_change(
     down: bool,
 ) -> None:
-    board = Silent()
-    board.down = down
+    store = Silent()
+    store.down = down
     with structlog.testing.capture_logs() as lines:
-        await note(board, CHANGE, within_s=0.01)
+        await note(store, CHANGE, within_s=0.01)
     assert [line["event"] for line in lines] == ["audit", "audit_not_noted"]
     assert lines[1]["reason"]

@@ -1,4 +1,4 @@
-"""Control documents on a board of this process: changes, refusals, the audit trail."""
+"""Control documents in a store of this process: changes, refusals, the audit trail."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def parse(body: dict[str, Any]) -> int:
 
 
 class Flaky(LocalDocumentStore):
-    """A board that can be told to fail."""
+    """A store that can be told to fail."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,13 +64,13 @@ class Flaky(LocalDocumentStore):
 
 
 class World:
-    """A document, its board and its metrics."""
+    """A document, its store and its metrics."""
 
     def __init__(self) -> None:
-        self.board = Flaky()
+        self.store = Flaky()
         self.registry = CollectorRegistry()
         self.document = Document(
-            self.board,
+            self.store,
             "doc",
             schema=2,
             parse=parse,
@@ -125,7 +125,7 @@ async def test_every_change_is_noted_with_what_it_changed(world: World) -> None:
     await world.document.replace(5, expected=0, action="set", author="ada")
     with structlog.testing.capture_logs() as lines:
         await world.document.replace(6, expected=1, action="set", author="bob", reason="better")
-    newest, oldest = await world.board.notes(10)
+    newest, oldest = await world.store.notes(10)
     assert (newest["before"], newest["after"]) == ({"n": 5}, {"n": 6})
     assert (newest["replaced"], newest["revision"]) == (1, 2)
     assert (newest["author"], newest["reason"], newest["action"]) == ("bob", "better", "set")
@@ -136,12 +136,12 @@ async def test_every_change_is_noted_with_what_it_changed(world: World) -> None:
 
 
 async def test_the_audit_trail_is_bounded_and_newest_first() -> None:
-    board = LocalDocumentStore()
+    store = LocalDocumentStore()
     for i in range(AUDIT_ENTRIES + 5):
-        await board.note({"i": i})
-    found = await board.notes(AUDIT_ENTRIES + 5)
+        await store.note({"i": i})
+    found = await store.notes(AUDIT_ENTRIES + 5)
     assert [entry["i"] for entry in found] == list(range(AUDIT_ENTRIES + 4, 4, -1))
-    assert len(await board.notes(3)) == 3
+    assert len(await store.notes(3)) == 3
 
 
 async def test_a_change_stands_although_it_could_not_be_noted(world: World) -> None:
@@ -161,14 +161,14 @@ async def test_a_change_stands_although_it_could_not_be_noted(world: World) -> N
 async def test_a_value_that_its_own_parser_refuses_is_never_written(world: World) -> None:
     with pytest.raises(ValueError, match="whole number"):
         await world.document.replace("x", expected=0, action="set", author="a")  # type: ignore[arg-type]
-    assert await world.board.read("doc") is None
+    assert await world.store.read("doc") is None
 
 
 async def test_a_document_of_a_newer_schema_is_not_taken(world: World) -> None:
     await world.document.replace(5, expected=0, action="set", author="ada")
     newer = Stored(3, 9, {"n": 7, "m": 8})
     with structlog.testing.capture_logs() as lines:
-        world.board.show(newer)
+        world.store.show(newer)
         await world.document.refresh()
     assert (world.document.value, world.document.revision, world.document.stored) == (5, 1, 9)
     assert [line["kind"] for line in lines] == ["newer_schema"]
@@ -179,14 +179,14 @@ async def test_a_document_of_a_newer_schema_is_not_taken(world: World) -> None:
 async def test_a_document_of_a_newer_schema_is_not_overwritten(
     world: World, expected: int | None
 ) -> None:
-    world.board.show(Stored(3, 9, {}))
+    world.store.show(Stored(3, 9, {}))
     with pytest.raises(NewerSchema, match="newer release"):
         await world.document.replace(5, expected=expected, action="set", author="ada")
-    assert await world.board.read("doc") == Stored(3, 9, {})
+    assert await world.store.read("doc") == Stored(3, 9, {})
 
 
 async def test_an_older_schema_is_given_to_the_parser(world: World) -> None:
-    world.board.show(Stored(1, 4, {"n": 3}))
+    world.store.show(Stored(1, 4, {"n": 3}))
     assert (world.document.value, world.document.revision) == (3, 4)
 
 
@@ -195,7 +195,7 @@ async def test_a_body_that_makes_no_sense_is_not_taken_and_can_be_replaced(
     world: World, body: dict[str, Any]
 ) -> None:
     await world.document.replace(5, expected=0, action="set", author="ada")
-    world.board.show(Stored(2, 2, body))
+    world.store.show(Stored(2, 2, body))
     assert (world.document.value, world.document.revision) == (5, 1)
     assert world.refused("invalid") == 1
     await world.document.replace(6, expected=world.document.stored, action="set", author="ada")
@@ -203,14 +203,14 @@ async def test_a_body_that_makes_no_sense_is_not_taken_and_can_be_replaced(
 
 
 async def test_a_parser_that_breaks_does_no_harm(world: World) -> None:
-    world.board.show(Stored(2, 2, {"n": 4}))
-    world.board.show(Stored(2, 3, {"n": -1}))
+    world.store.show(Stored(2, 2, {"n": 4}))
+    world.store.show(Stored(2, 3, {"n": -1}))
     assert (world.document.value, world.refused("invalid")) == (4, 1)
 
 
 async def test_what_cannot_be_read_is_not_taken(world: World) -> None:
     await world.document.replace(5, expected=0, action="set", author="ada")
-    world.board.fault = UnreadableDocument("garbage")
+    world.store.fault = UnreadableDocument("garbage")
     await world.document.refresh()
     await world.document.refresh()
     assert (world.document.value, world.document.revision, world.document.stored) == (5, 1, 1)
@@ -220,19 +220,19 @@ async def test_what_cannot_be_read_is_not_taken(world: World) -> None:
 async def test_a_document_that_disappears_leaves_its_last_value_in_force(world: World) -> None:
     await world.document.replace(5, expected=0, action="set", author="ada")
     with structlog.testing.capture_logs() as lines:
-        world.board.show(Absent.GONE)
+        world.store.show(Absent.GONE)
         await world.document.refresh()
     assert (world.document.value, world.document.revision) == (5, 0)
     assert [line["event"] for line in lines] == ["control_document_gone"]
     assert world.metric("requery_control_document_missing") == 1
-    assert await world.board.read("doc") is None
+    assert await world.store.read("doc") is None
     await world.document.replace(6, expected=0, action="set", author="ada")
     assert world.metric("requery_control_document_missing") == 0
 
 
 async def test_while_the_board_is_down_the_last_value_stays_in_force(world: World) -> None:
     await world.document.replace(5, expected=0, action="set", author="ada")
-    world.board.fault = DocumentStoreUnavailable("down")
+    world.store.fault = DocumentStoreUnavailable("down")
     await world.document.refresh()
     assert (world.document.value, world.document.revision) == (5, 1)
     with pytest.raises(DocumentStoreUnavailable) as caught:
@@ -242,8 +242,8 @@ async def test_while_the_board_is_down_the_last_value_stays_in_force(world: Worl
 
 
 async def test_a_revision_may_go_back_because_the_board_is_the_truth(world: World) -> None:
-    world.board.show(Stored(2, 6, {"n": 6}))
-    world.board.show(Stored(2, 5, {"n": 5}))
+    world.store.show(Stored(2, 6, {"n": 6}))
+    world.store.show(Stored(2, 5, {"n": 5}))
     assert (world.document.value, world.document.revision) == (5, 5)
 
 
@@ -264,9 +264,9 @@ async def test_an_update_starts_again_when_someone_else_was_faster(world: World)
 
     def interfere() -> None:
         if (stored := next(others, None)) is not None:
-            world.board.show(stored)
+            world.store.show(stored)
 
-    world.board.before_write = interfere
+    world.store.before_write = interfere
     revision = await world.document.update(
         lambda n: n + 1, expected=None, action="add", author="ada"
     )
@@ -274,14 +274,14 @@ async def test_an_update_starts_again_when_someone_else_was_faster(world: World)
 
 
 async def test_an_update_of_a_given_revision_is_not_tried_again(world: World) -> None:
-    world.board.before_write = lambda: world.board.show(Stored(2, 1, {"n": 10}))
+    world.store.before_write = lambda: world.store.show(Stored(2, 1, {"n": 10}))
     with pytest.raises(StaleRevision):
         await world.document.update(lambda n: n + 1, expected=0, action="add", author="ada")
     assert world.document.value == 10
 
 
 async def test_an_update_sees_what_is_stored_although_nobody_told(world: World) -> None:
-    world.board._documents["doc"] = Stored(2, 4, {"n": 40})
+    world.store._documents["doc"] = Stored(2, 4, {"n": 40})
     assert await world.document.update(lambda n: n + 1, expected=4, action="add", author="ada") == 5
     assert world.document.value == 41
 
@@ -290,31 +290,31 @@ async def test_an_update_gives_up_after_a_few_tries(world: World) -> None:
     revision = iter(range(1, 1000))
 
     def interfere() -> None:
-        world.board.show(Stored(2, next(revision), {"n": 0}))
+        world.store.show(Stored(2, next(revision), {"n": 0}))
 
-    world.board.before_write = interfere
+    world.store.before_write = interfere
     with pytest.raises(DocumentStoreUnavailable, match="many at once"):
         await world.document.update(lambda n: n + 1, expected=None, action="add", author="ada")
 
 
 async def test_nobody_changes_what_is_stored_by_changing_what_was_given() -> None:
-    board = LocalDocumentStore()
+    store = LocalDocumentStore()
     body = {"list": [1]}
-    stored = await board.write("doc", body, schema=1, expected=0)
+    stored = await store.write("doc", body, schema=1, expected=0)
     body["list"].append(2)
     assert stored.body == {"list": [1]}
 
 
 async def test_a_change_on_a_board_that_is_down_costs_one_question(world: World) -> None:
     await world.document.replace(5, expected=0, action="set", author="ada")
-    world.board.asked.clear()
-    world.board.fault = DocumentStoreUnavailable("Redis does not answer")
+    world.store.asked.clear()
+    world.store.fault = DocumentStoreUnavailable("Redis does not answer")
     for expected in (None, 1):
         with pytest.raises(DocumentStoreUnavailable):
             await world.document.update(
                 lambda n: n + 1, expected=expected, action="set", author="ada"
             )
-    assert world.board.asked == ["read", "read"]
+    assert world.store.asked == ["read", "read"]
     with pytest.raises(DocumentStoreUnavailable):
         await world.document.reread()
     await world.document.refresh()

@@ -1,4 +1,4 @@
-"""The Redis board on a client that misbehaves as real ones do now and then."""
+"""The Redis document store on a client that misbehaves as real ones do now and then."""
 
 from __future__ import annotations
 
@@ -78,20 +78,20 @@ class Client:
                 raise
 
 
-def open_board(
+def open_store(
     client: Client, *, budget_s: float = 60.0
 ) -> tuple[RedisDocumentStore, list[Stored | Absent]]:
     metrics = ControlMetrics(CollectorRegistry())
-    board = RedisDocumentStore(client, metrics, budget_s=budget_s, poll_s=0.001)  # type: ignore[arg-type]
+    store = RedisDocumentStore(client, metrics, budget_s=budget_s, poll_s=0.001)  # type: ignore[arg-type]
     told: list[Stored | Absent] = []
-    board.subscribe("doc", told.append)
-    return board, told
+    store.subscribe("doc", told.append)
+    return store, told
 
 
 async def test_following_ends_although_the_client_swallows_the_cancellation() -> None:
     client = Client()
-    board, _ = open_board(client)
-    following = asyncio.create_task(board.run())
+    store, _ = open_store(client)
+    following = asyncio.create_task(store.run())
     await until(lambda: client.looks > 0)
     client.swallows = True
     client.gate.clear()
@@ -105,8 +105,8 @@ async def test_following_ends_although_the_client_swallows_the_cancellation() ->
 async def test_a_client_without_messages_is_followed_by_looking() -> None:
     client = Client()
     client.pubsub_fault = AttributeError("this client has no pubsub")
-    board, told = open_board(client)
-    following = asyncio.create_task(board.run())
+    store, told = open_store(client)
+    following = asyncio.create_task(store.run())
     await until(lambda: told == [Absent.GONE])
     client.value = orjson.dumps({"schema": 1, "revision": 3, "body": {"a": 1}})
     await until(lambda: len(told) == 2)
@@ -117,11 +117,11 @@ async def test_a_client_without_messages_is_followed_by_looking() -> None:
 
 async def test_a_look_that_was_answered_late_never_undoes_a_write() -> None:
     client = Client()
-    board, told = open_board(client)
+    store, told = open_store(client)
     client.gate.clear()
-    looking = asyncio.create_task(board.read("doc"))
+    looking = asyncio.create_task(store.read("doc"))
     await until(lambda: client.looks == 1)
-    writing = asyncio.create_task(board.write("doc", {"a": 1}, schema=1, expected=0))
+    writing = asyncio.create_task(store.write("doc", {"a": 1}, schema=1, expected=0))
     await turns()
     client.gate.set()
     assert await looking is None
@@ -130,16 +130,16 @@ async def test_a_look_that_was_answered_late_never_undoes_a_write() -> None:
 
 
 async def test_a_subscriber_that_breaks_keeps_no_other_from_hearing() -> None:
-    board, first = open_board(Client())
+    store, first = open_store(Client())
     last: list[Stored | Absent] = []
 
     def broken(_: object) -> None:
         raise RuntimeError("no")
 
-    board.subscribe("doc", broken)
-    board.subscribe("doc", last.append)
+    store.subscribe("doc", broken)
+    store.subscribe("doc", last.append)
     with structlog.testing.capture_logs() as lines:
-        written = await board.write("doc", {"a": 1}, schema=1, expected=None)
+        written = await store.write("doc", {"a": 1}, schema=1, expected=None)
     assert first == last == [written]
     assert [line["event"] for line in lines] == ["control_subscriber_failed"]
 
@@ -149,8 +149,8 @@ async def test_two_writes_of_one_revision_differ_at_their_head() -> None:
     heads = set()
     for _ in range(2):
         client = Client()
-        board, _told = open_board(client)
-        await board.write("doc", {"a": 1}, schema=1, expected=0)
+        store, _told = open_store(client)
+        await store.write("doc", {"a": 1}, schema=1, expected=0)
         assert client.value is not None
         heads.add(client.value[:128])
     assert len(heads) == 2
@@ -159,9 +159,9 @@ async def test_two_writes_of_one_revision_differ_at_their_head() -> None:
 async def test_a_change_stands_although_nobody_could_be_told() -> None:
     client = Client()
     client.mute = True
-    board, _ = open_board(client)
-    written = await board.write("doc", {"a": 1}, schema=1, expected=0)
-    assert await board.read("doc") == written
+    store, _ = open_store(client)
+    written = await store.write("doc", {"a": 1}, schema=1, expected=0)
+    assert await store.read("doc") == written
 
 
 async def test_a_server_that_is_no_longer_the_master_is_left() -> None:
@@ -169,9 +169,9 @@ async def test_a_server_that_is_no_longer_the_master_is_left() -> None:
     client.script_fault = ResponseError(
         "ERR Error running script: @user_script: 8: -READONLY You can't write against a replica."
     )
-    board, _ = open_board(client)
+    store, _ = open_store(client)
     with pytest.raises(DocumentStoreUnavailable, match="may have been made"):
-        await board.write("doc", {"a": 1}, schema=1, expected=0)
+        await store.write("doc", {"a": 1}, schema=1, expected=0)
     assert client.disconnected == 1
 
 
@@ -179,22 +179,22 @@ async def test_a_server_that_hangs_is_given_up_although_the_client_hears_no_canc
     client = Client()
     client.swallows = True
     client.gate.clear()
-    board, told = open_board(client, budget_s=0.01)
+    store, told = open_store(client, budget_s=0.01)
     with pytest.raises(DocumentStoreUnavailable):
-        await board.read("doc")
+        await store.read("doc")
     with pytest.raises(DocumentStoreUnavailable):
-        await board.write("doc", {"a": 1}, schema=1, expected=None)
+        await store.write("doc", {"a": 1}, schema=1, expected=None)
     assert told == []
     client.gate.set()
-    assert await board.read("doc") is None
+    assert await store.read("doc") is None
     assert told == [Absent.GONE]
 
 
 async def test_a_queue_before_a_server_that_hangs_is_given_up_as_a_whole() -> None:
     client = Client()
     client.gate.clear()
-    board, _ = open_board(client, budget_s=0.05)
-    given_up = await asyncio.gather(*(board.read("doc") for _ in range(10)), return_exceptions=True)
+    store, _ = open_store(client, budget_s=0.05)
+    given_up = await asyncio.gather(*(store.read("doc") for _ in range(10)), return_exceptions=True)
     assert all(isinstance(one, DocumentStoreUnavailable) for one in given_up)
     # One after the other they would have waited ten times as long.
     assert client.looks <= 3
@@ -213,15 +213,15 @@ async def test_who_asks_a_server_that_is_down_waits_half_as_long_and_who_follows
 
     monkeypatch.setattr(BoundedCommands, "run", noted)
     client = Client()
-    board, _ = open_board(client, budget_s=60.0)
-    await board.read("doc")
+    store, _ = open_store(client, budget_s=60.0)
+    await store.read("doc")
     client.look_fault = RedisConnectionError("gone")
     for _ in range(2):
         with pytest.raises(DocumentStoreUnavailable):
-            await board.read("doc")
+            await store.read("doc")
     assert budgets == [60, 60, 30]
     budgets.clear()
-    following = asyncio.create_task(board.run())
+    following = asyncio.create_task(store.run())
     await until(lambda: len(budgets) >= 2)
     assert set(budgets) == {60}
     client.look_fault, looks = None, client.looks
@@ -229,21 +229,21 @@ async def test_who_asks_a_server_that_is_down_waits_half_as_long_and_who_follows
     following.cancel()
     await asyncio.wait((following,))
     budgets.clear()
-    await board.read("doc")
+    await store.read("doc")
     assert budgets == [60]
 
 
 async def test_a_server_that_comes_and_goes_is_told_of_once_a_minute() -> None:
     client = Client()
-    board, _ = open_board(client)
+    store, _ = open_store(client)
     with structlog.testing.capture_logs() as lines:
-        await board.read("doc")
+        await store.read("doc")
         for _ in range(5):
             client.look_fault = RedisConnectionError("gone")
             with pytest.raises(DocumentStoreUnavailable):
-                await board.read("doc")
+                await store.read("doc")
             client.look_fault = None
-            await board.read("doc")
+            await store.read("doc")
     assert [(line["event"], line["log_level"]) for line in lines] == [
         ("control_board_unavailable", "warning"), ("control_board_back", "info"),
     ]  # fmt: skip

@@ -48,11 +48,11 @@ async def test_one_that_has_expired_is_refused() -> None:
         with pytest.raises(InvalidRequest, match="expires_at"):
             await world.add(block("a", expires_at=expires_at))
     with pytest.raises(InvalidRequest, match=r"overrides\.1\.expires_at"):
-        await world.desk.replace_all(
+        await world.editor.replace_all(
             [read_entry(block("a")), read_entry(block("b", expires_at=BEFORE))],
             author="ada", reason=None, expected=0,
         )  # fmt: skip
-    assert world.desk.revision == 0
+    assert world.editor.revision == 0
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ async def test_an_expired_entry_goes_with_the_next_change_and_is_in_nobodys_way(
     await world.add(pin("a", "b", id="x"))
     assert [entry.kind for entry in world.document.value.entries] == ["pin"]
     with pytest.raises(UnknownOverride):
-        await world.desk.remove("y", author="ada")
+        await world.editor.remove("y", author="ada")
 
 
 async def test_put_replaces_in_place_or_adds() -> None:
@@ -81,26 +81,26 @@ async def test_put_replaces_in_place_or_adds() -> None:
     await world.add(block("a", id="x"))
     await world.add(block("b", id="y"))
     world.time = NOW + 60
-    entry, new = await world.desk.put("x", read_entry(pin("c", "d")), author="bob")
+    entry, new = await world.editor.put("x", read_entry(pin("c", "d")), author="bob")
     assert not new
     assert kept(world) == ["c", "b"]
     assert (entry.author, entry.stored()["created_at"]) == ("bob", "2027-01-15T08:00:00Z")
-    _, new = await world.desk.put("z", read_entry(term("gun")), author="bob")
+    _, new = await world.editor.put("z", read_entry(term("gun")), author="bob")
     assert new
     assert kept(world) == ["c", "b", "gun"]
     with pytest.raises(OverrideConflict, match="override y"):
-        await world.desk.put("x", read_entry(block("B")), author="bob")
+        await world.editor.put("x", read_entry(block("B")), author="bob")
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "x" * 65, "-a"])
 async def test_an_odd_id_is_refused(name: str) -> None:
     with pytest.raises(InvalidRequest, match="id"):
-        await World().desk.put(name, read_entry(block("a")), author="ada")
+        await World().editor.put(name, read_entry(block("a")), author="ada")
 
 
 async def test_an_id_that_is_not_that_of_the_path_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="not the one in the path"):
-        await World().desk.put("x", read_entry(block("a", id="y")), author="ada")
+        await World().editor.put("x", read_entry(block("a", id="y")), author="ada")
 
 
 async def test_entries_of_the_file_are_changed_in_the_file(tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ async def test_entries_of_the_file_are_changed_in_the_file(tmp_path: Path) -> No
     file.write_text(json.dumps({"overrides": [block("a", id="x", author="ada")]}))
     world = World(file=file)
     with pytest.raises(OverrideConflict, match="REQUERY_OVERRIDES_FILE"):
-        await world.desk.remove("x", author="ada")
+        await world.editor.remove("x", author="ada")
     with pytest.raises(OverrideConflict, match="REQUERY_OVERRIDES_FILE"):
-        await world.desk.put("x", read_entry(block("b")), author="ada")
+        await world.editor.put("x", read_entry(block("b")), author="ada")
     # About the same query there may be one in each: that of the API goes first.
     await world.add(pin("a", "b"))
 
@@ -118,18 +118,18 @@ async def test_entries_of_the_file_are_changed_in_the_file(tmp_path: Path) -> No
 async def test_the_whole_list_is_replaced_only_if_nobody_came_between() -> None:
     world = World()
     await world.add(block("a"))
-    seen = world.desk.revision
+    seen = world.editor.revision
     await world.add(block("b"))
     drafts = [read_entry(block("c")), read_entry(term("gun"))]
     with pytest.raises(StaleRevision):
-        await world.desk.replace_all(drafts, author="ada", reason=None, expected=seen)
-    revision = await world.desk.replace_all(
-        drafts, author="ada", reason="new list", expected=world.desk.revision
+        await world.editor.replace_all(drafts, author="ada", reason=None, expected=seen)
+    revision = await world.editor.replace_all(
+        drafts, author="ada", reason="new list", expected=world.editor.revision
     )
-    assert revision == world.desk.revision == 3
+    assert revision == world.editor.revision == 3
     assert kept(world) == ["c", "gun"]
     with pytest.raises(InvalidRequest, match=r"overrides\.1\.query"):
-        await world.desk.replace_all(
+        await world.editor.replace_all(
             [read_entry(block("a")), read_entry(block("A"))],
             author="ada", reason=None, expected=None,
         )  # fmt: skip
@@ -139,16 +139,16 @@ async def test_a_revision_that_is_named_is_held_to() -> None:
     world = World()
     await world.add(block("a", id="x"))
     with pytest.raises(StaleRevision):
-        await world.desk.remove("x", author="ada", expected=7)
+        await world.editor.remove("x", author="ada", expected=7)
     with pytest.raises(StaleRevision):
-        await world.desk.put("x", read_entry(block("b")), author="ada", expected=0)
-    await world.desk.remove("x", author="ada", expected=1)
+        await world.editor.put("x", read_entry(block("b")), author="ada", expected=0)
+    await world.editor.remove("x", author="ada", expected=1)
     assert kept(world) == []
 
 
 async def test_changes_at_once_are_all_kept() -> None:
     here = World()
-    there = World(board=here.board)
+    there = World(store=here.store)
     queries = [f"query {i}" for i in range(40)]
     await asyncio.gather(
         *(world.add(block(query)) for query, world in zip(queries, [here, there] * 20, strict=True))
@@ -175,8 +175,8 @@ async def test_there_is_room_for_so_many_and_no_more(monkeypatch: pytest.MonkeyP
 async def test_every_change_is_noted_with_author_and_reason() -> None:
     world = World()
     name = await world.add(block("a", reason="unsafe"))
-    await world.desk.remove(name, author="bob", reason="safe again")
-    last, first = await world.board.notes(5)
+    await world.editor.remove(name, author="bob", reason="safe again")
+    last, first = await world.store.notes(5)
     assert (first["action"], first["author"], first["reason"]) == ("overrides.add", "ada", "unsafe")
     assert first["after"]["overrides"][0]["query"] == "a"
     assert (last["action"], last["author"], last["reason"]) == (
@@ -193,7 +193,7 @@ async def test_a_change_that_is_not_written_is_not_in_force(
     async def down(*_: object, **__: object) -> None:
         raise DocumentStoreUnavailable("down")
 
-    monkeypatch.setattr(world.board, "write", down)
+    monkeypatch.setattr(world.store, "write", down)
     with pytest.raises(DocumentStoreUnavailable):
         await world.add(block("a"))
     assert world.live.of("a") is None

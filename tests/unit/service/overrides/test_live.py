@@ -88,7 +88,7 @@ async def test_hits_outlive_changes_of_other_entries_and_end_with_their_own() ->
     world.live.of("stake")
     await world.add(block("pole", expires_at=LATER))
     assert world.hits() == {"stake": 1, "pole": 0}
-    await world.desk.remove(name, author="ada")
+    await world.editor.remove(name, author="ada")
     await world.add(block("stake", id=name))
     assert world.hits() == {"pole": 0, "stake": 0}
 
@@ -104,10 +104,10 @@ async def test_entries_are_shown_by_source_and_kind(tmp_path: Path) -> None:
 
 async def test_another_process_on_the_same_board_follows() -> None:
     here = World()
-    there = World(board=here.board)
+    there = World(store=here.store)
     await here.add(block("stake"))
     assert there.live.of("stake") == BLOCKED
-    late = World(board=here.board)
+    late = World(store=here.store)
     assert late.live.of("stake") is None
     await late.document.refresh()
     assert late.live.of("stake") == BLOCKED
@@ -117,10 +117,10 @@ async def test_another_process_on_the_same_board_follows() -> None:
 async def test_a_shared_document_that_cannot_be_taken_changes_nothing(body: dict[str, Any]) -> None:
     world = World()
     await world.add(block("stake"))
-    await world.board.write("overrides", body, schema=1, expected=None)
+    await world.store.write("overrides", body, schema=1, expected=None)
     assert world.live.of("stake") == BLOCKED
     # ... and the next change mends it.
     await world.add(block("pole"))
-    other = World(board=world.board)
+    other = World(store=world.store)
     await other.document.refresh()
     assert other.live.of("stake") == other.live.of("pole") == BLOCKED

@@ -10,7 +10,7 @@ from service.redis.bounded import BoundedCommands
 
 
 async def test_the_answer_or_the_fault_of_a_command_comes_through() -> None:
-    patience = BoundedCommands(1)
+    commands = BoundedCommands(1)
 
     async def answer() -> int:
         return 5
@@ -18,14 +18,14 @@ async def test_the_answer_or_the_fault_of_a_command_comes_through() -> None:
     async def fail() -> int:
         raise KeyError("x")
 
-    assert await patience.run(answer, 60) == 5
+    assert await commands.run(answer, 60) == 5
     with pytest.raises(KeyError):
-        await patience.run(fail, 60)
-    assert await patience.run(answer, 60) == 5
+        await commands.run(fail, 60)
+    assert await commands.run(answer, 60) == 5
 
 
 async def test_who_waited_long_enough_leaves_and_the_command_goes_on() -> None:
-    patience = BoundedCommands(1)
+    commands = BoundedCommands(1)
     may_end, ended = asyncio.Event(), asyncio.Event()
     starts = 0
 
@@ -36,13 +36,13 @@ async def test_who_waited_long_enough_leaves_and_the_command_goes_on() -> None:
         ended.set()
 
     with pytest.raises(TimeoutError):
-        await patience.run(slow, 0.01)
+        await commands.run(slow, 0.01)
     # Its place is taken until it ends: the next one is not even started.
     with pytest.raises(TimeoutError):
-        await patience.run(slow, 0.01)
+        await commands.run(slow, 0.01)
     assert starts == 1
     may_end.set()
-    await patience.run(slow, 60)
+    await commands.run(slow, 60)
     assert ended.is_set()
     assert starts == 2
 
@@ -51,21 +51,21 @@ async def test_a_budget_that_is_spent_starts_nothing_that_is_waited_for() -> Non
     async def never() -> None:
         await asyncio.Event().wait()
 
-    patience = BoundedCommands(1)
+    commands = BoundedCommands(1)
     with pytest.raises(TimeoutError):
-        await patience.run(never, 0)
-    await patience.close()
+        await commands.run(never, 0)
+    await commands.close()
 
 
 async def test_a_caller_who_is_cancelled_leaves_at_once_and_the_place_comes_free() -> None:
-    patience = BoundedCommands(1)
+    commands = BoundedCommands(1)
     begun, may_end = asyncio.Event(), asyncio.Event()
 
     async def slow() -> None:
         begun.set()
         await may_end.wait()
 
-    caller = asyncio.create_task(patience.run(slow, 60))
+    caller = asyncio.create_task(commands.run(slow, 60))
     await begun.wait()
     caller.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -75,11 +75,11 @@ async def test_a_caller_who_is_cancelled_leaves_at_once_and_the_place_comes_free
     async def answer() -> int:
         return 5
 
-    assert await patience.run(answer, 60) == 5
+    assert await commands.run(answer, 60) == 5
 
 
 async def test_closing_ends_what_nobody_waits_for() -> None:
-    patience = BoundedCommands(2)
+    commands = BoundedCommands(2)
     stopped = 0
 
     async def never() -> None:
@@ -91,28 +91,28 @@ async def test_closing_ends_what_nobody_waits_for() -> None:
 
     for _ in range(2):
         with pytest.raises(TimeoutError):
-            await patience.run(never, 0.01)
-    await patience.close()
+            await commands.run(never, 0.01)
+    await commands.close()
     assert stopped == 2
 
 
 async def test_who_still_waits_when_it_is_closed_is_told_as_if_time_were_up() -> None:
-    patience = BoundedCommands(1)
+    commands = BoundedCommands(1)
     begun = asyncio.Event()
 
     async def never() -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    caller = asyncio.create_task(patience.run(never, 60))
+    caller = asyncio.create_task(commands.run(never, 60))
     await begun.wait()
-    await patience.close()
+    await commands.close()
     with pytest.raises(TimeoutError):
         await caller
 
 
 async def test_a_fault_that_comes_too_late_is_nobodys_business() -> None:
-    patience = BoundedCommands(1)
+    commands = BoundedCommands(1)
     may_end = asyncio.Event()
     noise: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: noise.append(context))
@@ -122,11 +122,11 @@ async def test_a_fault_that_comes_too_late_is_nobodys_business() -> None:
         raise OSError("late")
 
     with pytest.raises(TimeoutError):
-        await patience.run(fail, 0.01)
+        await commands.run(fail, 0.01)
     may_end.set()
 
     async def answer() -> int:
         return 5
 
-    assert await patience.run(answer, 60) == 5
+    assert await commands.run(answer, 60) == 5
     assert noise == []

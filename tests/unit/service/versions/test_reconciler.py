@@ -20,8 +20,8 @@ from tests.support.fleet import Fleet, memory
 from tests.support.waiting import turns, until
 
 
-class DeadBoard(LocalDocumentStore):
-    """A board that nothing can be written to."""
+class DeadStore(LocalDocumentStore):
+    """A document store that nothing can be written to."""
 
     async def write(
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
@@ -47,17 +47,17 @@ async def test_what_is_asked_for_is_loaded_and_noted_with_its_author() -> None:
         assert version.loading or version.up
         await until(lambda: fleet["b"].up)
         assert fleet.document.value == {"a", "b"}
-        (entry,) = await fleet.board.notes(10)
+        (entry,) = await fleet.document_store.notes(10)
         assert (entry["author"], entry["action"]) == ("ada", "version.load")
         # Asking again changes nothing and is no change to note.
         await fleet.roster.ensure("b", author="ada")
-        assert len(await fleet.board.notes(10)) == 1
+        assert len(await fleet.document_store.notes(10)) == 1
         assert fleet.engines.count("b") == 1
 
 
 async def test_other_replicas_follow() -> None:
-    board = LocalDocumentStore()
-    one, other = Fleet(board=board), Fleet(board=board)
+    document_store = LocalDocumentStore()
+    one, other = Fleet(document_store=document_store), Fleet(document_store=document_store)
     async with one.following(), other.following():
         await one.roster.ensure("b", author="ada")
         await until(lambda: one["b"].up and other["b"].up)
@@ -66,8 +66,8 @@ async def test_other_replicas_follow() -> None:
 
 
 async def test_another_replica_gives_a_load_up_that_is_no_longer_wanted() -> None:
-    board = LocalDocumentStore()
-    one, other = Fleet(board=board), Fleet(board=board)
+    document_store = LocalDocumentStore()
+    one, other = Fleet(document_store=document_store), Fleet(document_store=document_store)
     slow = other.engines.give("b", ScriptedEngine())
     slow.may_start.clear()
     async with one.following(), other.following():
@@ -79,12 +79,12 @@ async def test_another_replica_gives_a_load_up_that_is_no_longer_wanted() -> Non
 
 
 async def test_a_replica_that_starts_later_loads_what_was_wanted_before() -> None:
-    board = LocalDocumentStore()
-    async with Fleet(board=board).following() as first:
+    document_store = LocalDocumentStore()
+    async with Fleet(document_store=document_store).following() as first:
         await first.roster.ensure("b", author="ada")
         await first.roster.ensure("c", author="ada")
         await first.roster.remove("c", author="ada")
-    async with Fleet(board=board).following() as again:
+    async with Fleet(document_store=document_store).following() as again:
         await until(lambda: again["a"].up and again["b"].up)
         assert again["c"].state is State.AVAILABLE
 
@@ -94,7 +94,7 @@ async def test_versions_are_loaded_one_at_a_time_the_default_first() -> None:
     slow = {name: fleet.engines.give(name, ScriptedEngine()) for name in "abc"}
     for engine in slow.values():
         engine.may_start.clear()
-    await fleet.board.write("roster", {"versions": ["a", "b", "c"]}, schema=1, expected=0)
+    await fleet.document_store.write("roster", {"versions": ["a", "b", "c"]}, schema=1, expected=0)
     fleet.used = {"c"}
     order: list[str] = []
     async with fleet.following():
@@ -138,15 +138,15 @@ async def test_the_default_that_routing_wants_is_loaded_and_the_old_one_stays() 
 
 
 async def test_what_still_serves_is_kept_until_the_wanted_default_is_there() -> None:
-    board = LocalDocumentStore()
-    fleet = Fleet(board=board)
+    document_store = LocalDocumentStore()
+    fleet = Fleet(document_store=document_store)
     slow = fleet.engines.give("b", ScriptedEngine())
     slow.may_start.clear()
     async with fleet.following():
         await until(lambda: fleet["a"].up)
         fleet.versions.want_default("b")
         # Another replica, which has switched already, unloads the old default.
-        await board.write("roster", {"versions": []}, schema=1, expected=None)
+        await document_store.write("roster", {"versions": []}, schema=1, expected=None)
         await until(lambda: fleet["b"].loading)
         await turns()
         assert fleet["a"].up
@@ -183,8 +183,8 @@ async def test_a_version_that_failed_waits_for_its_time_and_others_do_not_wait_f
 
 
 async def test_a_failure_is_this_replicas_own() -> None:
-    board = LocalDocumentStore()
-    one, other = Fleet(board=board), Fleet(board=board)
+    document_store = LocalDocumentStore()
+    one, other = Fleet(document_store=document_store), Fleet(document_store=document_store)
     other.engines.give("b", failing())
     async with one.following(), other.following():
         await one.roster.ensure("b", author="ada")
@@ -202,8 +202,11 @@ async def test_what_does_not_fit_is_refused_and_nobody_else_is_told_to_load_it()
 
 
 async def test_what_does_not_fit_on_a_following_replica_fails_there_with_the_reason() -> None:
-    board = LocalDocumentStore()
-    large, small = Fleet(board=board), Fleet(board=board, budget=memory(150), first_retry_s=0.01)
+    document_store = LocalDocumentStore()
+    large, small = (
+        Fleet(document_store=document_store),
+        Fleet(document_store=document_store, budget=memory(150), first_retry_s=0.01),
+    )
     async with large.following(), small.following():
         await until(lambda: large["a"].up and small["a"].up)
         await large.roster.ensure("b", author="ada")
@@ -216,12 +219,12 @@ async def test_what_does_not_fit_on_a_following_replica_fails_there_with_the_rea
 
 
 async def test_one_version_takes_the_place_of_another_that_still_drains() -> None:
-    board = LocalDocumentStore()
-    async with Fleet(board=board, budget=memory(200)).following() as fleet:
+    document_store = LocalDocumentStore()
+    async with Fleet(document_store=document_store, budget=memory(200)).following() as fleet:
         await fleet.roster.ensure("b", author="ada")
         await until(lambda: fleet["a"].up and fleet["b"].up)
         with fleet["b"].serving():
-            await board.write("roster", {"versions": ["a", "c"]}, schema=1, expected=None)
+            await document_store.write("roster", {"versions": ["a", "c"]}, schema=1, expected=None)
             await until(lambda: fleet["b"].state is State.DRAINING)
             await turns()
             # Not a failure: soon there will be room.
@@ -230,7 +233,7 @@ async def test_one_version_takes_the_place_of_another_that_still_drains() -> Non
 
 
 async def test_a_wish_that_cannot_be_stored_changes_nothing() -> None:
-    async with Fleet(board=DeadBoard()).following() as fleet:
+    async with Fleet(document_store=DeadStore()).following() as fleet:
         await until(lambda: fleet["a"].up)
         with pytest.raises(DocumentStoreUnavailable):
             await fleet.roster.ensure("b", author="ada")
@@ -244,20 +247,23 @@ async def test_a_wish_that_cannot_be_stored_changes_nothing() -> None:
 
 
 async def test_an_edit_made_at_the_same_time_elsewhere_is_kept() -> None:
-    board = LocalDocumentStore()
-    async with Fleet(board=board).following() as fleet:
+    document_store = LocalDocumentStore()
+    async with Fleet(document_store=document_store).following() as fleet:
         await until(lambda: fleet["a"].up)
         # Written by a replica whose message has not come yet.
-        board._subscribers.tell = lambda *_: None  # type: ignore[method-assign]
-        await board.write("roster", {"versions": ["a", "c"]}, schema=1, expected=0)
-        del board._subscribers.tell
+        document_store._subscribers.tell = lambda *_: None  # type: ignore[method-assign]
+        await document_store.write("roster", {"versions": ["a", "c"]}, schema=1, expected=0)
+        del document_store._subscribers.tell
         await fleet.roster.ensure("b", author="ada")
         assert fleet.document.value == {"a", "b", "c"}
 
 
 async def test_a_version_that_came_into_the_store_later_is_found() -> None:
-    board = LocalDocumentStore()
-    one, other = Fleet(board=board, store="d"), Fleet(board=board, store="", first_retry_s=0.01)
+    document_store = LocalDocumentStore()
+    one, other = (
+        Fleet(document_store=document_store, store="d"),
+        Fleet(document_store=document_store, store="", first_retry_s=0.01),
+    )
     async with one.following(), other.following():
         await one.roster.ensure("d", author="ada")
         await until(lambda: one["d"].up)
@@ -281,7 +287,9 @@ async def test_a_version_that_is_nowhere_is_unknown_and_does_not_get_into_the_ro
 
 async def test_an_unknown_version_in_the_roster_is_told_once_and_can_be_taken_out() -> None:
     fleet = Fleet(first_retry_s=0.001)
-    await fleet.board.write("roster", {"versions": ["a", "b", "gone"]}, schema=1, expected=0)
+    await fleet.document_store.write(
+        "roster", {"versions": ["a", "b", "gone"]}, schema=1, expected=0
+    )
     with capture_logs() as logs:
         async with fleet.following():
             await until(lambda: fleet["b"].up)  # the others do not suffer
@@ -297,7 +305,7 @@ async def test_an_unknown_version_in_the_roster_is_told_once_and_can_be_taken_ou
 async def test_a_roster_that_is_none_is_not_taken(body: dict[str, object]) -> None:
     async with Fleet().following() as fleet:
         await until(lambda: fleet["a"].up)
-        await fleet.board.write("roster", body, schema=1, expected=None)
+        await fleet.document_store.write("roster", body, schema=1, expected=None)
         await turns()
         assert fleet.document.value == {"a"}
         assert fleet["a"].up
