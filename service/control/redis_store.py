@@ -24,7 +24,7 @@ import structlog
 from redis.asyncio import RedisCluster
 
 from service.control.metrics import ControlMetrics
-from service.control.store import AUDIT_ENTRIES, Absent, Stored, Subscribers, Listener, checked
+from service.control.store import AUDIT_ENTRIES, Absent, Listener, Stored, Subscribers, checked
 from service.errors import DocumentStoreUnavailable, StaleRevision, UnreadableDocument
 from service.redis.bounded import BoundedCommands
 from service.redis.client import FAULTS, AnyRedis, disconnect

@@ -26,12 +26,12 @@ __all__ = [
     "Absent",
     "DocumentStore",
     "DocumentStoreUnavailable",
+    "Listener",
     "LocalDocumentStore",
     "NewerSchema",
     "StaleRevision",
     "Stored",
     "Subscribers",
-    "Listener",
     "UnreadableDocument",
     "checked",
 ]

@@ -121,7 +121,7 @@ async def asking(one: Replica, router: Router) -> AsyncIterator[httpx.AsyncClien
     """The control routes of a replica."""
     app = FastAPI()
     api = ControlApi(
-        routing=one.routing, versions=AnyVersion(), store=one.store, assigner=router,
+        routing=one.routing, versions=AnyVersion(), document_store=one.store, assigner=router,
         guard=open_guard(), reader=open_guard(),
     )  # fmt: skip
     app.include_router(api.router())
