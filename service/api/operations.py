@@ -16,7 +16,7 @@ from service.pipeline.metrics import Metrics
 from service.security.auth import Guard
 from service.server.connection import connection_of
 from service.versions.registry import VersionRegistry
-from service.versions.version import State
+from service.versions.state import State
 
 
 class OperationsApi:

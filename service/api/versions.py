@@ -20,7 +20,8 @@ from service.versions.loader import Loader
 from service.versions.memory_budget import MemoryBudget
 from service.versions.reconciler import Reconciler
 from service.versions.registry import VersionRegistry
-from service.versions.version import ModelVersion, State
+from service.versions.state import State
+from service.versions.version import ModelVersion
 
 Weights = Callable[[], Mapping[str, float]]
 """Share of each version by name, as the routing document has it; empty if all goes to the
@@ -110,7 +111,7 @@ class VersionsApi:
     async def list_versions(self, request: Request) -> Response:
         """Every version of the store: its state in this process, its traffic and its latency."""
         self._reader.check(request)
-        loaded = [version.manifest for version in self._versions if version.occupied]
+        loaded = [version.manifest for version in self._versions if version.holds_memory]
         content = {
             "default": self._versions.default.name,
             "durable": self._roster.durable,
@@ -169,7 +170,7 @@ class VersionsApi:
     def _shown(self, version: ModelVersion) -> dict[str, Any]:
         default = version is self._versions.default
         weights = self._weights() or {self._versions.default.name: 1.0}
-        latency = version.traffic.latency()
+        latency = version.in_flight.latency()
         return {
             "name": version.name,
             "description": version.manifest.description,
@@ -179,8 +180,8 @@ class VersionsApi:
             "default": default,
             "wanted": version.name in self._roster.wanted(),
             "weight": weights.get(version.name, 0.0),
-            "requests": version.traffic.requests,
-            "in_flight": version.traffic.in_flight,
+            "requests": version.in_flight.requests,
+            "in_flight": version.in_flight.count,
             "latency_ms": latency
             and {
                 "p50": round(latency.p50 * 1000, _DIGITS),

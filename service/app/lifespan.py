@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 from service.app.components import Components
 from service.errors import LoadFailed
-from service.versions.version import ModelVersion, State
+from service.versions.state import State
+from service.versions.version import ModelVersion
 
 _AGAIN_S = 2.0
 """Between two cancellations of a task that has not heard the first."""

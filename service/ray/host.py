@@ -136,7 +136,7 @@ class EngineHost:
         try:
             # A core that hangs would keep the memory of a device for ever.
             async with asyncio.timeout(_CLOSE_S):
-                await self._version.let_go()
+                await self._version.stop_engine()
         except Exception:  # noqa: BLE001 - there is nothing left to do but to leave
             _log.exception("engine_not_closed")
         finally:
@@ -152,7 +152,7 @@ class EngineHost:
         Raises:
             EngineUnavailable: it has been lost.
         """
-        engine = self._version.watched
+        engine = self._version.unchecked_engine
         if engine is None:
             raise EngineUnavailable("the engine of this replica is lost; another one takes over")
         return engine

@@ -1,4 +1,4 @@
-"""Who is using a version now, and how fast its answers have been."""
+"""Requests and generations in flight with a version, and its latency."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 WINDOW = 1024
-"""Latencies kept: enough for a 95th percentile of what a version does now."""
+"""Latencies kept: enough for a 95th percentile."""
 
 
 class Latency(NamedTuple):
@@ -19,11 +19,10 @@ class Latency(NamedTuple):
 
 
 class InFlightTracker:
-    """Counts what is under way with a version; the version is not unloaded before that ends.
+    """Counts what is in flight with a version; an unload waits until the count is zero.
 
-    It is a context manager, entered by each request and by each generation, which may outlive the
-    request. It may be entered any number of times, also by one that has entered it already. Used
-    in one event loop.
+    A context manager that each request and each generation enters; a generation may outlive its
+    request. It is re-entrant. Use it in one event loop.
 
     Args:
         window: how many latencies are kept.
@@ -31,18 +30,18 @@ class InFlightTracker:
 
     def __init__(self, window: int = WINDOW) -> None:
         self.requests = 0
-        """Requests answered so far."""
-        self.in_flight = 0
-        """Requests and generations under way."""
+        """Requests answered."""
+        self.count = 0
+        """Requests and generations in flight."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._latencies: deque[float] = deque(maxlen=window)
 
     def __enter__(self) -> Self:
-        """One more is under way."""
-        if not self.in_flight:
+        """Count one more."""
+        if not self.count:
             self._idle.clear()
-        self.in_flight += 1
+        self.count += 1
         return self
 
     def __exit__(
@@ -51,23 +50,23 @@ class InFlightTracker:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """It has ended, well or not."""
-        self.in_flight -= 1
-        if not self.in_flight:
+        """Count one less, whether it succeeded or failed."""
+        self.count -= 1
+        if not self.count:
             self._idle.set()
 
     async def drained(self) -> None:
-        """Return when nothing is under way."""
-        while self.in_flight:
+        """Return when nothing is in flight."""
+        while self.count:
             await self._idle.wait()
 
     def observed(self, seconds: float) -> None:
-        """One request was answered after ``seconds``."""
+        """Record that a request was answered after ``seconds``."""
         self.requests += 1
         self._latencies.append(seconds)
 
     def latency(self) -> Latency | None:
-        """How fast the last answers were; ``None`` if there were none."""
+        """Percentiles of the last answers; ``None`` if there were none."""
         ordered = sorted(self._latencies)
         if not ordered:
             return None

@@ -15,7 +15,8 @@ from model_store.errors import ModelStoreError
 from service.errors import RequeryError, VersionDraining, VersionInUse, VersionNotLoaded
 from service.versions.memory_budget import MemoryBudget
 from service.versions.registry import VersionRegistry
-from service.versions.version import EngineFactory, ModelVersion, OnTokens, State
+from service.versions.state import State
+from service.versions.version import EngineFactory, ModelVersion, OnTokens, public_reason
 
 _log = structlog.get_logger(component="loader")
 
@@ -68,7 +69,7 @@ class LoaderMetrics:
         """Read states, traffic and memory at every scrape."""
         versions.watch(self._watch)
         self._memory.labels("reserved").set_function(
-            lambda: memory.reserved(v.manifest for v in versions if v.occupied)
+            lambda: memory.reserved(v.manifest for v in versions if v.holds_memory)
         )
         if memory.limit_bytes is not None:
             self._memory.labels("limit").set(memory.limit_bytes)
@@ -191,12 +192,12 @@ class Loader:
         work = self._works.get(name)
         if version.state is State.DRAINING or (work is not None and work.kind == "unload"):
             raise VersionDraining(
-                f"version {name} is still being unloaded, with {version.traffic.in_flight} "
+                f"version {name} is still being unloaded, with {version.in_flight.count} "
                 "requests under way; load it again once GET /versions calls it available"
             )
         if work is not None or version.loading or version.up:
             return version
-        others = (v.manifest for v in self._versions if v.occupied and v is not version)
+        others = (v.manifest for v in self._versions if v.holds_memory and v is not version)
         self._memory.admit(version.manifest, others)
         # From now on its memory is reserved, though its turn may come later.
         version.begin_load()
@@ -215,11 +216,14 @@ class Loader:
         work = self._works.get(name)
         if work is not None and work.kind == "unload":
             return version
-        if work is None and not version.occupied:
-            version.state, version.reason = State.AVAILABLE, None
+        if not version.holds_memory:
+            version.reset()
             self._told.pop(name, None)
             return version
-        version.state = State.DRAINING
+        version.begin_unload()
+        if work is not None:
+            # Before the load takes another step: it would end in a state that we have left.
+            work.task.cancel()
         self._begin("unload", version, self._unload(version, work))
         return version
 
@@ -264,11 +268,15 @@ class Loader:
         work.task.result()
 
     def fail(self, version: ModelVersion, error: BaseException) -> None:
-        """Record that a version could not be loaded; told once as long as the reason stays."""
+        """Record that a version cannot be loaded; logs each reason once."""
         version.fail(error)
+        self._failed(version, error)
+
+    def _failed(self, version: ModelVersion, error: BaseException) -> None:
+        reason = public_reason(error)
         self._metrics.loaded(version.name, "failed")
-        if self._told.get(version.name) != version.reason:
-            self._told[version.name] = version.reason or ""
+        if self._told.get(version.name) != reason:
+            self._told[version.name] = reason
             expected = isinstance(error, RequeryError | ModelStoreError)
             _log.error(
                 "version_failed",
@@ -298,7 +306,7 @@ class Loader:
 
     async def _load(self, version: ModelVersion) -> None:
         # Nobody should wait for an engine that is lost as long as another one is being started.
-        await version.let_go()
+        await version.stop_engine()
         async with self._turn:
             await version.load(
                 self._engines,
@@ -309,7 +317,6 @@ class Loader:
 
     async def _unload(self, version: ModelVersion, work: _Work | None) -> None:
         if work is not None:
-            work.task.cancel()
             await asyncio.wait((work.task,))
         left = await version.unload(drain_timeout_s=self._drain_timeout_s)
         self._metrics.unloaded(version.name, "cut_off" if left else "drained")
@@ -326,7 +333,9 @@ class Loader:
             if task.cancelled():
                 self._metrics.loaded(version.name, "given_up")
             elif error is not None:
-                self.fail(version, error)
+                if version.loading:  # the fault came before version.load() could take it
+                    version.fail(error)
+                self._failed(version, error)
                 return
             else:
                 self._metrics.loaded(version.name, "ready")
@@ -347,4 +356,4 @@ def _is_in(version: ModelVersion, state: State) -> float:
 
 
 def _in_flight(version: ModelVersion) -> float:
-    return float(version.traffic.in_flight)
+    return float(version.in_flight.count)

@@ -22,7 +22,8 @@ from service.errors import InsufficientMemory, RequeryError, StaleRevision
 from service.resilience.backoff import Backoff
 from service.versions.loader import Loader
 from service.versions.registry import VersionRegistry
-from service.versions.version import ModelVersion, State
+from service.versions.state import State
+from service.versions.version import ModelVersion
 
 _log = structlog.get_logger(component="roster")
 
@@ -176,7 +177,7 @@ class Reconciler:
         if any(version.loading for version in self._versions):
             return
         for version in self._in_order(wanted):
-            idle = not version.occupied and not self._loader.busy(version.name)
+            idle = not version.holds_memory and not self._loader.busy(version.name)
             if idle and self._backoff.due(version.name) and self._try(version):
                 return
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import structlog
 
 from service.errors import UnknownVersion, VersionNotLoaded
-from service.versions.version import ModelVersion, State
+from service.versions.state import State
+from service.versions.version import ModelVersion
 
 _log = structlog.get_logger(component="versions")
 
@@ -150,7 +151,7 @@ class VersionRegistry:
     def settle(self) -> None:
         """Make the wanted default the default if it can be by now."""
         wanted = self._versions.get(self._wanted)
-        if wanted is not None and (wanted.state is State.READY or not self._default.occupied):
+        if wanted is not None and (wanted.state is State.READY or not self._default.holds_memory):
             self._adopt(wanted)
 
     async def close(self) -> None:

@@ -43,7 +43,8 @@ from service.resilience.backoff import Backoff
 from service.resilience.circuit_breaker import BreakerMetrics
 from service.resilience.circuit_breaker import State as BreakerState
 from service.versions.registry import VersionRegistry
-from service.versions.version import ModelVersion, State
+from service.versions.state import State
+from service.versions.version import ModelVersion
 
 _log = structlog.get_logger(component="supervisor")
 
@@ -224,7 +225,7 @@ class Supervisor:
         if version.state in (State.AVAILABLE, State.DRAINING):
             self._forget(version, watch)
             return
-        engine = version.watched
+        engine = version.unchecked_engine
         if version.state is not State.READY or engine is None:
             return  # on its way; if it fails, the roster tries again
         reason = self._diagnose(version, watch, engine)
@@ -275,11 +276,11 @@ class Supervisor:
         if watch.probe is not None and watch.probe.done():
             if not watch.probe.result():
                 # The probe is kept: the engine stays found out until another takes its place.
-                version.doubted = True
+                version.suspect()
                 return "failing"
             watch.probe = None
-            version.trust()
-        version.doubted = watch.silent_s >= self._suspect_s
+            version.clear()
+        version.suspect(silent=watch.silent_s >= self._suspect_s)
         if version.suspected:
             self._probe(version, watch, engine)
         elif watch.noted:
@@ -307,7 +308,7 @@ class Supervisor:
         else:
             self._backoff.forget(version.name)
         _log.warning(
-            "engine_lost", version=version.name, reason=reason, in_flight=version.traffic.in_flight
+            "engine_lost", version=version.name, reason=reason, in_flight=version.in_flight.count
         )
 
     def _replace(self, version: ModelVersion, reason: Reason) -> None:

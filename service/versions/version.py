@@ -1,11 +1,10 @@
-"""One model version: what it is, where it is in its life, and its engine while it is served."""
+"""One model version: its manifest, its state, and its engine while it is loaded."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from enum import StrEnum
 
 import structlog
 
@@ -21,16 +20,17 @@ from service.errors import (
 )
 from service.filtering.filters import CandidateFilter
 from service.versions.in_flight import InFlightTracker
+from service.versions.state import State
 
 _log = structlog.get_logger(component="versions")
 
 OnTokens = Callable[[int, int], None]
-"""Told of each finished engine request: its prompt tokens and its generated tokens."""
+"""Called for each finished engine request with its prompt tokens and its generated tokens."""
 EngineFactory = Callable[[Manifest, OnTokens], Awaitable[Engine]]
-"""Makes the engine of a version, weights materialised and all; it is started by the caller."""
+"""Materialises the weights of a version and makes its engine; the caller starts it."""
 
 FAILURES_IN_A_ROW = 5
-"""Generations that fail one after the other before the engine is no longer believed."""
+"""Generations that must fail one after the other before the engine is suspected."""
 
 _MAX_REASON_CHARS = 500
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\",;]+/)+")
@@ -38,30 +38,14 @@ _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\",;]+/)+")
 _CREDENTIALS = re.compile(r"(?<=://)[^\s/@]*@")
 
 
-class State(StrEnum):
-    """Where a version is in its life."""
-
-    AVAILABLE = "available"
-    """In the store, not loaded."""
-    LOADING = "loading"
-    """Waiting for its turn, or being materialised and started."""
-    WARMING = "warming"
-    """Answering its first queries, which no shopper waits for."""
-    READY = "ready"
-    DRAINING = "draining"
-    """No longer routed to; its engine goes once nothing is under way with it."""
-    FAILED = "failed"
-    """Could not be loaded; :attr:`Version.reason` says why."""
-
-
 class ModelVersion:
     """One model version as the pipeline uses it.
 
-    Its life cycle (:meth:`load`, :meth:`unload`) is run by
-    :class:`service.versions.loader.Loader`, which sees to it that only one of the two is under way.
+    :class:`service.versions.loader.Loader` loads and unloads it, one at a time. The state changes
+    in :meth:`_enter` only, along the transitions that :mod:`service.versions.state` allows.
 
     Args:
-        manifest: what the version is.
+        manifest: describes the version.
         brands: brands that its rewrites must keep.
     """
 
@@ -71,66 +55,76 @@ class ModelVersion:
         self.digest = manifest.digest
         self._fold_case = manifest.prompt.fold_case
         self.filter = CandidateFilter(manifest.filter, fold_case=self._fold_case, brands=brands)
-        self.state = State.AVAILABLE
-        self.reason: str | None = None
-        """Why it failed, fit to be shown to anybody."""
-        self.failure: BaseException | None = None
-        """The same in full, for the operator of this process."""
-        self.traffic = InFlightTracker()
-        self.doubted = False
-        """Whether the supervisor has its doubts about the engine, other than :attr:`failing`."""
+        self.in_flight = InFlightTracker()
+        self._state = State.AVAILABLE
+        self._failure: BaseException | None = None
+        self._silent = False
         self._engine: Engine | None = None
         self._served = False
         self._failures = 0
 
     @property
+    def state(self) -> State:
+        """Where it is in its life cycle."""
+        return self._state
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it is ``failed``, in full: for logs only."""
+        return self._failure
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is ``failed``, without paths or credentials."""
+        return None if self._failure is None else public_reason(self._failure)
+
+    @property
     def up(self) -> bool:
-        """Whether it is ready and its engine can answer, as far as can be told."""
-        return self._engine is not None and self.state is State.READY and not self._down
+        """Whether it is ready, and its engine is alive and not suspected."""
+        return self._engine is not None and self._state is State.READY and not self._down
 
     @property
     def suspected(self) -> bool:
-        """Whether its engine calls itself healthy and is not believed.
+        """Whether its engine is silent or failing; it gets no requests then.
 
-        Requests do not wait for such an engine. It clears itself or is replaced; see
-        :mod:`service.versions.supervisor`.
+        Such an engine recovers or is replaced; see :mod:`service.versions.supervisor`.
         """
-        return self.doubted or self.failing
+        return self._silent or self.failing
 
     @property
     def failing(self) -> bool:
-        """Whether so many generations have failed in a row that the engine is suspected."""
+        """Whether the last :data:`FAILURES_IN_A_ROW` generations have failed."""
         return self._failures >= FAILURES_IN_A_ROW
 
     @property
-    def watched(self) -> Engine | None:
-        """The engine in whatever condition, for its supervisor; requests take :attr:`engine`."""
+    def unchecked_engine(self) -> Engine | None:
+        """The engine, suspected or dead too: for its supervisor; requests take :attr:`engine`."""
         return self._engine
 
     @property
     def loading(self) -> bool:
-        """Whether it is on its way to being ready."""
-        return self.state in (State.LOADING, State.WARMING)
+        """Whether it is being loaded or warmed up."""
+        return self._state in (State.LOADING, State.WARMING)
 
     @property
     def replacing(self) -> bool:
         """Whether it was ready and its engine is being replaced.
 
-        Requests may still be routed to it, for its cached answers.
+        Requests are still routed to it because its cached answers can be served.
         """
         return self._served and self.loading
 
     @property
-    def occupied(self) -> bool:
-        """Whether it has an engine, is getting one, or has not let go of it: it takes memory."""
-        return self.state not in (State.AVAILABLE, State.FAILED)
+    def holds_memory(self) -> bool:
+        """Whether it has an engine, is getting one, or is stopping one."""
+        return self._state not in (State.AVAILABLE, State.FAILED)
 
     @property
     def engine(self) -> Engine:
-        """The engine; also while the version drains.
+        """The engine, also while the version drains.
 
         Raises:
-            EngineUnavailable: it is loading, was unloaded, has died, or is suspected.
+            EngineUnavailable: the engine is loading, unloaded, dead, or suspected.
         """
         engine = self._engine
         if engine is None or self._down:
@@ -140,39 +134,39 @@ class ModelVersion:
         return engine
 
     def serving(self) -> InFlightTracker:
-        """A context manager that keeps the version from being unloaded under a request.
+        """A context manager that keeps the version loaded while a request uses it.
 
-        Enter it in the same turn of the event loop in which the version was routed to.
+        Enter it without an ``await`` after routing to the version.
         """
-        return self.traffic
-
-    async def drained(self) -> None:
-        """Return when no request or generation is under way."""
-        await self.traffic.drained()
+        return self.in_flight
 
     def observed(self, seconds: float) -> None:
-        """A request was answered by this version after ``seconds``."""
-        self.traffic.observed(seconds)
+        """Record that a request was answered after ``seconds``."""
+        self.in_flight.observed(seconds)
 
     def generated(self, ok: bool) -> None:
-        """A generation has ended by itself: well, or since the engine failed it.
+        """Record that a generation succeeded, or that the engine failed it.
 
-        Neither is one that was given up, nor one whose query the engine refused.
+        Cancelled generations and queries that the engine refused count as neither.
         """
         self._failures = 0 if ok else self._failures + 1
 
-    def trust(self) -> None:
-        """Believe the engine again."""
-        self.doubted, self._failures = False, 0
+    def suspect(self, *, silent: bool = True) -> None:
+        """Suspect the engine because it is silent, or no longer for that reason."""
+        self._silent = silent
+
+    def clear(self) -> None:
+        """Stop suspecting the engine."""
+        self._silent, self._failures = False, 0
 
     def normal_form(self, text: str, *, field: str = "query") -> str:
         """``text`` in the form that the version was trained on, 1 to 256 characters.
 
         Raises:
-            InvalidQuery: nothing printable is left, or more than 256 characters.
+            InvalidQuery: no printable character is left, or more than 256 characters are.
         """
         if text.isascii() and text.isprintable():
-            # The same normal form, quickly: this is almost every query.
+            # A fast path to the same normal form: almost every query takes it.
             normal = " ".join((text.lower() if self._fold_case else text).split())
         else:
             normal = normalise(text, fold_case=self._fold_case)
@@ -187,9 +181,14 @@ class ModelVersion:
         return normal
 
     def begin_load(self) -> None:
-        """Say that it is going to be loaded, though its turn may come later."""
-        self._served = self.state is State.READY
-        self.state, self.reason = State.LOADING, None
+        """Mark it as loading; the load itself may be queued."""
+        served = self._state is State.READY
+        self._enter(State.LOADING)
+        self._served = served
+
+    def begin_unload(self) -> None:
+        """Mark it as draining: it is no longer routed to."""
+        self._enter(State.DRAINING)
 
     async def load(
         self,
@@ -199,19 +198,19 @@ class ModelVersion:
         warm_queries: Sequence[str] = (),
         timeout_s: float | None = None,
     ) -> None:
-        """Make, start and warm up the engine; one that has died is replaced.
+        """Make, start and warm up an engine, after stopping the present one.
 
-        Cancelling gives it up: the engine is closed and the version available again.
+        Cancelling closes the new engine; the version is then available, or goes on draining.
 
         Args:
             factory: makes the engine.
-            on_tokens: told of the engine's work from then on; warming up is not reported.
-            warm_queries: answered before the version is ready.
-            timeout_s: longest that it may take.
+            on_tokens: called for the engine's requests, except for warm-up queries.
+            warm_queries: queries to answer before the version is ready.
+            timeout_s: limit on the whole load.
 
         Raises:
-            LoadFailed: it took too long, or none of the queries gave a rewrite.
-            Exception: whatever else kept it from starting. The state is then ``failed``.
+            LoadFailed: it took too long, or no warm-up query gave a rewrite.
+            Exception: any other fault of the start. The state is then ``failed``.
         """
         if not self.loading:
             self.begin_load()
@@ -219,10 +218,10 @@ class ModelVersion:
         bound = asyncio.timeout(timeout_s)
         try:
             async with bound:
-                await self.let_go()
+                await self.stop_engine()
                 engine = await factory(self.manifest, self._counting(on_tokens))
                 await engine.start()
-                self.state = State.WARMING
+                self._enter(State.WARMING)
                 await self._warm_up(engine, warm_queries)
         except asyncio.CancelledError:
             await self._give_up(engine, None)
@@ -232,61 +231,75 @@ class ModelVersion:
                 await self._give_up(engine, error)
                 raise
             late = LoadFailed(
-                f"it was not ready within {timeout_s} s (it was {self.state.value}); allow more "
+                f"it was not ready within {timeout_s} s (it was {self._state.value}); allow more "
                 "with REQUERY_LOAD_TIMEOUT_S"
             )
             await self._give_up(engine, late)
             raise late from error
         self._engine = engine
-        self.state = State.READY
-        # What may still have come in of the engine before.
-        self.trust()
+        self._enter(State.READY)
+        # Generations of the engine before may have failed meanwhile.
+        self.clear()
         _log.info("version_ready", version=self.name, digest=self.digest)
 
     async def unload(self, *, drain_timeout_s: float) -> int:
-        """Route nothing here any more, wait for what is under way, close the engine.
+        """Stop routing to it, wait for what is in flight, close the engine.
 
         Args:
-            drain_timeout_s: longest to wait; what is still under way then is broken off.
+            drain_timeout_s: limit on the wait; what is still in flight then fails.
 
         Returns:
-            How many requests and generations were broken off.
+            How many requests and generations failed that way.
         """
-        self.state = State.DRAINING
+        if self._state is not State.DRAINING:
+            self.begin_unload()
         try:
             async with asyncio.timeout(drain_timeout_s):
-                await self.drained()
+                await self.in_flight.drained()
         except TimeoutError:
-            _log.warning("drain_cut_off", version=self.name, in_flight=self.traffic.in_flight)
+            _log.warning("drain_cut_off", version=self.name, in_flight=self.in_flight.count)
         finally:
-            left = self.traffic.in_flight
+            left = self.in_flight.count
             await self.close()
         return left
 
     async def close(self) -> None:
-        """Stop the engine, if there is one, at once; whatever the state was, it is available."""
+        """Stop the engine, if there is one, without draining; the version is then available."""
         try:
-            await self.let_go()
+            await self.stop_engine()
         finally:
-            self.state, self.reason = State.AVAILABLE, None
+            self.reset()
 
-    async def let_go(self) -> None:
-        """Stop the engine, if there is one; what is under way with it fails at once."""
+    def reset(self) -> None:
+        """Make it available again, whatever it was; it has no engine."""
+        if self._state is not State.AVAILABLE:
+            self._enter(State.AVAILABLE)
+
+    async def stop_engine(self) -> None:
+        """Stop the engine, if there is one; what is in flight on it fails."""
         engine, self._engine = self._engine, None
-        self.trust()
+        self.clear()
         if engine is not None:
             await engine.close()
 
     def fail(self, error: BaseException) -> None:
-        """Say that the version could not be loaded, and why."""
-        self.state, self.reason = State.FAILED, public_reason(error)
-        self.failure = error
+        """Record that the version could not be loaded, and why."""
+        self._enter(State.FAILED, error)
 
-    async def _warm_up(self, engine: Engine, queries: Sequence[str]) -> None:
-        """Answer ``queries``, so that the first shopper meets an engine that has seen real work.
+    def _enter(self, state: State, failure: BaseException | None = None) -> None:
+        """Change the state: nothing else does.
 
         Raises:
-            LoadFailed: there are queries, and none gave anything that could be an answer.
+            ForbiddenTransition: ``state`` cannot follow the present one.
+        """
+        self._state.require_next(state)
+        self._state, self._failure = state, failure
+
+    async def _warm_up(self, engine: Engine, queries: Sequence[str]) -> None:
+        """Answer ``queries`` so that the first request meets an engine that has done real work.
+
+        Raises:
+            LoadFailed: there are queries, and none gave a finished rewrite.
         """
         usable = not queries
         for query in queries:
@@ -299,15 +312,16 @@ class ModelVersion:
             )
 
     async def _give_up(self, engine: Engine | None, error: Exception | None) -> None:
-        """Free what a load has taken so far; the state tells only once it is free."""
+        """End a load; the state changes only once its memory is free."""
         try:
             if engine is not None:
                 await engine.close()
         finally:
-            if error is None:
-                self.state = State.AVAILABLE
-            else:
-                self.fail(error)
+            if self._state is not State.DRAINING:  # else unload() goes on
+                if error is None:
+                    self.reset()
+                else:
+                    self.fail(error)
 
     @property
     def _down(self) -> bool:
@@ -332,7 +346,7 @@ class ModelVersion:
 
 
 def public_reason(error: BaseException) -> str:
-    """What went wrong, fit to be shown to anybody: no folders of this machine, no credentials."""
+    """The message of ``error`` without folders of this machine and without credentials."""
     if not isinstance(error, RequeryError | ModelStoreError):
         return f"{type(error).__name__} (the log has the details)"
     text = _CREDENTIALS.sub("", _FOLDERS.sub("", str(error)))

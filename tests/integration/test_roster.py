@@ -12,7 +12,7 @@ from service.control.metrics import ControlMetrics
 from service.control.redis_store import RedisDocumentStore
 from service.errors import DocumentStoreUnavailable
 from service.redis.client import connect
-from service.versions.version import State
+from service.versions.state import State
 from tests.support.fleet import Fleet
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until

@@ -29,7 +29,8 @@ from service.versions.loader import Loader, LoaderMetrics
 from service.versions.memory_budget import MemoryBudget
 from service.versions.reconciler import Reconciler, ReconcilerMetrics, desired_versions_document
 from service.versions.registry import VersionRegistry
-from service.versions.version import ModelVersion, State
+from service.versions.state import State
+from service.versions.version import ModelVersion
 from tests.integration.conftest import START_SECONDS
 from tests.support.waiting import until
 

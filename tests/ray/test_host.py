@@ -114,7 +114,7 @@ async def test_a_slow_engine_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch
 async def test_one_that_is_suspected_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_S", 0.001)
     hosted = await started(ScriptedEngine(held=True, held_from=0))
-    hosted.host._version.doubted = True
+    hosted.host._version.suspect()
     stream = hosted.host.generate("steele stake")
     first = asyncio.ensure_future(anext(stream))
     await until(lambda: hosted.engine.outstanding == 1)

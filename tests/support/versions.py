@@ -7,7 +7,9 @@ from typing import Any
 
 from model_store.manifest import Manifest
 from service.engine.protocol import Engine
-from service.versions.version import OnTokens
+from service.errors import EngineUnavailable
+from service.versions.state import State
+from service.versions.version import ModelVersion, OnTokens
 from tests.support.engine import ScriptedEngine
 
 
@@ -24,6 +26,17 @@ def make_manifest(name: str = "test-1", **changes: Any) -> Manifest:
         "files": {"adapter.safetensors": {"sha256": sha256(name.encode()).hexdigest(), "bytes": 1}},
     }
     return Manifest.model_validate(content | changes)
+
+
+def put_in(version: ModelVersion, state: State) -> None:
+    """Bring a version into ``state``, without an engine, by transitions that are allowed."""
+    version.reset()
+    steps = (State.LOADING, State.WARMING, State.READY, State.DRAINING)
+    if state in steps:
+        for step in steps[: steps.index(state) + 1]:
+            version._enter(step)
+    elif state is State.FAILED:
+        version.fail(EngineUnavailable("no device"))
 
 
 class Engines:

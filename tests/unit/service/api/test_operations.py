@@ -54,9 +54,9 @@ async def test_an_engine_that_died_or_hangs_will_be_replaced_without_anybody() -
     async with fleet.following():
         await until(lambda: fleet["a"].up)
         version = fleet["a"]
-        version.doubted = True
+        version.suspect()
         assert await ready(fleet) == "the engine of version a does not answer; it will be replaced"
-        version.trust()
+        version.clear()
         assert await ready(fleet) == ""
         fleet.engines["a"].die()
         assert await ready(fleet) == "the engine of version a has died; it will be replaced"

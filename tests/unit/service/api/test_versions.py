@@ -15,7 +15,7 @@ from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.versions import VersionsApi
 from service.errors import EngineUnavailable
 from service.pipeline.metrics import Metrics
-from service.versions.version import State
+from service.versions.state import State
 from tests.support.auth import admin_guard, open_guard
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import MIB, Fleet, memory
@@ -190,6 +190,7 @@ async def test_unloading_drains_and_then_it_is_available(edge: Edge) -> None:
 async def test_one_whose_load_is_given_up_is_told(edge: Edge) -> None:
     slow(edge.fleet, "b")
     await edge.post("/versions/b/load", 202)
+    await until(lambda: edge.fleet.engines.count("b") == 1)
     assert (await edge.post("/versions/b/unload?wait=true", 200))["state"] == "available"
     assert edge.fleet.engines["b"].closed
 

@@ -14,7 +14,7 @@ from service.errors import (
     VersionInUse,
     VersionNotLoaded,
 )
-from service.versions.version import State
+from service.versions.state import State
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import MIB, Fleet, memory
 from tests.support.versions import Engines
@@ -254,7 +254,7 @@ async def test_a_version_whose_engine_died_is_loaded_again_in_its_own_memory() -
 async def test_a_version_that_is_suspected_is_loaded_again(fleet: Fleet) -> None:
     await fleet.loader.load("a")
     before = fleet.engines["a"]
-    fleet["a"].doubted = True
+    fleet["a"].suspect()
     await fleet.loader.load("a")
     assert before.closed
     assert fleet["a"].up
@@ -265,7 +265,7 @@ async def test_an_engine_to_be_replaced_goes_before_its_turn_has_come(fleet: Fle
     before = fleet.engines["b"]
     slow = fleet.engines.give("c", slow_engine())
     fleet.loader.begin_load("c")
-    fleet["b"].doubted = True
+    fleet["b"].suspect()
     fleet.loader.begin_load("b")
     await until(lambda: before.closed)
     assert (fleet["b"].replacing, fleet.engines.count("b")) == (True, 1)
@@ -277,7 +277,7 @@ async def test_an_engine_to_be_replaced_goes_before_its_turn_has_come(fleet: Fle
 async def test_unloading_ends_a_replacement(fleet: Fleet) -> None:
     await fleet.loader.load("b")
     slow = fleet.engines.give("b", slow_engine())
-    fleet["b"].doubted = True
+    fleet["b"].suspect()
     fleet.loader.begin_load("b")
     await until(lambda: fleet.engines.count("b") == 2)
     await fleet.loader.unload("b")

@@ -14,7 +14,7 @@ from service.errors import (
     UnknownVersion,
     VersionInUse,
 )
-from service.versions.version import State
+from service.versions.state import State
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import Fleet, memory
 from tests.support.waiting import turns, until

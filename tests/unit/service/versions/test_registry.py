@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from model_store.text import MAX_QUERY_CHARS, normalise
 from service.errors import EngineUnavailable, InvalidQuery, UnknownVersion, VersionNotLoaded
 from service.versions.registry import VersionRegistry
-from service.versions.version import ModelVersion, State
-from tests.support.versions import Engines, make_manifest
+from service.versions.state import State
+from service.versions.version import ModelVersion
+from tests.support.versions import Engines, make_manifest, put_in
 
 FOLDING = ModelVersion(make_manifest())
 KEEPING = ModelVersion(
@@ -58,11 +59,11 @@ def versions() -> VersionRegistry:
     return VersionRegistry([ModelVersion(make_manifest(n)) for n in "abc"], default="a")
 
 
-def test_the_default_is_routed_to_in_whatever_state_it_is(versions: VersionRegistry) -> None:
-    for state in State:
-        versions.default.state = state
-        assert versions.route(None) is versions.default
-        assert versions.serving("a") is versions.default
+@pytest.mark.parametrize("state", State)
+def test_the_default_is_routed_to_in_every_state(versions: VersionRegistry, state: State) -> None:
+    put_in(versions.default, state)
+    assert versions.route(None) is versions.default
+    assert versions.serving("a") is versions.default
 
 
 @pytest.mark.parametrize("state", [s for s in State if s is not State.READY])
@@ -70,10 +71,10 @@ def test_other_versions_are_routed_to_only_when_they_are_ready(
     versions: VersionRegistry, state: State
 ) -> None:
     version = versions.get("b")
-    version.state = state
+    put_in(version, state)
     with pytest.raises(VersionNotLoaded, match="version b "):
         versions.route("b")
-    version.state = State.READY
+    put_in(version, State.READY)
     assert versions.route("b") is version
 
 

@@ -13,8 +13,9 @@ from service.engine.protocol import Candidate
 from service.errors import EngineUnavailable
 from service.resilience.backoff import Backoff
 from service.resilience.circuit_breaker import BreakerMetrics
+from service.versions.state import State
 from service.versions.supervisor import Supervisor, SupervisorMetrics
-from service.versions.version import FAILURES_IN_A_ROW, State
+from service.versions.version import FAILURES_IN_A_ROW
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import Fleet, memory
 from tests.support.waiting import turns, until

@@ -7,7 +7,8 @@ import pytest
 
 from model_store.errors import BaseNotFound
 from service.errors import EngineUnavailable, LoadFailed
-from service.versions.version import FAILURES_IN_A_ROW, ModelVersion, State, public_reason
+from service.versions.state import State
+from service.versions.version import FAILURES_IN_A_ROW, ModelVersion, public_reason
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest
 from tests.support.waiting import turns, until
@@ -157,14 +158,14 @@ async def test_a_dead_engine_is_replaced_by_loading_again(version: ModelVersion)
     assert version.up
 
 
-async def test_an_engine_that_is_doubted_gets_no_requests(version: ModelVersion) -> None:
+async def test_an_engine_that_is_suspected_gets_no_requests(version: ModelVersion) -> None:
     engines = Engines()
     await version.load(engines, silent)
-    version.doubted = True
-    assert (version.up, version.suspected, version.watched) == (False, True, engines["a"])
+    version.suspect()
+    assert (version.up, version.suspected, version.unchecked_engine) == (False, True, engines["a"])
     with pytest.raises(EngineUnavailable, match="not answering"):
         _ = version.engine
-    version.trust()
+    version.clear()
     assert version.engine is engines["a"]
 
 
@@ -195,7 +196,7 @@ async def test_while_its_engine_is_replaced_it_says_so(version: ModelVersion) ->
     next_one.may_start.clear()
     loading = asyncio.ensure_future(version.load(Engines(a=next_one), silent))
     await turns()
-    assert (version.replacing, version.up, version.watched) == (True, False, None)
+    assert (version.replacing, version.up, version.unchecked_engine) == (True, False, None)
     with pytest.raises(EngineUnavailable, match="being replaced"):
         _ = version.engine
     next_one.may_start.set()
@@ -212,7 +213,7 @@ async def test_letting_go_of_an_engine_ends_what_is_under_way_with_it(
     await anext(stream)
     waiting = asyncio.ensure_future(anext(stream))
     await engine.reached_hold.wait()
-    await version.let_go()
+    await version.stop_engine()
     with pytest.raises(EngineUnavailable):
         await waiting
     assert engine.closed
