@@ -15,15 +15,12 @@ from service.config.settings import Settings
 _HEAD = """\
 # Settings
 
-Every option of `requery serve`, as the environment has it; `requery precompute` reads the same.
-Made from [service/config/settings.py](../service/config/settings.py) by `python -m
-service.config.page`: change
-it there. A setting that is empty counts as not set, and one that cannot be taken ends the start
-with a line that names it. What they are good for: [operations.md](operations.md),
-[reliability.md](reliability.md), [security.md](security.md).
+Every option of `requery serve`; `requery precompute` reads the same. This page is made from
+[service/config/settings.py](../service/config/settings.py) by `python -m service.config.page`.
+An empty setting counts as not set. An invalid one ends the start with one line that names it.
 
-| name | type | default | unit | what |
-|---|---|---|---|---|
+| name | type | default | what |
+|---|---|---|---|
 """
 _UNITS = {"_per_s": "requests/s", "_ms": "ms", "_bytes": "bytes", "_s": "s"}
 """By how a name ends; the first that fits."""
@@ -36,26 +33,26 @@ _TYPES: dict[Any, str] = {
     SecretStr: "secret",
 }
 _BOUNDS = {
-    "ge": "at least {}",
-    "gt": "above {}",
-    "le": "at most {}",
-    "lt": "below {}",
-    "min_length": "at least {} characters",
+    "ge": "≥ {}",
+    "gt": "> {}",
+    "le": "≤ {}",
+    "lt": "< {}",
+    "min_length": "≥ {} characters",
 }
-"""In words, by the attribute in which pydantic keeps a bound."""
+"""By the attribute in which pydantic keeps a bound."""
 
 
 def page() -> str:
     """The page, in Markdown."""
     prefix = str(Settings.model_config.get("env_prefix"))
     rows = (
-        (f"`{prefix}{name.upper()}`", _type(field), _default(field), _unit(name), _what(field))
+        (f"`{prefix}{name.upper()}`", _type(name, field), _default(field), _what(field))
         for name, field in Settings.model_fields.items()
     )
     return _HEAD + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
 
 
-def _type(field: FieldInfo) -> str:
+def _type(name: str, field: FieldInfo) -> str:
     kinds = [_name(kind) for kind in _kinds(field.annotation)]
     bounds = [
         words.format(getattr(one, attribute))
@@ -63,7 +60,8 @@ def _type(field: FieldInfo) -> str:
         for attribute, words in _BOUNDS.items()
         if getattr(one, attribute, None) is not None
     ]
-    return ", ".join([" or ".join(kinds), *bounds])
+    unit = next((f" ({unit})" for end, unit in _UNITS.items() if name.endswith(end)), "")
+    return ", ".join([" or ".join(kinds) + unit, *bounds])
 
 
 def _kinds(annotation: Any) -> list[Any]:
@@ -88,10 +86,6 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, bool):
         value = str(value).lower()
     return f"`{value}`"
-
-
-def _unit(name: str) -> str:
-    return next((unit for end, unit in _UNITS.items() if name.endswith(end)), "")
 
 
 def _what(field: FieldInfo) -> str:
