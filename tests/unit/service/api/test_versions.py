@@ -19,6 +19,7 @@ from service.versions.state import State
 from tests.support.auth import admin_guard, open_guard
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import MIB, Fleet, memory
+from tests.support.versions import put_in
 from tests.support.waiting import until
 
 KEY = "correct horse battery"
@@ -252,7 +253,7 @@ async def test_readiness_follows_the_default_of_the_moment(edge: Edge) -> None:
     response = await edge.http.get("/readyz")
     assert response.status_code == 503
     assert "version b has died" in response.json()["detail"]
-    edge.fleet["b"].fail(EngineUnavailable("no device"))
+    put_in(edge.fleet["b"], State.FAILED)
     response = await edge.http.get("/readyz")
     assert response.json()["detail"] == "version b is failed: no device"
 
