@@ -50,7 +50,12 @@ VALUE_SETS: dict[str, dict[str, Any]] = {
         "priorityClassName": "shoppers",
     },
     "keda": {
-        "autoscaling": {"kind": "keda", "minReplicas": 1, "maxReplicas": 12},
+        "autoscaling": {
+            "kind": "keda",
+            "minReplicas": 1,
+            "maxReplicas": 12,
+            "keda": {"authenticationRef": "prometheus", "authModes": "bearer"},
+        },
         "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
         "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
         "dashboard": {"enabled": True},
@@ -61,6 +66,29 @@ VALUE_SETS: dict[str, dict[str, Any]] = {
         "extraVolumes": [{"name": "versions", "persistentVolumeClaim": {"claimName": "versions"}}],
         "extraVolumeMounts": [{"name": "versions", "mountPath": "/versions", "readOnly": True}],
         "settings": {"model_sources": "/versions"},
+    },
+    "ingress": {
+        "ingress": {
+            "enabled": True,
+            "className": "nginx",
+            "annotations": {"nginx.ingress.kubernetes.io/proxy-body-size": "1m"},
+            "hosts": [{"host": "rewrite.example.com"}, {"host": "b.example.com", "path": "/q"}],
+            "tls": [{"hosts": ["rewrite.example.com"], "secretName": "tls"}],
+        },
+        "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn:aws:iam::1:role/r"}},
+        "extraEnv": [{"name": "AWS_REGION", "value": "eu-west-1"}],
+        "envFrom": [{"secretRef": {"name": "object-store"}}],
+    },
+    "gateway": {
+        "httpRoute": {
+            "enabled": True,
+            "parentRefs": [{"name": "gateway", "namespace": "infra"}],
+            "hostnames": ["rewrite.example.com"],
+        },
+        "serviceAccount": {"create": False, "name": "search"},
+        "topologySpreadConstraints": [
+            {"maxSkew": 1, "topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"}
+        ],
     },
     "everything off": {
         "replicaCount": 1,

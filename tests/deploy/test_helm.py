@@ -29,7 +29,7 @@ from tests.docs.blocks import ROOT
 from tests.docs.services import document
 from tests.docs.shell import SETTINGS
 
-OF_OTHERS = {"PodMonitor", "PrometheusRule", "ScaledObject"}
+OF_OTHERS = {"HTTPRoute", "PodMonitor", "PrometheusRule", "ScaledObject"}
 """Kinds that Kubernetes does not bring: test_helm_crds.py."""
 BY_THE_CHART = {
     "host", "port", "cache_dir", "device", "api_keys_file", "redis_url", "log_query_salt",
@@ -79,8 +79,8 @@ def test_names_fit_together(values: dict[str, Any]) -> None:
     for selector in selectors:
         assert selector["matchLabels"]
         assert selector["matchLabels"].items() <= labels.items()
-    (account,) = of_kind(manifests, "ServiceAccount")
-    assert pod(values)["serviceAccountName"] == account["metadata"]["name"]
+    for account in of_kind(manifests, "ServiceAccount"):
+        assert pod(values)["serviceAccountName"] == account["metadata"]["name"]
 
 
 @every_set
@@ -102,9 +102,11 @@ def test_pods_have_no_privilege(values: dict[str, Any]) -> None:
 
 @every_set
 def test_every_variable_is_a_setting_with_a_value_that_it_takes(values: dict[str, Any]) -> None:
-    assert {e["name"] for e in container(values)["env"]} <= SETTINGS
+    more = {e["name"] for e in values.get("extraEnv", ())}
+    assert {e["name"] for e in container(values)["env"]} - more <= SETTINGS
     given = environment(values)
-    Settings(**{n.removeprefix("REQUERY_").lower(): v for n, v in given.items()})  # type: ignore[arg-type]
+    ours = {n.removeprefix("REQUERY_").lower(): v for n, v in given.items() if n not in more}
+    Settings(**ours)  # type: ignore[arg-type]
     names = [e["name"] for e in container(values)["env"]]
     assert len(names) == len(set(names))
 
@@ -136,6 +138,10 @@ def test_the_schema_of_values_knows_every_setting() -> None:
         {"autoscaling": {"kind": "magic"}},
         {"replicas": 3},
         {"drain": {"delaySeconds": -1}},
+        {"ingress": {"enabled": True}},
+        {"httpRoute": {"enabled": True}},
+        {"prometheusRule": {"overrides": {"RequeryDown": {"severity": "loud"}}}},
+        VALUE_SETS["ingress"] | VALUE_SETS["gateway"],
     ],
     ids=str,
 )
@@ -144,7 +150,58 @@ def test_values_that_it_cannot_take_are_refused(values: dict[str, Any]) -> None:
         render(values)
 
 
+class TestReachedFromOutside:
+    def test_by_an_ingress_with_tls(self) -> None:
+        (found,) = of_kind(render(VALUE_SETS["ingress"]), "Ingress")
+        assert found["spec"]["ingressClassName"] == "nginx"
+        assert [rule["host"] for rule in found["spec"]["rules"]] == [
+            "rewrite.example.com", "b.example.com"
+        ]  # fmt: skip
+        (service,) = of_kind(render(VALUE_SETS["ingress"]), "Service")
+        for rule in found["spec"]["rules"]:
+            (path,) = rule["http"]["paths"]
+            assert path["backend"]["service"] == {
+                "name": service["metadata"]["name"], "port": {"name": "http"}
+            }  # fmt: skip
+
+    def test_by_a_gateway(self) -> None:
+        (found,) = of_kind(render(VALUE_SETS["gateway"]), "HTTPRoute")
+        (service,) = of_kind(render(VALUE_SETS["gateway"]), "Service")
+        ((backend,),) = (rule["backendRefs"] for rule in found["spec"]["rules"])
+        assert backend == {"name": service["metadata"]["name"], "port": 8000}
+        assert found["spec"]["parentRefs"] == [{"name": "gateway", "namespace": "infra"}]
+
+    def test_by_default_not_at_all(self) -> None:
+        assert not {m["kind"] for m in render({})} & {"Ingress", "HTTPRoute"}
+
+
 class TestPods:
+    def test_the_image_is_that_of_this_release(self) -> None:
+        release = yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"]
+        assert container({})["image"] == f"requery:{release}-cpu"
+        assert container(VALUE_SETS["gpu"])["image"] == f"requery:{release}-nvidia"
+        assert container({"image": {"tag": "mine"}})["image"] == "requery:mine"
+
+    def test_they_take_more_variables_and_an_account_with_a_role(self) -> None:
+        one = container(VALUE_SETS["ingress"])
+        assert {"name": "AWS_REGION", "value": "eu-west-1"} in one["env"]
+        assert one["envFrom"] == [{"secretRef": {"name": "object-store"}}]
+        (account,) = of_kind(render(VALUE_SETS["ingress"]), "ServiceAccount")
+        assert account["metadata"]["annotations"]["eks.amazonaws.com/role-arn"]
+        assert not of_kind(render(VALUE_SETS["gateway"]), "ServiceAccount")
+        assert pod(VALUE_SETS["gateway"])["serviceAccountName"] == "search"
+
+    def test_they_are_spread_over_nodes_and_zones(self) -> None:
+        keys = [c["topologyKey"] for c in pod({})["topologySpreadConstraints"]]
+        assert keys == ["kubernetes.io/hostname", "topology.kubernetes.io/zone"]
+        (own,) = pod(VALUE_SETS["gateway"])["topologySpreadConstraints"]
+        assert own["topologyKey"] == "rack"
+
+    def test_on_nvidia_they_tolerate_the_taint_of_gpu_nodes(self) -> None:
+        (found,) = pod({"device": "nvidia"})["tolerations"]
+        assert found["key"] == "nvidia.com/gpu"
+        assert "tolerations" not in pod({})
+
     def test_probes_ask_for_what_they_are_for(self) -> None:
         probes = {k: v["httpGet"]["path"] for k, v in container({}).items() if k.endswith("Probe")}
         assert probes == {
@@ -185,7 +242,6 @@ class TestPods:
 
     def test_a_gpu_is_asked_for_on_nvidia_alone(self) -> None:
         assert container(VALUE_SETS["gpu"])["resources"]["limits"]["nvidia.com/gpu"] == 1
-        assert container(VALUE_SETS["gpu"])["image"].endswith(":nvidia")
         assert environment(VALUE_SETS["gpu"])["REQUERY_DEVICE"] == "cuda"
         assert "nvidia.com/gpu" not in container({})["resources"]["limits"]
 
@@ -277,6 +333,35 @@ class TestObservability:
         assert {r["metadata"]["name"]: r["spec"] for r in rules} == {
             f"requery-{file.stem}": yaml.safe_load(file.read_text()) for file in files
         }
+
+    def test_alerts_can_be_tuned(self) -> None:
+        rules = of_kind(
+            render(
+                {
+                    "prometheusRule": {
+                        "enabled": True,
+                        "runbookUrlPrefix": "https://wiki.example.com/",
+                        "disabled": ["RequeryGone"],
+                        "overrides": {"RequeryDown": {"for": "10m", "severity": "critical"}},
+                    }
+                }
+            ),
+            "PrometheusRule",
+        )
+        alerts = {
+            rule["alert"]: rule
+            for found in rules
+            for group in found["spec"]["groups"]
+            for rule in group["rules"]
+            if "alert" in rule
+        }
+        assert "RequeryGone" not in alerts
+        down = alerts["RequeryDown"]
+        assert (down["for"], down["labels"]["severity"]) == ("10m", "critical")
+        assert all(
+            rule["annotations"]["runbook_url"].startswith("https://wiki.example.com/docs/")
+            for rule in alerts.values()
+        )
 
     def test_its_dashboards_are_those_of_grafana(self) -> None:
         (found,) = of_kind(render(VALUE_SETS["keda"]), "ConfigMap")

@@ -23,7 +23,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
-{{/* What may differ with the device, unless it is said. */}}
+{{- define "requery.serviceAccount" -}}
+{{- default (ternary (include "requery.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name -}}
+{{- end -}}
+
+{{/* Defaults by device. */}}
 {{- define "requery.resources" -}}
 {{- if .Values.resources -}}
 {{- toYaml .Values.resources -}}
@@ -31,8 +35,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 requests: {cpu: "4", memory: 12Gi, ephemeral-storage: 1Gi}
 limits: {memory: 12Gi, nvidia.com/gpu: 1}
 {{- else -}}
-requests: {cpu: "2", memory: 4Gi, ephemeral-storage: 1Gi}
-limits: {memory: 4Gi}
+requests: {cpu: "2", memory: 6Gi, ephemeral-storage: 1Gi}
+limits: {memory: 6Gi}
 {{- end -}}
 {{- end -}}
 
