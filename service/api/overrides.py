@@ -46,7 +46,7 @@ class OverridesApi:
 
     Args:
         overrides: what is in force.
-        desk: changes it.
+        editor: changes it.
         guard: who may.
     """
 

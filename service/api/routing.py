@@ -190,7 +190,6 @@ class ControlApi:
         try:
             revision = await self._routing.update(
                 lambda current: current.killed(kill),
-                expected=None,
                 action="routing.kill",
                 author=author,
                 reason=kill.reason,
@@ -202,12 +201,8 @@ class ControlApi:
     async def revive(self, request: Request) -> Response:
         """Does nothing if the switch is not on."""
         author = self._guard.check(request)
-        await self._routing.reread()
-        if self._routing.value.kill is None:
-            return self._shown()
         revision = await self._routing.update(
-            lambda current: current.killed(None),
-            expected=None,
+            lambda current: None if current.kill is None else current.killed(None),
             action="routing.revive",
             author=author,
         )

@@ -7,7 +7,7 @@ starts has nothing in memory, and takes note of the last number only.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from service.cache.keys import cache_key
@@ -16,14 +16,12 @@ from service.cache.tiered import TieredCache
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import DocumentStore
-from service.errors import StaleRevision
 
 DOCUMENT = "purges"
 SCHEMA = 1
 KEPT = 64
 """Purges that the document holds: a replica that was cut off for longer has missed some, and keeps
 what it has in memory until that expires."""
-_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,32 +89,21 @@ class Purger:
             part = await self._cache.purge_query([digest], query)
             purged = Purged(purged.memory + part.memory, purged.redis + part.redis)
             keys.append(cache_key(digest, query))
-        await self._tell(Purge(0, keys=tuple(keys)), "cache.purge_query", author)
+        await self._announce(Purge(0, keys=tuple(keys)), "cache.purge_query", author)
         return purged
 
     async def version(self, digest: str, *, author: str) -> Purged:
         """Purge all entries of the version with this digest; raises as :meth:`query` does."""
         purged = await self._cache.purge_version(digest)
-        await self._tell(Purge(0, digest=digest), "cache.purge_version", author)
+        await self._announce(Purge(0, digest=digest), "cache.purge_version", author)
         return purged
 
-    async def _tell(self, purge: Purge, action: str, author: str) -> None:
-        for left in reversed(range(_TRIES)):
-            before = self._document.value
-            entry = Purge(_last(before) + 1, purge.digest, purge.keys)
-            try:
-                await self._document.replace(
-                    (*before, entry)[-KEPT:],
-                    expected=self._document.stored,
-                    action=action,
-                    author=author,
-                )
-            except StaleRevision:
-                if not left:
-                    raise
-                await self._document.refresh()
-            else:
-                return
+    async def _announce(self, purge: Purge, action: str, author: str) -> None:
+        await self._document.update(
+            lambda purges: (*purges, replace(purge, number=_last(purges) + 1))[-KEPT:],
+            action=action,
+            author=author,
+        )
 
     def _follow(self, purges: Purges) -> None:
         if self._done is None:

@@ -28,18 +28,18 @@ T = TypeVar("T")
 class Document(Generic[T]):
     """One document of a store.
 
-    What is in the store and cannot be taken (it is of a newer schema, or ``parse`` refuses it) is
-    logged and counted once, and the last good value stays in force. So it does when the document
-    disappears; nothing is written back then, since another process may know better.
+    A stored document of a newer schema, or one that ``parse`` refuses, is logged and counted once,
+    and the last good value stays in force. So it does when the document disappears; it is not
+    written back, because another replica may have a newer one.
 
     Args:
         store: where it is stored. The document follows it from now on.
         name: in the store.
         schema: that this release writes. Older ones are given to ``parse`` too.
-        parse: reads a body; raises ValueError for one that it does not take.
+        parse: reads a body; raises ValueError if it cannot be taken.
         initial: in force until a document has been read.
         dump: the inverse of ``parse``: a JSON object.
-        metrics: where changes and refusals are counted.
+        metrics: count changes and refusals.
     """
 
     def __init__(
@@ -79,14 +79,14 @@ class Document(Generic[T]):
 
     @property
     def revision(self) -> int:
-        """Revision of :attr:`value`; 0 if the store has no such document (any more)."""
+        """Revision of :attr:`value`; 0 if the store has no such document (now)."""
         return self._revision
 
     @property
     def stored(self) -> int:
-        """Revision in the store as it was last seen here: what a change is made from.
+        """Revision in the store as last seen here, from which a change is made.
 
-        The same as :attr:`revision`, unless what is stored was not taken.
+        It differs from :attr:`revision` only while the stored document cannot be taken.
         """
         return self._stored
 
@@ -98,17 +98,66 @@ class Document(Generic[T]):
     async def refresh(self) -> None:
         """Read the store now; if it does not answer, the last good value stays in force."""
         try:
-            await self.reread()
+            await self._reread()
         except DocumentStoreUnavailable as error:
-            # The store has said that it cannot be reached.
+            # The store has logged that it cannot be reached.
             _log.debug("control_document_not_read", document=self._name, reason=str(error))
 
-    async def reread(self) -> None:
-        """:meth:`refresh` for who has to know.
+    async def update(
+        self,
+        change: Callable[[T], T | None],
+        *,
+        action: str,
+        author: str,
+        reason: str | None = None,
+        expected: int | None = None,
+    ) -> int:
+        """Compare and set: read the store, and write what ``change`` makes of the value.
+
+        The new value is in force here when this returns. Each change is logged (event ``audit``)
+        and noted in the audit trail of the store, with the fields that it changed.
+
+        Args:
+            change: makes the new value from the stored one (from the last good one if the stored
+                one cannot be taken); ``None`` leaves it as it is. It is called again if another
+                writer came first; its errors are raised.
+            action: what is done ("routing.put").
+            author: who does it.
+            reason: why.
+            expected: the only revision that may be changed; with ``None`` any, and then the change
+                is tried a few times.
+
+        Returns:
+            The new revision, or the current one if nothing is changed.
 
         Raises:
-            DocumentStoreUnavailable: the store does not answer.
+            StaleRevision: the document is not at revision ``expected``.
+            NewerSchema: a newer release has written it.
+            DocumentStoreUnavailable: the store does not answer, or other writers came first each
+                time.
         """
+        for tried in range(_TRIES):
+            if tried:
+                # Random, so that two writers do not collide in step.
+                await asyncio.sleep(random.uniform(0, _PAUSE_S * 2**tried))
+            await self._reread()
+            if expected is not None and self._stored != expected:
+                raise StaleRevision(self._name, self._stored)
+            new = change(self._value)
+            if new is None:
+                return self._stored
+            try:
+                return await self._write(new, action=action, author=author, reason=reason)
+            except StaleRevision:
+                if expected is not None:
+                    raise
+        raise DocumentStoreUnavailable(f"{self._name} is being changed by many at once; try again")
+
+    def on_change(self, listener: Callable[[T], None]) -> None:
+        """Call ``listener`` with each new value; its errors are logged."""
+        self._listeners.append(listener)
+
+    async def _reread(self) -> None:
         try:
             found = await self._store.read(self._name)
         except UnreadableDocument:
@@ -116,40 +165,14 @@ class Document(Generic[T]):
         else:
             self._see(Absent.GONE if found is None else found)
 
-    async def replace(
-        self,
-        new: T,
-        *,
-        expected: int | None,
-        action: str,
-        author: str,
-        reason: str | None = None,
-    ) -> int:
-        """Store ``new`` for all replicas; it is in force here when this returns.
-
-        Every change is told in the log (event ``audit``) and noted in the audit trail of the
-        store, with the fields that it changed.
-
-        Args:
-            new: the new value.
-            expected: the revision that it was made from; 0 if there was none, ``None`` to replace
-                whatever there is.
-            action: what was done ("routing.put").
-            author: who did it.
-            reason: why.
-
-        Returns:
-            The new revision.
-
-        Raises:
-            StaleRevision: someone else changed it since ``expected``.
-            NewerSchema: a newer release has written it.
-            DocumentStoreUnavailable: the store did not answer.
-        """
+    async def _write(self, new: T, *, action: str, author: str, reason: str | None) -> int:
+        """Replace the revision that was last seen."""
         body = dict(self._dump(new))
-        self._parse(body)  # what this release itself would refuse must not reach the others
+        self._parse(body)  # what this release would refuse must not reach the other replicas
         replaced, before = self._revision, dict(self._dump(self._value))
-        stored = await self._store.write(self._name, body, schema=self._schema, expected=expected)
+        stored = await self._store.write(
+            self._name, body, schema=self._schema, expected=self._stored
+        )
         was, now = difference(before, body)
         await note(
             self._store,
@@ -166,59 +189,8 @@ class Document(Generic[T]):
         )
         return stored.revision
 
-    async def update(
-        self,
-        make: Callable[[T], T],
-        *,
-        expected: int | None,
-        action: str,
-        author: str,
-        reason: str | None = None,
-    ) -> int:
-        """Read the store, and :meth:`replace` the value by what ``make`` makes of it.
-
-        Args:
-            make: the new value from the one in the store (from the last good one if that cannot
-                be taken). Called again if someone else was faster; what it raises is raised.
-            expected: the revision that is to be changed; with ``None`` any, and then the change
-                is tried a few times.
-            action: what was done.
-            author: who did it.
-            reason: why.
-
-        Returns:
-            The new revision.
-
-        Raises:
-            StaleRevision, NewerSchema, DocumentStoreUnavailable: as in :meth:`replace`.
-        """
-        for tried in range(_TRIES):
-            if tried:
-                # Two that keep getting in each other's way must not do so in step.
-                await asyncio.sleep(random.uniform(0, _PAUSE_S * 2**tried))
-            # Of a store that cannot be read nobody has to find out that it cannot be written.
-            await self.reread()
-            if expected is not None and self._stored != expected:
-                raise StaleRevision(self._name, self._stored)
-            try:
-                return await self.replace(
-                    make(self._value),
-                    expected=self._stored,
-                    action=action,
-                    author=author,
-                    reason=reason,
-                )
-            except StaleRevision:
-                if expected is not None:
-                    raise
-        raise DocumentStoreUnavailable(f"{self._name} is being changed by many at once; try again")
-
-    def on_change(self, told: Callable[[T], None]) -> None:
-        """Call ``told`` with each new value; a fault of it is logged."""
-        self._listeners.append(told)
-
     def _see(self, state: Stored | Absent) -> None:
-        """Take over what the store has, if it can be taken."""
+        """Take over the state of the store, if it can be taken."""
         if state == self._last:
             return
         self._last = state
@@ -252,10 +224,10 @@ class Document(Generic[T]):
         self._value, self._revision = value, stored.revision
         self._metrics.taken(self._name, stored.revision)
         _log.info("control_document_taken", document=self._name, revision=stored.revision)
-        for told in self._listeners:
+        for listener in self._listeners:
             try:
-                told(value)
-            except Exception:  # noqa: BLE001 - one listener must not keep others from being told
+                listener(value)
+            except Exception:  # noqa: BLE001 - the other listeners are called all the same
                 _log.exception("control_listener_failed", document=self._name)
 
     def _refuse(self, kind: str, reason: str) -> None:

@@ -50,8 +50,6 @@ _UNCERTAIN = (
     "before trying again"
 )
 _UNREADABLE = "what is stored as {} is no document of ours; write it again"
-_TRIES = 5
-"""How often an unconditional write starts again because another one came between."""
 
 _SWAP = """
 local current = redis.call('GET', KEYS[1])
@@ -136,27 +134,19 @@ class RedisDocumentStore:
         return state if isinstance(state, Stored) else None
 
     async def write(
-        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
+        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int
     ) -> Stored:
         """Store a new revision; see :meth:`service.control.store.DocumentStore.write`."""
         async with self._turn():
-            for _ in range(_TRIES):
-                raw = await self._get(name)
-                current = self._replaceable(name, raw)
-                checked(name, current, schema=schema, expected=expected)
-                revision = max(self._highest.get(name, 0), current.revision if current else 0) + 1
-                value = _encoded(schema, revision, body)
-                if await self._swap(name, raw, value):
-                    stored = self._decoded(name, value)
-                    self._tell(name, value, stored)
-                    break
-                if expected is not None:
-                    later = self._replaceable(name, await self._get(name))
-                    raise StaleRevision(name, later.revision if later else 0)
-            else:
-                raise DocumentStoreUnavailable(
-                    f"{name} is being changed by many at once; try again"
-                )
+            raw = await self._get(name)
+            checked(name, self._replaceable(name, raw), schema=schema, expected=expected)
+            revision = max(self._highest.get(name, 0), expected) + 1
+            value = _encoded(schema, revision, body)
+            if not await self._swap(name, raw, value):
+                later = self._replaceable(name, await self._get(name))
+                raise StaleRevision(name, later.revision if later else 0)
+            stored = self._decoded(name, value)
+            self._tell(name, value, stored)
         await self._announce(name)
         return stored
 

@@ -85,7 +85,7 @@ class DocumentStore(Protocol):
         """
 
     async def write(
-        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
+        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int
     ) -> Stored:
         """Store a new revision; subscribers in this process have been told when it returns.
 
@@ -93,8 +93,8 @@ class DocumentStore(Protocol):
             name: of the document.
             body: a JSON object.
             schema: of ``body``.
-            expected: the revision that is replaced: 0 for none yet, ``None`` for whatever there
-                is. What cannot be read counts as the last revision that could be.
+            expected: the revision that is replaced, 0 for none yet. An unreadable document counts
+                as the last readable revision.
 
         Raises:
             StaleRevision: another revision is stored.
@@ -150,7 +150,7 @@ class Subscribers:
                 _log.exception("control_subscriber_failed", document=name)
 
 
-def checked(name: str, current: Stored | None, *, schema: int, expected: int | None) -> None:
+def checked(name: str, current: Stored | None, *, schema: int, expected: int) -> None:
     """Refuse a write that must not replace ``current``.
 
     Raises:
@@ -162,7 +162,7 @@ def checked(name: str, current: Stored | None, *, schema: int, expected: int | N
             f"{schema}; change it on a replica of the newer release"
         )
     revision = 0 if current is None else current.revision
-    if expected is not None and expected != revision:
+    if expected != revision:
         raise StaleRevision(name, revision)
 
 
@@ -184,7 +184,7 @@ class LocalDocumentStore:
         return self._documents.get(name)
 
     async def write(
-        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
+        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int
     ) -> Stored:
         """Store a new revision and tell all subscribers; see :meth:`DocumentStore.write`."""
         current = self._documents.get(name)

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import DocumentStore
-from service.errors import InsufficientMemory, RequeryError, StaleRevision
+from service.errors import InsufficientMemory, RequeryError
 from service.resilience.backoff import Backoff
 from service.versions.loader import Loader
 from service.versions.registry import VersionRegistry
@@ -31,8 +31,6 @@ Find = Callable[[str], Awaitable[ModelVersion]]
 
 DOCUMENT = "roster"
 SCHEMA = 1
-_TRIES = 5
-"""How often an edit starts again because someone else changed the document meanwhile."""
 
 
 class ReconcilerMetrics:
@@ -122,7 +120,10 @@ class Reconciler:
         self._backoff.forget(name)
         self._asked.add(name)
         try:
-            await self._edit("version.load", lambda names: names | {name}, author)
+            if name not in self._document.value:
+                await self._document.update(
+                    lambda names: names | {name}, action="version.load", author=author
+                )
         finally:
             self._asked.discard(name)
             # If the wish was not stored, the load is given up as one that nobody wants.
@@ -148,7 +149,10 @@ class Reconciler:
         if name not in self._document.value:
             self._versions.get(name)
         self._loader.require_unused(name)
-        await self._edit("version.unload", lambda names: names - {name}, author)
+        if name in self._document.value:
+            await self._document.update(
+                lambda names: names - {name}, action="version.unload", author=author
+            )
         return self._loader.begin_unload(name) if name in self._versions else None
 
     def nudge(self) -> None:
@@ -234,25 +238,6 @@ class Reconciler:
         else:
             self._backoff.forget(version.name)
         self.nudge()
-
-    async def _edit(
-        self, action: str, change: Callable[[frozenset[str]], frozenset[str]], author: str
-    ) -> None:
-        for left in reversed(range(_TRIES)):
-            before = self._document.value
-            after = change(before)
-            if after == before:
-                return
-            try:
-                await self._document.replace(
-                    after, expected=self._document.stored, action=action, author=author
-                )
-            except StaleRevision:
-                if not left:
-                    raise
-                await self._document.refresh()
-            else:
-                return
 
 
 def desired_versions_document(

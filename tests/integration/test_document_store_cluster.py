@@ -77,12 +77,12 @@ async def test_documents_on_all_masters_are_written_and_followed(cluster: RedisC
         one_store, one = await replica(stack, cluster.url)
         _, two = await replica(stack, cluster.url)
         for name in NAMES:
-            await one[name].replace({"v": name}, expected=0, action="put", author="ada")
+            await one[name].update(lambda _: {"v": name}, expected=0, action="put", author="ada")  # noqa: B023
         await until(lambda: all(two[name].value == {"v": name} for name in NAMES))
         held = cluster.keys()
         assert min(held) > 0
         with pytest.raises(StaleRevision):
-            await two[NAMES[0]].replace({}, expected=0, action="put", author="bob")
+            await two[NAMES[0]].update(dict, expected=0, action="put", author="bob")
         assert len(await one_store.notes(100)) == len(NAMES)
 
 
@@ -92,7 +92,7 @@ async def test_messages_cross_the_cluster(cluster: RedisCluster) -> None:
         _, two = await replica(stack, cluster.url, poll_s=3600.0)
         await until(lambda: listeners(cluster) == 2)
         for name in NAMES:
-            await one[name].replace({"v": name}, expected=0, action="put", author="ada")
+            await one[name].update(lambda _: {"v": name}, expected=0, action="put", author="ada")  # noqa: B023
         await until(lambda: all(two[name].value == {"v": name} for name in NAMES))
 
 

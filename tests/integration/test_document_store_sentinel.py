@@ -64,7 +64,7 @@ async def put(document: Document[Body], value: str) -> None:
     """Write until it is there; the test's own timeout bounds it."""
     while document.value != {"v": value}:
         try:
-            await document.replace({"v": value}, expected=None, action="put", author="ada")
+            await document.update(lambda _: {"v": value}, action="put", author="ada")
         except (DocumentStoreUnavailable, StaleRevision):
             await asyncio.sleep(0.1)
 

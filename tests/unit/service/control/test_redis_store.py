@@ -139,7 +139,7 @@ async def test_a_subscriber_that_breaks_keeps_no_other_from_hearing() -> None:
     store.subscribe("doc", broken)
     store.subscribe("doc", last.append)
     with structlog.testing.capture_logs() as lines:
-        written = await store.write("doc", {"a": 1}, schema=1, expected=None)
+        written = await store.write("doc", {"a": 1}, schema=1, expected=0)
     assert first == last == [written]
     assert [line["event"] for line in lines] == ["control_subscriber_failed"]
 
@@ -183,7 +183,7 @@ async def test_a_server_that_hangs_is_given_up_although_the_client_hears_no_canc
     with pytest.raises(DocumentStoreUnavailable):
         await store.read("doc")
     with pytest.raises(DocumentStoreUnavailable):
-        await store.write("doc", {"a": 1}, schema=1, expected=None)
+        await store.write("doc", {"a": 1}, schema=1, expected=0)
     assert told == []
     client.gate.set()
     assert await store.read("doc") is None

@@ -16,7 +16,7 @@ from service.errors import (
     StaleRevision,
     UnknownOverride,
 )
-from service.overrides import editor as desk_module
+from service.overrides import editor as editor_module
 from service.overrides.entries import Entry, read_entry
 from tests.support.overrides import BEFORE, NOW, SOON, World, block, pin, term
 
@@ -159,15 +159,15 @@ async def test_changes_at_once_are_all_kept() -> None:
 
 async def test_there_is_room_for_so_many_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World()
-    monkeypatch.setattr(desk_module, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(editor_module, "MAX_ENTRIES", 2)
     await world.add(block("a", expires_at=SOON))
     await world.add(block("b"))
     with pytest.raises(OverrideConflict, match="at most 2"):
         await world.add(block("c"))
     world.time = NOW + 10
     await world.add(block("c"))
-    monkeypatch.setattr(desk_module, "MAX_ENTRIES", 9)
-    monkeypatch.setattr(desk_module, "MAX_CHARACTERS", 100)
+    monkeypatch.setattr(editor_module, "MAX_ENTRIES", 9)
+    monkeypatch.setattr(editor_module, "MAX_CHARACTERS", 100)
     with pytest.raises(OverrideConflict, match="100 characters"):
         await world.add(pin("d", "x" * 50, "y" * 50))
 

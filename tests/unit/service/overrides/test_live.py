@@ -117,7 +117,7 @@ async def test_another_process_on_the_same_board_follows() -> None:
 async def test_a_shared_document_that_cannot_be_taken_changes_nothing(body: dict[str, Any]) -> None:
     world = World()
     await world.add(block("stake"))
-    await world.store.write("overrides", body, schema=1, expected=None)
+    await world.store.write("overrides", body, schema=1, expected=1)
     assert world.live.of("stake") == BLOCKED
     # ... and the next change mends it.
     await world.add(block("pole"))

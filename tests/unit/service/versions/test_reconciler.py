@@ -146,7 +146,7 @@ async def test_what_still_serves_is_kept_until_the_wanted_default_is_there() -> 
         await until(lambda: fleet["a"].up)
         fleet.versions.want_default("b")
         # Another replica, which has switched already, unloads the old default.
-        await document_store.write("roster", {"versions": []}, schema=1, expected=None)
+        await document_store.write("roster", {"versions": []}, schema=1, expected=0)
         await until(lambda: fleet["b"].loading)
         await turns()
         assert fleet["a"].up
@@ -224,7 +224,7 @@ async def test_one_version_takes_the_place_of_another_that_still_drains() -> Non
         await fleet.roster.ensure("b", author="ada")
         await until(lambda: fleet["a"].up and fleet["b"].up)
         with fleet["b"].serving():
-            await document_store.write("roster", {"versions": ["a", "c"]}, schema=1, expected=None)
+            await document_store.write("roster", {"versions": ["a", "c"]}, schema=1, expected=1)
             await until(lambda: fleet["b"].state is State.DRAINING)
             await turns()
             # Not a failure: soon there will be room.
@@ -305,7 +305,7 @@ async def test_an_unknown_version_in_the_roster_is_told_once_and_can_be_taken_ou
 async def test_a_roster_that_is_none_is_not_taken(body: dict[str, object]) -> None:
     async with Fleet().following() as fleet:
         await until(lambda: fleet["a"].up)
-        await fleet.document_store.write("roster", body, schema=1, expected=None)
+        await fleet.document_store.write("roster", body, schema=1, expected=0)
         await turns()
         assert fleet.document.value == {"a"}
         assert fleet["a"].up
