@@ -25,8 +25,9 @@ from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.memory_tier import MemoryTier
 from service.cache.metrics import CacheMetrics
-from service.filtering.candidates import Generation, Scored
+from service.filtering.candidates import Scored
 from service.filtering.filters import CandidateFilter
+from service.filtering.generation import Generation
 
 _DIGEST = "0" * 64
 _WORDS = (
@@ -49,8 +50,7 @@ def entries(count: int, seed: int = 0) -> Iterator[tuple[str, Entry]]:
             Scored(f"{' '.join(rng.sample(words, 4))} {rng.choice(_WORDS)} {number}", rng.random())
             for _ in range(4)
         )
-        generation = Generation(scored)
-        generation.judged = filters.judge(query, scored)
+        generation = Generation(scored, filters.judge(query, scored))
         key = cache_key(_DIGEST, query)
         yield key, lifetimes.entry(key, generation, empty=False)
 

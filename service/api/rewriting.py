@@ -32,9 +32,11 @@ from service.api.schemas import (
     response_header,
 )
 from service.errors import FieldError, InvalidRequest
+from service.pipeline.answer import Answer, Source
 from service.pipeline.batch import Batches, Done, Outcome
+from service.pipeline.params import RewriteParams
 from service.pipeline.relevance import Tagger
-from service.pipeline.rewriter import Answer, RewriteParams, Rewriter, Source
+from service.pipeline.rewriter import Rewriter
 from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline
 from service.security.auth import Guard
@@ -145,7 +147,7 @@ class RewritingApi:
             model_version=body.model_version,
             unit_id=body.unit_id,
             request_id=context.request_id,
-            gone=partial(hung_up, request),
+            disconnected=partial(hung_up, request),
         )
         answer = await self._rewriter.rewrite(ask, context.watch)
         context.fields.update(

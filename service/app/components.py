@@ -31,8 +31,8 @@ from service.pipeline.observers import Experiments
 from service.pipeline.rewriter import Rewriter
 from service.pipeline.single_flight import SingleFlight
 from service.redis.client import AnyRedis, connect
-from service.resilience.admission import Admission, AdmissionMetrics
-from service.resilience.circuit_breaker import BreakerMetrics
+from service.resilience.admission import Admission
+from service.resilience.metrics import AdmissionMetrics, BreakerMetrics
 from service.routing.document import DOCUMENT, SCHEMA, Kill, Routing
 from service.routing.exposures import ExposureMetrics, Exposures, choose_sink
 from service.routing.metrics import RoutingMetrics
@@ -201,7 +201,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
             max_refreshing=settings.refresh_max_in_flight,
         ),
         metrics=metrics,
-        witnesses=[goodput, Experiments(exposures, shadow)],
+        observers=[goodput, Experiments(exposures, shadow)],
     )
     return Components(
         settings=settings,

@@ -11,14 +11,15 @@ import orjson
 
 from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Entry, Lifetimes
-from service.filtering.candidates import Generation, Judged, Scored, Verdict
+from service.filtering.candidates import Judged, Scored, Verdict
 from service.filtering.filters import RULES
+from service.filtering.generation import Generation
 
 MAX_BYTES = 64 * 1024
 """Longest value written or read; nothing of ours comes near it."""
 
 _HEAD = 4
-_EACH = 4
+_EACH = 5
 _VERDICTS = {verdict.value: verdict for verdict in Verdict}
 
 
@@ -29,19 +30,20 @@ class CorruptValue(Exception):
 def encode(entry: Entry) -> bytes:
     """``[schema, stored-at (ms since the epoch), empty (0 or 1), rules (0: not judged), ...]``.
 
-    Then for each candidate ``text, relevance|null, verdict, votes``, by falling relevance and in
-    the normal form; of candidates that are not judged as the engine gave them, with ``null, 0``.
+    Then for each candidate ``text, relevance|null, votes, verdict, agreement``, by falling
+    relevance and in the normal form. Candidates without a verdict are written as the engine gave
+    them, with ``null, 0`` at the end.
     """
     generation = entry.generation
-    judged = generation.judged
+    judged = generation.known_verdicts
     rules = 0 if judged is None else RULES
     flat: list[object] = [SCHEMA, int(entry.stored_at * 1000), int(entry.empty), rules]
     if judged is None:
-        for text, relevance in generation.candidates:
-            flat += (text, relevance, None, 0)
+        for scored in generation.candidates:
+            flat += (*scored, None, 0)
     else:
         for one in judged:
-            flat += (one.text, one.relevance, one.verdict, one.votes)
+            flat += (one.text, one.relevance, one.votes, one.verdict, one.agreement)
     return orjson.dumps(flat)
 
 
@@ -64,23 +66,33 @@ def decode(raw: object, key: str, lifetimes: Lifetimes) -> Entry:
     _, stored_ms, empty, rules = flat[:_HEAD]
     if type(stored_ms) is not int or stored_ms < 0 or empty not in (0, 1) or type(rules) is not int:
         raise CorruptValue("no times")
-    texts, relevances = flat[_HEAD::_EACH], flat[_HEAD + 1 :: _EACH]
-    for text, relevance in zip(texts, relevances, strict=True):
-        if type(text) is not str:
-            raise CorruptValue("a text is none")
-        if relevance is not None and not (type(relevance) is float and 0.0 <= relevance <= 1.0):
-            raise CorruptValue("a relevance is none")
-    generation = Generation(tuple(map(Scored, texts, relevances)))
-    verdicts, votes = flat[_HEAD + 2 :: _EACH], flat[_HEAD + 3 :: _EACH]
+    texts, relevances, votes, verdicts, agreements = (
+        flat[i::_EACH] for i in range(_HEAD, _HEAD + _EACH)
+    )
+    scored = tuple(map(_scored, texts, relevances, votes))
+    judged = None
     if rules == RULES:
-        generation.judged = tuple(map(_judged, texts, relevances, verdicts, votes))
+        judged = tuple(map(_judged, texts, relevances, votes, verdicts, agreements))
+    generation = Generation(scored, judged)
     return lifetimes.entry(key, generation, empty=bool(empty), stored_at=stored_ms / 1000)
 
 
-def _judged(text: str, relevance: float | None, verdict: object, votes: object) -> Judged:
+def _scored(text: object, relevance: object, votes: object) -> Scored:
+    if type(text) is not str:
+        raise CorruptValue("a text is none")
+    if relevance is not None and not (type(relevance) is float and 0.0 <= relevance <= 1.0):
+        raise CorruptValue("a relevance is none")
+    if type(votes) is not int or votes < 1:
+        raise CorruptValue("a number of votes is none")
+    return Scored(text, relevance, votes)
+
+
+def _judged(
+    text: str, relevance: float | None, votes: int, verdict: object, agreement: object
+) -> Judged:
     known = _VERDICTS.get(verdict) if isinstance(verdict, str) else None
-    if known is None or type(votes) is not int or votes < 1:
+    if known is None or type(agreement) is not int or agreement < 1:
         raise CorruptValue("a verdict is none")
     if relevance is None and known is Verdict.ACCEPTED:
         raise CorruptValue("what has no relevance is not accepted")
-    return Judged(text, relevance, known, None, votes)
+    return Judged(text, relevance, known, None, votes, agreement)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
-SCHEMA = 3
+SCHEMA = 4
 """Raised when the stored value changes its meaning."""
 
 

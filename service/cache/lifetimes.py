@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from service.config.settings import Settings
-from service.filtering.candidates import Generation
+from service.filtering.generation import Generation
 
 
 class Entry(NamedTuple):

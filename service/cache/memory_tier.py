@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.metrics import CacheMetrics
-from service.filtering.candidates import Generation
+from service.filtering.generation import Generation
 
 _ENTRY_BYTES = 600
 """Python's own cost of an entry (key, node, tuples, times, generation), rounded up."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from service.filtering.candidates import Generation
+from service.filtering.generation import Generation
+
+Tier = Literal["memory", "redis"]
 
 
 class Hit(NamedTuple):
     """A cached generation, the tier that had it, and whether it is past its soft time-to-live."""
 
     generation: Generation
-    tier: str
-    """``memory`` or ``redis``."""
+    tier: Tier
     stale: bool = False
     """Serve it, and make it anew in the background."""
 

@@ -28,7 +28,8 @@ from service.cache.occupancy import Occupancy, Reading, reading
 from service.errors import CacheUnavailable
 from service.redis.bounded import BoundedCommands
 from service.redis.client import FAULTS, AnyRedis, disconnect, masters
-from service.resilience.circuit_breaker import Breaker, BreakerMetrics
+from service.resilience.circuit_breaker import Breaker
+from service.resilience.metrics import BreakerMetrics
 from service.resilience.outage_log import OutageLogThrottle
 
 T = TypeVar("T")

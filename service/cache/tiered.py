@@ -8,11 +8,11 @@ from contextlib import suppress
 from service.cache.keys import cache_key, prefix_of, version_prefix
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.memory_tier import MemoryTier
-from service.cache.protocol import Hit, Purged
+from service.cache.protocol import Hit, Purged, Tier
 from service.cache.purge_log import PurgeLog
 from service.cache.redis_tier import RedisTier
 from service.errors import CacheUnavailable
-from service.filtering.candidates import Generation
+from service.filtering.generation import Generation
 
 
 class TieredCache:
@@ -155,7 +155,7 @@ class TieredCache:
         """Whether an entry that was begun at ``epoch`` has been purged since."""
         return self._purge_log.since(epoch, key, prefix_of(key))
 
-    def _hit(self, entry: Entry | None, tier: str) -> Hit | None:
+    def _hit(self, entry: Entry | None, tier: Tier) -> Hit | None:
         if entry is None:
             return None
         return Hit(entry.generation, tier, self._lifetimes.stale(entry))

@@ -16,11 +16,13 @@ class Candidate:
         token_ids: ids of the rewrite without its tag.
         relevance: P(RELEVANT) / (P(RELEVANT) + P(IRRELEVANT)) at the stop position, raw (before
             temperature), in [0, 1]; ``None`` if the generation ran out of tokens before a tag.
+        votes: candidates that it counts for.
     """
 
     text: str
     token_ids: tuple[int, ...]
     relevance: float | None
+    votes: int = 1
 
 
 class Engine(Protocol):

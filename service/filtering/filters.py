@@ -69,10 +69,11 @@ class CandidateFilter:
                     verdict = Verdict.ECHO
                 elif parts in votes:
                     verdict = Verdict.DUPLICATE
-                votes[parts] += 1
-            found.append((parts, Judged(text, scored.relevance, verdict, frozenset(parts))))
+                votes[parts] += scored.votes
+            one = Judged(text, scored.relevance, verdict, frozenset(parts), scored.votes)
+            found.append((parts, one))
         return tuple(
-            one._replace(votes=votes[parts]) if one.verdict is Verdict.ACCEPTED else one
+            one._replace(agreement=votes[parts]) if one.verdict is Verdict.ACCEPTED else one
             for parts, one in found
         )
 
@@ -170,8 +171,8 @@ def _of_numbers(query: str, text: str) -> Verdict | None:
     return Verdict.ADDED_NUMBER if adds_numbers(query, text) else None
 
 
-def _rank(scored: Scored) -> tuple[bool, float, str]:
-    return scored.relevance is None, -(scored.relevance or 0.0), scored.text
+def _rank(scored: Scored) -> tuple[bool, float, str, int]:
+    return scored.relevance is None, -(scored.relevance or 0.0), scored.text, -scored.votes
 
 
 def _malformed(text: str, parts: tuple[str, ...]) -> bool:
@@ -190,7 +191,7 @@ def _relevance(one: Judged) -> float:
 
 def _score(one: Judged) -> float:
     """What decides between candidates that are all good enough."""
-    return _relevance(one) + AGREEMENT * (one.votes - 1)
+    return _relevance(one) + AGREEMENT * (one.agreement - 1)
 
 
 def _diverse(fit: Sequence[Judged], limit: int) -> set[int]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import structlog
 
 from service.errors import RequeryError
-from service.pipeline.rewriter import Answer, RewriteParams
+from service.pipeline.answer import Answer
+from service.pipeline.params import RewriteParams
 from service.telemetry.stopwatch import Stopwatch
 
 _log = structlog.get_logger(component="batch")

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry
 
-from service.pipeline.rewriter import Answer, RewriteParams, Status
+from service.pipeline.answer import Answer, Status
+from service.pipeline.params import RewriteParams
 from service.resilience.admission import Kind
 from service.routing.router import Assignment, Why
 from service.telemetry.fast_metrics import FastCounter, FastCounters
@@ -57,9 +58,9 @@ class Goodput:
         for why in get_args(Why):
             self._assignment(version, why)
 
-    def answered(self, ask: RewriteParams, assignment: Assignment, answer: Answer) -> None:
+    def answered(self, params: RewriteParams, assignment: Assignment, answer: Answer) -> None:
         """Count an answer that is about to be sent."""
-        self._answer(answer.version, ask.kind, _result(ask, answer.status)).inc()
+        self._answer(answer.version, params.kind, _result(params, answer.status)).inc()
         self._assignment(assignment.version, assignment.why).inc()
 
     def _answer(self, version: str, kind: str, result: str) -> FastCounter:
@@ -76,7 +77,7 @@ class Goodput:
         return counter
 
 
-def _result(ask: RewriteParams, status: Status) -> Result:
+def _result(params: RewriteParams, status: Status) -> Result:
     if status in _USEFUL:
-        return "in_time" if ask.deadline.overdue() <= GRACE_S else "late"
+        return "in_time" if params.deadline.overdue() <= GRACE_S else "late"
     return "timeout" if status == "timeout" else "fallback"

@@ -20,8 +20,8 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from service.cache.metrics import CacheMetrics
-from service.engine.protocol import Candidate
-from service.filtering.candidates import Judged, Verdict
+from service.filtering.candidates import Selection, Verdict
+from service.pipeline.answer import Answer
 from service.telemetry.fast_metrics import (
     LATENCY_BUCKETS_S,
     FastCounter,
@@ -142,35 +142,23 @@ class Metrics:
         """Read at every scrape how many generations are under way."""
         self._generations.set_function(under_way)
 
-    def answered(
-        self,
-        *,
-        version: str,
-        source: str,
-        status: str,
-        seconds: float,
-        stages: Mapping[str, float],
-        rewrites: int,
-    ) -> None:
-        """Record one answer of /rewrite."""
-        labels = (version, source, status)
+    def answered(self, answer: Answer, *, seconds: float, stages: Mapping[str, float]) -> None:
+        """Record one answer of /rewrite and the seconds of its stages."""
+        labels = (answer.version, answer.source, answer.status)
         latency = self._known.get(labels)
         if latency is None:
             latency = self._known[labels] = self._latency.labels(*labels)
         latency.observe(seconds)
         for stage, spent in stages.items():
             self._stages[stage].observe(spent)
-        self._rewrites_of[version].observe(rewrites)
+        self._rewrites_of[answer.version].observe(len(answer.selection.accepted))
 
-    def generated(
-        self, *, version: str, candidates: tuple[Candidate, ...], verdicts: tuple[Judged, ...]
-    ) -> None:
-        """Record one complete generation."""
-        for candidate in candidates:
-            if candidate.relevance is not None:
-                self._relevance.labels(version).observe(candidate.relevance)
-        for judged in verdicts:
-            self._candidates.labels(version, judged.verdict.value).inc()
+    def generated(self, version: str, selection: Selection) -> None:
+        """Record one complete generation by the version's default selection."""
+        for one in selection.accepted + selection.rejected:
+            if one.relevance is not None:
+                self._relevance.labels(version).observe(one.relevance)
+            self._candidates.labels(version, one.verdict.value).inc()
 
     def refreshed(self, result: str) -> None:
         """Count a stale entry that was met: ``started`` or ``shed``."""

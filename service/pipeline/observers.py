@@ -1,31 +1,41 @@
-"""What experiments see of an answer: the exposure of a unit to its arm, and shadow traffic."""
+"""Observers of answers: experiments and shadow traffic."""
 
 from __future__ import annotations
 
-from service.pipeline.rewriter import Answer, RewriteParams
+from typing import Protocol
+
+from service.pipeline.answer import Answer
+from service.pipeline.params import RewriteParams
 from service.routing.exposures import Exposures
 from service.routing.router import Assignment
 from service.routing.shadow import Shadow
 
 
+class AnswerObserver(Protocol):
+    """Receives every answer before it is sent."""
+
+    def answered(self, params: RewriteParams, assignment: Assignment, answer: Answer) -> None:
+        """Record the answer; must not block or raise."""
+
+
 class Experiments:
-    """Passes answers on; a :class:`service.pipeline.rewriter.AnswerObserver`.
+    """Passes answers on to exposures and shadow traffic; an :class:`AnswerObserver`.
 
     Args:
-        exposures: gets each answer to a unit that was assigned to an arm.
-        shadow: gets each answer that a version gave.
+        exposures: records each answer to a unit that is assigned to an arm.
+        shadow: samples the answers that a version gave.
     """
 
     def __init__(self, exposures: Exposures, shadow: Shadow) -> None:
         self._exposures = exposures
         self._shadow = shadow
 
-    def answered(self, ask: RewriteParams, assignment: Assignment, answer: Answer) -> None:
-        """Take note; a few microseconds."""
-        if assignment.arm is not None and ask.unit_id:
+    def answered(self, params: RewriteParams, assignment: Assignment, answer: Answer) -> None:
+        """Record the answer; takes a few microseconds."""
+        if assignment.arm is not None and params.unit_id:
             self._exposures.record(
-                request_id=ask.request_id,
-                unit_id=ask.unit_id,
+                request_id=params.request_id,
+                unit_id=params.unit_id,
                 salt=assignment.salt,
                 revision=assignment.revision,
                 arm=assignment.arm,
@@ -36,8 +46,8 @@ class Experiments:
             )
         if answer.source not in ("override", "none"):
             self._shadow.offer(
-                query=ask.query,
+                query=params.query,
                 served=[one.text for one in answer.selection.accepted],
                 version=answer.version,
-                request_id=ask.request_id,
+                request_id=params.request_id,
             )

@@ -48,8 +48,8 @@ class Tagger:
             with version.serving(), gate.admit(weight, Kind.RELEVANCE) as permit:
                 async with asyncio.timeout(deadline.remaining()):
                     relevance = await version.engine.tag(normal)
-                # How long tagging takes says nothing about generating.
-                permit.release(whole=False)
+                # The latency of tags says nothing about the latency of generations.
+                permit.release(completed=False)
         except TimeoutError:
             raise DeadlineExceeded(
                 "the pairs were not tagged in time; send fewer at once or allow more time"

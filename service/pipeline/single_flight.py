@@ -1,8 +1,8 @@
-"""Single flight: one generation per key at a time, however many shoppers wait for it.
+"""Single flight: one generation for each key at a time, shared by all requests for that key.
 
-A flight is a task of its own, and holds a place at the engine. Those who wait come and go with
-their deadlines. When the last one's deadline passes the flight goes on to fill the cache, within a
-bound of its own, and gives way if its place is wanted; when the last one hangs up it ends.
+A flight is a task that holds a permit of the admission gate. Each request waits for it until its
+own deadline. After the last deadline the flight continues, to fill the cache, within its own time
+limit and until a request needs its permit. When the last client disconnects, the flight stops.
 """
 
 from __future__ import annotations
@@ -10,72 +10,48 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Protocol
 
 import structlog
 
 from service.engine.protocol import Candidate
 from service.errors import ClientDisconnected, RequeryError
+from service.filtering.generation import Generation
+from service.resilience.admission import Permit
 
 _log = structlog.get_logger(component="coalesce")
 
-Start = Callable[[], AsyncIterator[Candidate]]
-Finish = Callable[[tuple[Candidate, ...]], Awaitable[None]]
+Generate = Callable[[], AsyncIterator[Candidate]]
+Keep = Callable[[Generation], Awaitable[None]]
 DisconnectWaiter = Callable[[], Awaitable[None]]
-"""Returns when the caller has hung up."""
-
-
-class Place(Protocol):
-    """What a flight holds while it is under way; :class:`service.resilience.admission.Permit`."""
-
-    def release(self, *, whole: bool) -> None:
-        """The flight has ended; ``whole`` if not before its time."""
-
-    def idle(self, evict: Callable[[], None]) -> None:
-        """Nobody waits for the flight any more; ``evict`` ends it."""
-
-    def wanted(self) -> None:
-        """Somebody waits for it again."""
-
-
-class _NoPlace:
-    """Where there is no limit."""
-
-    def release(self, *, whole: bool) -> None:
-        pass
-
-    def idle(self, evict: Callable[[], None]) -> None:
-        pass
-
-    def wanted(self) -> None:
-        pass
+"""Returns when the client has disconnected."""
 
 
 class Flight:
     """One generation under way: the candidates so far, and how it ended.
 
     Args:
-        place: given back when it ends.
-        stop: ends it early.
+        permit: released when the flight ends.
+        stop: stops the flight.
     """
 
-    def __init__(self, place: Place, stop: Callable[[], None]) -> None:
-        self._place = place
+    def __init__(self, permit: Permit, stop: Callable[[], None]) -> None:
+        self._permit = permit
         self._stop = stop
         self._waiting = 0
         self._candidates: list[Candidate] = []
+        self._generation: Generation | None = None
         self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.failure: Exception | None = None
-        """Why it ended early, if it did."""
+        """Why the flight ended early, if it did."""
 
     @property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Those that have finished so far, in the order in which they did."""
-        return tuple(self._candidates)
+    def generation(self) -> Generation:
+        """The candidates so far; after the end the same object for every request."""
+        return self._generation or Generation.of(self._candidates)
 
     @property
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Whether the flight has ended, with or without success."""
         return self._done.done()
 
     @property
@@ -83,36 +59,36 @@ class Flight:
         """Whether all candidates are there."""
         return self.done and self.failure is None
 
-    async def wait(self, timeout_s: float, gone: DisconnectWaiter | None = None) -> None:
-        """Return when the flight has ended or ``timeout_s`` seconds have passed.
+    async def wait(self, timeout_s: float, disconnected: DisconnectWaiter | None = None) -> None:
+        """Return when the flight has ended or after ``timeout_s`` seconds.
 
         Raises:
-            CallerLeft: the caller hung up first. If nobody else waits the flight ends.
+            ClientDisconnected: the client disconnected first. The flight stops if no other
+                request waits for it.
         """
         if self.done:
             return
         self._waiting += 1
-        self._place.wanted()
+        self._permit.wanted()
         left = False
         try:
-            left = await self._wait(timeout_s, gone)
+            left = await self._wait(timeout_s, disconnected)
         finally:
             self._waiting -= 1
-            if not self._waiting and not self.done:
-                if left:
-                    self._stop()
-                else:
-                    self._place.idle(self._stop)
+            if not left:
+                self.idle()
+            elif not self._waiting and not self.done:
+                self._stop()
         if left:
             raise ClientDisconnected("the caller hung up before there was an answer")
 
-    async def _wait(self, timeout_s: float, gone: DisconnectWaiter | None) -> bool:
-        """Whether the caller hung up; wait() leaves the flight alone, since others wait for it."""
-        if gone is None:
+    async def _wait(self, timeout_s: float, disconnected: DisconnectWaiter | None) -> bool:
+        """Whether the client disconnected before the flight or the time ended."""
+        if disconnected is None:
             await asyncio.wait((self._done,), timeout=timeout_s)
             return False
-        leaving = asyncio.ensure_future(gone())
-        leaving.add_done_callback(_looked_at)
+        leaving = asyncio.ensure_future(disconnected())
+        leaving.add_done_callback(_retrieve)
         try:
             await asyncio.wait(
                 (self._done, leaving), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
@@ -121,23 +97,24 @@ class Flight:
         finally:
             leaving.cancel()
 
-    def nobody_waits(self) -> None:
-        """Say that it was begun for the cache alone."""
+    def idle(self) -> None:
+        """Offer the permit to other requests, unless a request waits for this flight."""
         if not self._waiting and not self.done:
-            self._place.idle(self._stop)
+            self._permit.idle(self._stop)
 
-    def land(self) -> None:
-        """Release who waits, and the place; idempotent. Also if it never came to run."""
+    def finish(self) -> None:
+        """Release the requests that wait, and the permit; idempotent."""
         if self.done:
             return
-        self._place.release(whole=self.failure is None)
+        self._generation = Generation.of(self._candidates)
+        self._permit.release(completed=self.failure is None)
         self._done.set_result(None)
 
-    async def run(self, start: Start, *, bound_s: float) -> None:
-        """Collect the candidates; every end, cancellation included, releases those who wait."""
+    async def run(self, generate: Generate, *, bound_s: float) -> None:
+        """Collect the candidates; every end, cancellation included, finishes the flight."""
         try:
             async with asyncio.timeout(bound_s):
-                await self._collect(start())
+                await self._collect(generate())
         except TimeoutError as error:
             self.failure = error
         except asyncio.CancelledError:
@@ -149,7 +126,7 @@ class Flight:
             self.failure = error
             _log.exception("generation_failed")
         finally:
-            self.land()
+            self.finish()
 
     async def _collect(self, stream: AsyncIterator[Candidate]) -> None:
         try:
@@ -165,7 +142,7 @@ class SingleFlight:
     """Flights by key.
 
     Args:
-        bound_s: longest that one flight may take, in seconds, waited for or not.
+        bound_s: time limit of a flight in seconds.
     """
 
     def __init__(self, *, bound_s: float) -> None:
@@ -173,35 +150,32 @@ class SingleFlight:
         self._flights: dict[str, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def join(
-        self, key: str, start: Start, finish: Finish, admit: Callable[[], Place] = _NoPlace
-    ) -> tuple[Flight, bool]:
-        """The flight for ``key``, and whether the caller leads it (it was not under way).
+    def get(self, key: str) -> Flight | None:
+        """The flight under way for ``key``."""
+        return self._flights.get(key)
+
+    def start(self, key: str, generate: Generate, keep: Keep, permit: Permit) -> Flight:
+        """Start a flight for a ``key`` that has none.
 
         Args:
-            key: what makes two requests the same.
-            start: begins the generation; called once, by the flight.
-            finish: awaited with all candidates if the flight completes. A later caller joins the
-                ended flight until ``finish`` returns, so it should store the result before it
-                first waits.
-            admit: gives a new flight its place; what it raises is raised here.
+            key: equal for equal requests.
+            generate: yields the candidates; called once.
+            keep: awaited with the generation if the flight completes. Requests join the ended
+                flight until ``keep`` returns, so it should store the result before it first awaits.
+            permit: released when the flight ends.
         """
-        flight = self._flights.get(key)
-        if flight is not None:
-            return flight, False
 
         def stop() -> None:
-            # At once, so that nobody joins what is about to end.
-            if self._flights.get(key) is begun:
-                del self._flights[key]
+            # At once, so that no request joins a flight that is about to end.
+            self._remove(key, flight)
             task.cancel()
 
-        begun = self._flights[key] = Flight(admit(), stop)
-        task = asyncio.create_task(self._fly(key, begun, start, finish))
+        flight = self._flights[key] = Flight(permit, stop)
+        task = asyncio.create_task(self._fly(key, flight, generate, keep))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(partial(_landed, begun))
-        return begun, True
+        task.add_done_callback(partial(_ended, flight))
+        return flight
 
     def __contains__(self, key: str) -> bool:
         return key in self._flights
@@ -211,7 +185,7 @@ class SingleFlight:
         return len(self._flights)
 
     async def close(self) -> None:
-        """Stop all flights and wait until they have let go of the engine."""
+        """Stop all flights and wait until they have released the engine."""
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -222,24 +196,28 @@ class SingleFlight:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _fly(self, key: str, flight: Flight, start: Start, finish: Finish) -> None:
+    async def _fly(self, key: str, flight: Flight, generate: Generate, keep: Keep) -> None:
         try:
-            await flight.run(start, bound_s=self._bound_s)
-            if flight.failure is None:
-                await finish(flight.candidates)
-        except Exception:  # noqa: BLE001 - there is nobody left to raise it to
+            await flight.run(generate, bound_s=self._bound_s)
+            if flight.complete:
+                await keep(flight.generation)
+        except Exception:  # noqa: BLE001 - no request is left to raise it to
             _log.exception("generation_not_kept")
         finally:
-            if self._flights.get(key) is flight:
-                del self._flights[key]
+            self._remove(key, flight)
+
+    def _remove(self, key: str, flight: Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
 
-def _landed(flight: Flight, _task: asyncio.Task[None]) -> None:
+def _ended(flight: Flight, _task: asyncio.Task[None]) -> None:
     if not flight.done:  # cancelled before its first step
         flight.failure = TimeoutError("stopped")
-        flight.land()
+        flight.finish()
 
 
-def _looked_at(task: asyncio.Future[None]) -> None:
+def _retrieve(task: asyncio.Future[None]) -> None:
+    """Mark an exception as seen."""
     if not task.cancelled():
         task.exception()

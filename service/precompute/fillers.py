@@ -14,7 +14,7 @@ from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.redis_tier import RedisTier
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong
-from service.filtering.candidates import Generation
+from service.filtering.generation import Generation
 from service.precompute.errors import PrecomputeError
 from service.precompute.journal import Result
 from service.precompute.run import Outcome
@@ -99,9 +99,7 @@ class EngineFiller:
         stream: Any = self._engine.generate(query)
         async with aclosing(stream):
             generation = Generation.of([candidate async for candidate in stream])
-        filter_ = self._version.filter
-        judged = generation.judged = filter_.judge(query, generation.candidates)
-        accepted = filter_.select(judged).accepted
+        accepted = generation.default_selection(query, self._version.filter).accepted
         return self._lifetimes.entry(key, generation, empty=not accepted)
 
 

@@ -11,69 +11,17 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from service.resilience.metrics import BreakerMetrics, State
 from service.resilience.outage_log import OutageLogThrottle
 
 _log = structlog.get_logger(component="breaker")
 
-State = Literal["closed", "open", "half_open"]
-STATES: tuple[State, ...] = get_args(State)
-
 _JITTER = 0.25
 """Share by which a wait is cut short at most, so that replicas do not come back in step."""
 _MOST_DOUBLINGS = 32
-
-
-class BreakerMetrics:
-    """What all breakers of a process report.
-
-    Args:
-        registry: where the collectors are registered.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._state = Gauge(
-            "requery_breaker_state",
-            "1 for the state that a circuit breaker is in",
-            ["name", "state"],
-            registry=registry,
-        )
-        self._transitions = Counter(
-            "requery_breaker_transitions",
-            "How often a circuit breaker went into a state",
-            ["name", "to"],
-            registry=registry,
-        )
-        self._refused = Counter(
-            "requery_breaker_refused",
-            "Calls that were not made since a circuit breaker was not closed",
-            ["name"],
-            registry=registry,
-        )
-
-    def watch(self, name: str) -> None:
-        """Show the breaker ``name`` from the start, closed and with zeros."""
-        self._show(name, "closed")
-        self._refused.labels(name)
-        for state in STATES:
-            self._transitions.labels(name, state)
-
-    def moved(self, name: str, state: State) -> None:
-        """The breaker ``name`` is in another state now."""
-        self._show(name, state)
-        self._transitions.labels(name, state).inc()
-
-    def refused(self, name: str) -> None:
-        """The breaker ``name`` has refused a call."""
-        self._refused.labels(name).inc()
-
-    def _show(self, name: str, current: State) -> None:
-        for state in STATES:
-            self._state.labels(name, state).set(state == current)
 
 
 class Breaker:

@@ -40,8 +40,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from service.engine.protocol import Engine
 from service.errors import RequeryError
 from service.resilience.backoff import Backoff
-from service.resilience.circuit_breaker import BreakerMetrics
-from service.resilience.circuit_breaker import State as BreakerState
+from service.resilience.metrics import BreakerMetrics
+from service.resilience.metrics import State as BreakerState
 from service.versions.registry import VersionRegistry
 from service.versions.state import State
 from service.versions.version import ModelVersion

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Locator, Page, Request, Route, expect
 
+from service.filtering.candidates import Judged, Selection, Verdict
+from service.pipeline.answer import Answer, Source, Status
 from service.pipeline.metrics import Metrics
 from service.security.api_keys import digest_of, new_key
 from tests.browser.conftest import Both
@@ -23,16 +25,11 @@ class Canned:
         self.metrics.watch_engine("demo-1", lambda: True)
         self.readings = 0
 
-    def answered(self, n: int, seconds: float, source: str, status: str = "ok") -> None:
+    def answered(self, n: int, seconds: float, source: Source, status: Status = "ok") -> None:
+        one = Selection((Judged("steel stake", 0.98, Verdict.ACCEPTED, None),), ())
         for _ in range(n):
-            self.metrics.answered(
-                version="demo-1",
-                source=source,
-                status=status,
-                seconds=seconds,
-                stages={},
-                rewrites=1,
-            )
+            answer = Answer("steel stake", "demo-1", one, status, source)
+            self.metrics.answered(answer, seconds=seconds, stages={})
 
     async def give(self, route: Route) -> None:
         self.readings += 1

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
+from service.filtering.candidates import Judged, Selection, Verdict
+from service.pipeline.answer import Answer
 from service.pipeline.metrics import Metrics
 from tests.browser.browser import Scheme, watched
 from tests.browser.served import Served, serving
@@ -93,6 +95,8 @@ async def health_tab(page: Page, _served: Served) -> None:
         metrics.watch_engine(name, lambda: True)
     readings = 0
 
+    one = Selection((Judged("steel stake", 0.98, Verdict.ACCEPTED, None),), ())
+
     async def give(route: Route) -> None:
         nonlocal readings
         readings += 1
@@ -100,10 +104,8 @@ async def health_tab(page: Page, _served: Served) -> None:
         for _ in range(source.randrange(60, 80)):
             hit = source.random() < min(0.75, readings / 100)
             seconds = source.lognormvariate(-6.2, 0.4) if hit else source.gauss(0.045, 0.012) * slow
-            metrics.answered(
-                version="demo-1", source="memory" if hit else "engine", status="ok",
-                seconds=max(0.001, seconds), stages={}, rewrites=1,
-            )  # fmt: skip
+            answer = Answer("steel stake", "demo-1", one, "ok", "memory" if hit else "engine")
+            metrics.answered(answer, seconds=max(0.001, seconds), stages={})
         text, kind = metrics.exposition()
         # Memory is this test's own: it is none of the picture's.
         shown = re.sub(rb"(?m)^(requery_process_resident_memory_bytes) .*", rb"\1 1.87e+08", text)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from service.cache.keys import cache_key
-from service.filtering.candidates import Generation, Scored
+from service.filtering.candidates import Scored
+from service.filtering.generation import Generation
 from service.versions.version import ModelVersion
 from tests.chaos.proxy import (
     BlackHole,

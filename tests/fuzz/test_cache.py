@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from service.cache.codec import CorruptValue, decode, encode
 from service.cache.keys import cache_key, version_prefix
 from service.cache.lifetimes import Lifetimes
-from service.filtering.candidates import Generation, Scored
+from service.filtering.candidates import Scored
+from service.filtering.generation import Generation
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.strategies import json_values, texts
 from tests.support.versions import make_manifest
@@ -40,7 +41,7 @@ def test_versions_and_queries_never_share_a_key(pairs: list[tuple[str, str]]) ->
 def test_keys_stay_what_they_are() -> None:
     """Entries of the release before are found by this one; a new schema makes new keys."""
     assert cache_key("ab" * 32, "steel stake") == (
-        "requery:3:abababababababababababababababab:8c8490c11c8b2d7680586680ef3fe647"
+        "requery:4:abababababababababababababababab:8c8490c11c8b2d7680586680ef3fe647"
     )
 
 

@@ -28,7 +28,8 @@ pieces = st.sampled_from(
 )  # fmt: skip
 phrases = st.lists(pieces, max_size=7).map(" ".join)
 queries = phrases | encodable | digits | shopping
-candidates = st.lists(st.builds(Scored, phrases | encodable | digits, relevances), max_size=10)
+scored = st.builds(Scored, phrases | encodable | digits, relevances, st.integers(1, 9))
+candidates = st.lists(scored, max_size=10)
 
 
 def make(*, fold_case: bool, min_relevance: float = 0.5, max_rewrites: int = 4) -> CandidateFilter:

@@ -8,7 +8,8 @@ from typing import Any
 
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.redis_tier import RedisTier
-from service.filtering.candidates import Generation, Scored
+from service.filtering.candidates import Scored
+from service.filtering.generation import Generation
 from service.pipeline.metrics import Metrics
 from service.redis.client import connect
 

@@ -14,9 +14,10 @@ from service.cache.memory_tier import MemoryTier
 from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisTier
 from service.cache.tiered import TieredCache
-from service.filtering.candidates import Generation, Scored
+from service.filtering.candidates import Scored
+from service.filtering.generation import Generation
 from service.redis.client import AnyRedis
-from service.resilience.circuit_breaker import STATES, BreakerMetrics
+from service.resilience.metrics import STATES, BreakerMetrics
 
 
 def generation(*texts: str) -> Generation:

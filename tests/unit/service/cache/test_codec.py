@@ -13,15 +13,17 @@ from service.cache.codec import CorruptValue, decode, encode
 from service.cache.keys import cache_key, version_prefix
 from service.cache.lifetimes import Lifetimes
 from service.cache.memory_tier import MemoryTier, estimated_bytes
-from service.filtering.candidates import Generation, Judged, Scored
+from service.filtering.candidates import Judged, Scored
 from service.filtering.filters import RULES, CandidateFilter
+from service.filtering.generation import Generation
 from service.pipeline.metrics import Metrics
 from tests.support.versions import make_manifest
 
 DIGEST = "ab" * 32
+scored = st.builds(Scored, st.text(max_size=30), st.none() | st.floats(0, 1), st.integers(1, 9))
 generations = st.builds(
     lambda rows: Generation(tuple(rows)),
-    st.lists(st.builds(Scored, st.text(max_size=30), st.none() | st.floats(0, 1)), max_size=6),
+    st.lists(scored, max_size=6),
 )
 
 
@@ -63,40 +65,39 @@ def test_what_is_written_is_read_to_the_last_bit(
 
 
 @given(
-    st.lists(st.builds(Scored, st.text(max_size=30), st.none() | st.floats(0, 1)), max_size=6),
+    st.lists(scored, max_size=6),
     st.text(min_size=1, max_size=30),
 )
 def test_a_judged_entry_is_answered_from_as_before(rows: list[Scored], query: str) -> None:
     chooser = CandidateFilter(make_manifest().filter, fold_case=True)
-    value = Generation(tuple(rows))
-    value.judged = chooser.judge(query, rows)
+    value = Generation(tuple(rows), chooser.judge(query, rows))
     again = decode(encode(LIFETIMES.entry("k", value)), "k", LIFETIMES).generation
-    assert again.judged is not None
 
-    def chosen(judged: Sequence[Judged], most: int) -> list[list[Judged]]:
-        both = chooser.select(judged, max_rewrites=most)
+    def chosen(verdicts: Sequence[Judged] | None, most: int) -> list[list[Judged]]:
+        assert verdicts is not None
+        both = chooser.select(verdicts, max_rewrites=most)
         return [[one._replace(words=None) for one in part] for part in both]
 
     for most in (1, 2, 32):
-        assert chosen(again.judged, most) == chosen(value.judged, most)
+        assert chosen(again.known_verdicts, most) == chosen(value.known_verdicts, most)
 
 
 def test_verdicts_by_other_rules_are_not_taken_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    value = Generation((Scored("steel stake", 0.9),))
-    value.judged = CandidateFilter(make_manifest().filter, fold_case=True).judge(
-        "steele stake", value.candidates
-    )
+    value = Generation((Scored("steel stake", 0.9, 4), Scored("Steel stake", 0.8)))
+    value.verdicts("steele stake", CandidateFilter(make_manifest().filter, fold_case=True))
     raw = encode(LIFETIMES.entry("k", value))
-    assert decode(raw, "k", LIFETIMES).generation.judged is not None
+    assert decode(raw, "k", LIFETIMES).generation.known_verdicts is not None
     monkeypatch.setattr(codec, "RULES", RULES + 1)
     later = decode(raw, "k", LIFETIMES).generation
-    assert later == value
-    assert later.judged is None
+    assert [(one.relevance, one.votes) for one in later.candidates] == [(0.9, 4), (0.8, 1)]
+    assert later.known_verdicts is None
 
 
 def test_a_value_costs_little_more_than_its_texts() -> None:
     entry = LIFETIMES.entry("k", Generation((Scored("steel stake", 0.98), Scored("cut", None))))
-    assert encode(entry) == (b'[3,1000000000000,0,0,"steel stake",0.98,null,0,"cut",null,null,0]')
+    assert encode(entry) == (
+        b'[4,1000000000000,0,0,"steel stake",0.98,1,null,0,"cut",null,1,null,0]'
+    )
 
 
 @given(st.binary(max_size=60) | st.none() | st.integers())
@@ -107,13 +108,15 @@ def test_nonsense_is_refused_not_believed(raw: object) -> None:
 
 @pytest.mark.parametrize(
     "raw",
-    [b"[3]", b"[3,5]", b"[3,5,0]", b"[2,5,0,0]", b"[4,5,0,0]", b"[3,-1,0,0]", b"[3,5.5,0,0]",
-     b"[3,true,0,0]", b'[3,"5",0,0]', b"[3,5,2,0]", b"[3,5,null,0]", b"[3,5,0,null]",
-     b'[3,5,0,0,"a"]', b'[3,5,0,0,"a",1.5,null,0]', b'[3,5,0,0,"a","x",null,0]',
-     b'[3,5,0,0,"a",1,null,0]', b"[3,5,0,0,1,0.5,null,0]", b'[3,5,0,0,"a",0.5,null,0,"b"]',
-     b'[3,5,0,2,"a",0.5,null,0]', b'[3,5,0,2,"a",0.5,"good",1]', b'[3,5,0,2,"a",0.5,"echo",0]',
-     b'[3,5,0,2,"a",0.5,1,1]', b'[3,5,0,2,"a",null,"accepted",1]', b'[3,5,0,2,"a",0.5,"echo",true]',
-     b"3", b"{}", b"[3,5,0,0" + b',"a",0.5,null,0' * 9000 + b"]"],
+    [b"[4]", b"[4,5]", b"[4,5,0]", b"[3,5,0,0]", b"[5,5,0,0]", b"[4,-1,0,0]", b"[4,5.5,0,0]",
+     b"[4,true,0,0]", b'[4,"5",0,0]', b"[4,5,2,0]", b"[4,5,null,0]", b"[4,5,0,null]",
+     b'[4,5,0,0,"a"]', b'[4,5,0,0,"a",1.5,1,null,0]', b'[4,5,0,0,"a","x",1,null,0]',
+     b'[4,5,0,0,"a",1,1,null,0]', b"[4,5,0,0,1,0.5,1,null,0]", b'[4,5,0,0,"a",0.5,1,null,0,"b"]',
+     b'[4,5,0,0,"a",0.5,0,null,0]', b'[4,5,0,0,"a",0.5,true,null,0]',
+     b'[4,5,0,2,"a",0.5,1,null,0]', b'[4,5,0,2,"a",0.5,1,"good",1]',
+     b'[4,5,0,2,"a",0.5,1,"echo",0]', b'[4,5,0,2,"a",0.5,1,1,1]',
+     b'[4,5,0,2,"a",null,1,"accepted",1]', b'[4,5,0,2,"a",0.5,1,"echo",true]',
+     b"4", b"{}", b"[4,5,0,0" + b',"a",0.5,1,null,0' * 9000 + b"]"],
 )  # fmt: skip
 def test_values_of_another_shape_are_refused(raw: bytes) -> None:
     with pytest.raises(CorruptValue):
@@ -121,7 +124,7 @@ def test_values_of_another_shape_are_refused(raw: bytes) -> None:
 
 
 def test_a_time_ahead_of_our_clock_is_now_so_that_no_entry_lives_for_ever() -> None:
-    entry = decode(b"[3,99999999999999999,0,0]", "k", LIFETIMES)
+    entry = decode(b"[4,99999999999999999,0,0]", "k", LIFETIMES)
     assert entry.stored_at == 1e9
     assert entry.gone_at <= 1e9 + 100
 
@@ -218,8 +221,7 @@ def test_bytes_are_bounded_and_add_up(puts: list[tuple[str, Generation]]) -> Non
 def test_the_estimate_covers_what_an_entry_really_costs(text: str) -> None:
     texts = [f"{text} {i}" for i in range(8)]
     value = generation(*texts)
-    filter_ = CandidateFilter(make_manifest().filter, fold_case=True)
-    value.judged = filter_.judge("a query", value.candidates)
+    value.verdicts("a query", CandidateFilter(make_manifest().filter, fold_case=True))
     key = cache_key(DIGEST, "a query")
     entry = LIFETIMES.entry(key, value)
     assert _deep_size(entry, set()) + sys.getsizeof(key) <= estimated_bytes(key, value)
@@ -231,7 +233,7 @@ def _deep_size(thing: object, seen: set[int]) -> int:
     seen.add(id(thing))
     size = sys.getsizeof(thing)
     if isinstance(thing, Generation):
-        size += _deep_size(thing.candidates, seen) + _deep_size(thing.judged, seen)
+        size += _deep_size(thing.candidates, seen) + _deep_size(thing.known_verdicts, seen)
     elif isinstance(thing, tuple | frozenset):
         size += sum(_deep_size(item, seen) for item in thing)
     return size

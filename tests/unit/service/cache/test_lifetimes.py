@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.cache.lifetimes import Lifetimes
-from service.filtering.candidates import Generation
+from service.filtering.generation import Generation
 
 NOTHING = Generation(())
 

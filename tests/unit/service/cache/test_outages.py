@@ -28,7 +28,7 @@ from service.cache.lifetimes import Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisTier
 from service.redis.client import connect
-from service.resilience.circuit_breaker import BreakerMetrics
+from service.resilience.metrics import BreakerMetrics
 from tests.support.tiers import Tiers, generation, seen
 from tests.support.waiting import turns, until
 

@@ -15,14 +15,15 @@ from service.engine.corrected import VOTES, CorrectedEngine
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Candidate, Engine
 from service.engine.spelling import Corrector
-from service.filtering.candidates import Generation, Verdict
+from service.filtering.candidates import Verdict
 from service.filtering.filters import CandidateFilter
+from service.filtering.generation import Generation
 from tests.support.engine import ScriptedEngine, candidates
 
 CORRECTOR = Corrector({"steel": 9, "stake": 9, "metal": 9})
 SCRIPT = [("metal stake", 0.98), ("stake", 0.7)]
 OF_CORRECTION = [("steel post", 0.9), ("metal stakes", 0.8), ("steel post", 0.7)]
-CORRECTION = Candidate("steel stake", (), 0.93)
+CORRECTION = Candidate("steel stake", (), 0.93, VOTES)
 TAGS = {"steel stake": 0.93, "steel post": 0.6, "metal stakes": 0.4}
 
 
@@ -51,9 +52,9 @@ async def test_a_believed_correction_is_what_the_model_writes_of() -> None:
     engine = scripted()
     found = await said(corrected(engine), "steele stake")
     assert engine.generated == ["steel stake"]
-    assert found[:VOTES] == [CORRECTION] * VOTES
+    assert found[0] == CORRECTION
     # Tagged for what was typed, each text once.
-    assert texts(found[VOTES:]) == [("metal stakes", 0.4), ("steel post", 0.6), ("steel post", 0.6)]
+    assert texts(found[1:]) == [("metal stakes", 0.4), ("steel post", 0.6), ("steel post", 0.6)]
     assert sorted(engine.tagged) == sorted(("steele stake", text) for text in TAGS)
 
 
@@ -61,7 +62,7 @@ async def test_of_one_that_is_not_believed_the_model_does_not_write() -> None:
     engine = scripted({"steel stake": 0.49})
     found = await said(corrected(engine), "steele stake")
     assert engine.generated == ["steele stake"]
-    assert found == [Candidate("steel stake", (), 0.49)] * VOTES + candidates(SCRIPT)
+    assert found == [Candidate("steel stake", (), 0.49, VOTES), *candidates(SCRIPT)]
     assert engine.tagged == [("steele stake", "steel stake")]
 
 
@@ -73,7 +74,7 @@ async def test_trust_raises_the_log_odds_of_proposals_alone() -> None:
     assert engine.generated == ["steel stake"]
     assert found[0].text == "steel stake"
     assert found[0].relevance == pytest.approx(0.8)
-    assert texts(found[VOTES:])[0] == ("metal stakes", 0.4)
+    assert texts(found[1:])[0] == ("metal stakes", 0.4)
     pairs = [("steele stake", "steel stake"), ("steele stake", "steel post"), ("stake", "a")]
     assert await outer.tag(pairs) == [pytest.approx(0.8), 0.6, 0.01]
 
@@ -88,7 +89,7 @@ async def test_the_correction_written_again_is_worth_what_it_was() -> None:
     engine = scripted({"steel stake": 0.2})
     engine.script = {"steel stake": [("steel stake", 0.9)]}
     found = await said(corrected(engine, math.log(16)), "steele stake")
-    assert [c.relevance for c in found] == [pytest.approx(0.8)] * (VOTES + 1)
+    assert [c.relevance for c in found] == [pytest.approx(0.8)] * 2
 
 
 async def test_what_has_no_end_has_no_tag() -> None:
@@ -118,7 +119,7 @@ async def test_the_correction_does_not_wait_for_the_model() -> None:
 
     engine = Slow(default=SCRIPT, held=True, held_from=0)
     async with aclosing(corrected(engine).generate("steele stake")) as stream:
-        assert [await anext(stream) for _ in range(VOTES)] == [CORRECTION] * VOTES
+        assert await anext(stream) == CORRECTION
         engine.release()
         rest = [candidate async for candidate in stream]
         assert texts(rest) == [("metal stake", 0.93), ("stake", 0.93)]
@@ -131,7 +132,7 @@ async def test_a_candidate_is_given_when_it_is_tagged() -> None:
 
     engine = Tagging(default=SCRIPT, held=True, held_from=1)
     async with aclosing(corrected(engine).generate("steele stake")) as stream:
-        first = [await anext(stream) for _ in range(VOTES + 1)]
+        first = [await anext(stream) for _ in range(2)]
         assert first[-1].text == "metal stake"
         engine.release()
         assert [c.text async for c in stream] == ["stake"]
@@ -161,7 +162,7 @@ class Patient(ScriptedEngine):
         return [0.5 for _ in pairs]
 
 
-@pytest.mark.parametrize("taken", [0, 1, VOTES])
+@pytest.mark.parametrize("taken", [0, 1])
 async def test_closing_early_leaves_nothing_under_way(taken: int) -> None:
     engine = Patient(held=True, held_from=1)
     async with aclosing(corrected(engine).generate("steele stake")) as stream:
@@ -219,10 +220,20 @@ async def test_among_good_candidates_it_comes_first_and_a_bad_one_is_dropped() -
     for relevance, expected in ((0.93, "steel stake"), (0.4, "metal stake")):
         engine = ScriptedEngine(default=SCRIPT, tag=lambda _q, _r, p=relevance: p)  # type: ignore[misc]
         generation = Generation.of(await said(corrected(engine), "steele stake"))
-        chosen = accept.select(accept.judge("steele stake", generation.candidates))
+        chosen = generation.default_selection("steele stake", accept)
         assert [one.text for one in chosen.accepted] == [expected]
-        verdicts = [one.verdict for one in chosen.rejected if one.text == "steel stake"]
-        assert verdicts.count(Verdict.DUPLICATE) == VOTES - 1
+
+
+async def test_the_correction_stands_once_with_its_votes() -> None:
+    engine = scripted()
+    engine.script = {"steel stake": [("steel stake", 0.9), ("steel post", 0.9)] * 4}
+    generation = Generation.of(await said(corrected(engine), "steele stake"))
+    assert [(one.text, one.votes) for one in generation.candidates] == [
+        ("steel stake", VOTES + 4), *[("steel post", 1)] * 4,
+    ]  # fmt: skip
+    judged = generation.verdicts("steele stake", CandidateFilter(FilterSpec(), fold_case=True))
+    (correction,) = (one for one in judged if one.text == "steel stake")
+    assert (correction.verdict, correction.agreement) == (Verdict.ACCEPTED, VOTES + 4)
 
 
 async def test_all_else_is_the_engines() -> None:

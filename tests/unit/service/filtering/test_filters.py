@@ -114,11 +114,35 @@ def test_a_candidate_with_a_blocked_term_makes_room_for_the_next_best() -> None:
     assert [j.text for j in filter_.select(judged, max_rewrites=2).accepted] == ["tube", "hose"]
 
 
+@given(
+    st.lists(
+        st.builds(
+            Scored, st.sampled_from(["tube", "Ducts", "hose"]), st.floats(0, 1), st.integers(1, 3)
+        ),
+        max_size=6,
+    ),
+    st.integers(0, 5),
+    st.integers(1, 3),
+)
+def test_votes_count_as_so_many_equal_candidates(
+    others: list[Scored], votes: int, most: int
+) -> None:
+    filter_ = make(min_relevance=0.5)
+    one, copies = [Scored("duct", 0.8, votes + 1)], [Scored("duct", 0.8)] * (votes + 1)
+    answers = [
+        filter_.select(filter_.judge("pipes", [*correction, *others]), max_rewrites=most).accepted
+        for correction in (one, copies)
+    ]
+    assert [(j.text, j.relevance) for j in answers[0]] == [
+        (j.text, j.relevance) for j in answers[1]
+    ]
+
+
 def test_what_the_model_says_again_and_again_is_chosen() -> None:
     filter_ = make(min_relevance=0.5, max_rewrites=1)
     wordy, brief = Scored("big steel garden stake", 0.95), Scored("steel stake", 0.92)
     judged = filter_.judge("stele stake", [wordy, brief, brief])
-    assert {one.text: one.votes for one in judged if one.verdict is Verdict.ACCEPTED} == {
+    assert {one.text: one.agreement for one in judged if one.verdict is Verdict.ACCEPTED} == {
         "big steel garden stake": 1, "steel stake": 2,
     }  # fmt: skip
     assert filter_.select(judged).accepted[0].text == "big steel garden stake", "0.95 > 0.92 + 0.02"
@@ -149,6 +173,7 @@ candidate_lists = st.lists(
         Scored,
         st.text(max_size=30) | st.sampled_from(["steel stake", "Steel Stakes", "metal 2x4"]),
         st.none() | st.floats(0, 1),
+        st.integers(1, 9),
     ),
     max_size=10,
 )

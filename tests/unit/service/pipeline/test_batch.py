@@ -8,8 +8,9 @@ import pytest
 
 from service.errors import InvalidQuery, RequeryError
 from service.filtering.candidates import Selection
+from service.pipeline.answer import Answer
 from service.pipeline.batch import Batches, Done
-from service.pipeline.rewriter import Answer, RewriteParams
+from service.pipeline.params import RewriteParams
 from service.resilience.deadline import Deadline
 from service.telemetry.stopwatch import Stopwatch
 

@@ -6,8 +6,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.filtering.candidates import Selection
+from service.pipeline.answer import Answer, Status
 from service.pipeline.goodput import GRACE_S, Goodput
-from service.pipeline.rewriter import Answer, RewriteParams, Status
+from service.pipeline.params import RewriteParams
 from service.resilience.admission import Kind
 from service.resilience.deadline import Deadline
 from service.routing.router import Assignment

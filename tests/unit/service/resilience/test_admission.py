@@ -8,15 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.errors import Overloaded
-from service.resilience.admission import (
-    SHARES,
-    Admission,
-    AdmissionMetrics,
-    Gate,
-    Kind,
-    Limit,
-    Permit,
-)
+from service.resilience.admission import SHARES, Admission, Gate, Kind, Limit, Permit
+from service.resilience.metrics import AdmissionMetrics
 
 
 class Clock:
@@ -92,9 +85,9 @@ class TestLimit:
 
     def test_one_that_was_broken_off_can_only_lower_it(self) -> None:
         limit = self.limit()
-        limit.learn(weight=8, begun_at=0, ended_at=0.2, in_use=64, whole=False)
+        limit.learn(weight=8, begun_at=0, ended_at=0.2, in_use=64, completed=False)
         assert limit.value == 32
-        limit.learn(weight=8, begun_at=0, ended_at=1.2, in_use=64, whole=False)
+        limit.learn(weight=8, begun_at=0, ended_at=1.2, in_use=64, completed=False)
         assert limit.value == pytest.approx(25.6)
 
     def test_the_lowest_is_no_higher_than_the_highest(self) -> None:
@@ -116,13 +109,13 @@ class TestGate:
             gate.admit(8, Kind.SHADOW)
 
     def test_an_idle_engine_takes_any_weight(self, gate: Gate) -> None:
-        gate.admit(1000, Kind.SHADOW).release(whole=True)
+        gate.admit(1000, Kind.SHADOW).release(completed=True)
         assert gate.in_use == 0
 
     def test_a_place_that_is_given_back_is_free(self, gate: Gate) -> None:
         first = fill(gate)[0]
-        first.release(whole=True)
-        first.release(whole=True)
+        first.release(completed=True)
+        first.release(completed=True)
         assert gate.in_use == 24
         gate.admit(8, Kind.SHOPPER)
 
@@ -197,14 +190,14 @@ class TestWaiting:
         name, labels = "requery_admission_waiting", {"version": "v"}
         assert registry.get_sample_value(name, labels) == 3
         for permit in held:
-            permit.release(whole=False)
+            permit.release(completed=False)
         first, second = await asyncio.gather(*waiting[:2])
         assert first is not None
         assert second is not None
         assert gate.in_use == 16  # the third exceeds the share of batches
         assert not waiting[2].done()
         assert registry.get_sample_value(name, labels) == 1
-        first.release(whole=True)
+        first.release(completed=True)
         assert await waiting[2] is not None
 
     async def test_at_once_if_there_is_room(self, gate: Gate) -> None:
@@ -215,7 +208,7 @@ class TestWaiting:
     ) -> None:
         held = fill(gate)
         assert await gate.wait(8, Kind.BATCH, 0.001) is None
-        held[0].release(whole=True)
+        held[0].release(completed=True)
         assert gate.in_use == 24
         labels = {"version": "v", "kind": "batch"}
         assert registry.get_sample_value("requery_shed_total", labels) == 1
@@ -225,7 +218,7 @@ class TestWaiting:
         waiting = asyncio.create_task(gate.wait(8, Kind.BATCH, 60.0))
         await asyncio.sleep(0)
         for permit in held[:3]:
-            permit.release(whole=False)
+            permit.release(completed=False)
         waiting.cancel()  # in the turn in which it got its place
         await asyncio.gather(waiting, return_exceptions=True)
         assert gate.in_use == 8
@@ -261,7 +254,7 @@ def simulate(rate: float, *, seconds: float, deadline_s: float, limited: bool) -
         if at == ends:
             _, begun, permit = heapq.heappop(running)
             good += at - begun <= deadline_s
-            permit.release(whole=True)
+            permit.release(completed=True)
         else:
             arrival = at + rng.expovariate(rate)
             try:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from service.resilience.circuit_breaker import STATES, Breaker, BreakerMetrics
+from service.resilience.circuit_breaker import Breaker
+from service.resilience.metrics import STATES, BreakerMetrics
 
 
 class World:

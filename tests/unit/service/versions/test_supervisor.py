@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from service.engine.protocol import Candidate
 from service.errors import EngineUnavailable
 from service.resilience.backoff import Backoff
-from service.resilience.circuit_breaker import BreakerMetrics
+from service.resilience.metrics import BreakerMetrics
 from service.versions.state import State
 from service.versions.supervisor import Supervisor, SupervisorMetrics
 from service.versions.version import FAILURES_IN_A_ROW
