@@ -12,11 +12,11 @@
 #     requery:cpu
 #
 # Build arguments:
-#   BASE_IMAGE   a Debian 12 with Python 3.11 and its venv; name it by digest to build the same again
+#   BASE_IMAGE   a Debian 12 with Python 3.11 and its venv, by digest
 #   TORCH_INDEX  where torch's CPU build is; empty: wherever pip is configured to look
 #   VERSIONS     model versions whose weights are merged into the image; empty: none
 # The secret "pip", if there is one, is pip's configuration: an index of your own, say.
-ARG BASE_IMAGE=python:3.11-slim-bookworm
+ARG BASE_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
 
 FROM ${BASE_IMAGE} AS base
 # libgomp and libnuma are linked by the engine. Debian keeps one version of a package: none to pin.
@@ -45,7 +45,7 @@ COPY requirements/cpu.txt requirements/
 # hadolint ignore=DL3013
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-deps "$(grep '^setuptools==' requirements/cpu.txt)"
+    pip install --no-deps "$(grep -o '^setuptools==[^ ]*' requirements/cpu.txt)"
 COPY . .
 # Whoever built this may have kept files to themselves that the service's own user has to read.
 RUN pip install --no-cache-dir --no-deps --no-index --no-build-isolation --prefix /opt/code . \
@@ -94,7 +94,7 @@ COPY requirements/cpu.txt requirements/
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=type=cache,target=/root/.cache/pip \
     pip install --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} \
-        "$(grep '^torch==' requirements/cpu.txt)" \
+        "$(grep -o '^torch==[^ ]*' requirements/cpu.txt)" \
     && pip install --no-deps -r requirements/cpu.txt \
     && (python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/requery/lib || true) \
     && chmod -R a+rX /opt/requery

@@ -124,7 +124,7 @@ rm -f "$venv"/.requery-cpu "$venv"/.requery-dev "$venv"/.requery-gpu
 if [ "$lock" != gpu ]; then
   # The CPU build of torch is not on the ordinary index: wherever pip is configured to look, else
   # the PyTorch project's own index. First, so that nothing brings another build.
-  torch=$(grep '^torch==' "$file")
+  torch=$(grep -o '^torch==[^ ]*' "$file")
   pip_install --no-deps "$torch" || pip_install --no-deps "$torch" --index-url "$torch_index" || fail
 fi
 pip_install --no-deps -r "$file" || fail

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,18 @@ ROOT = Path(__file__).parents[2]
 def pins(name: str) -> dict[str, str]:
     """Package to exact version of a lock file."""
     found: dict[str, str] = {}
+    hashed = True
     for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
         if line and not line.lstrip().startswith("#"):
+            if line.startswith("    --hash=sha256:"):
+                hashed = True
+                continue
+            assert hashed, f"{name}: what comes before {line!r} has no hash"
             package, _, version = line.partition("==")
             assert version, f"{name}: {line!r} is not pinned"
             found[package] = version.partition(" ")[0]
+            hashed = False
+    assert hashed, f"{name}: the last package has no hash"
     return found
 
 
@@ -69,6 +77,13 @@ def test_the_locks_cover_what_the_project_asks_for(project: dict[str, Any]) -> N
     assert runtime | names(extras["train"]) | names(extras["dev"]) <= set(pins("dev"))
 
 
+def test_rays_lock_only_adds_to_those_of_the_service() -> None:
+    ray, cpu, gpu, dev = (pins(name) for name in ("ray", "cpu", "gpu", "dev"))
+    assert "ray" in ray
+    assert not set(ray) & (set(cpu) | set(gpu))
+    assert {name: dev.get(name) for name in ray} == ray
+
+
 def test_the_bases_in_the_locks_are_those_in_the_metadata(project: dict[str, Any]) -> None:
     served, judge = project["tool"]["uv"]["dependency-metadata"]
     assert pins("cpu")[served["name"]] == served["version"]
@@ -102,3 +117,20 @@ def test_every_file_said_to_need_an_engine_is_there() -> None:
     assert group_of("tests/ray/test_cluster.py::test_x") == "heavy"
     assert group_of("tests/browser/test_try.py::test_x") == "browser"
     assert group_of("tests/chaos/test_clock.py::T::test_x") == "tests/chaos/test_clock.py"
+
+
+def test_a_checkout_on_windows_keeps_line_breaks() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
+    files = ["deploy/compose/make-keys.sh", "scripts/setup.sh"]
+    files += [str(p.relative_to(ROOT)) for p in ROOT.glob("model_store/versions/*/*.txt")]
+    done = subprocess.run(
+        ["git", "check-attr", "eol", "--", *files],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = done.stdout.splitlines()
+    assert len(rows) == len(files)
+    assert [row for row in rows if not row.endswith("eol: lf")] == []
