@@ -108,11 +108,12 @@ async def from_store(settings: Settings) -> RuntimeDependencies:
         # What is in the package is there from the start.
         wait_s=settings.store_wait_s if settings.sources() else 0.0,
     )
+    memory = await outside_the_loop(lambda: memory_budget(settings, versions))
     return RuntimeDependencies(
         versions=versions,
         engines=engine_factory(store, settings),
-        memory=await outside_the_loop(lambda: memory_budget(settings)),
-        find=version_finder(store, settings),
+        memory=memory,
+        find=version_finder(store, settings, memory),
         gpu=_device(settings) == "cuda",
     )
 

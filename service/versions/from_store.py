@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
 
 import structlog
@@ -23,7 +23,7 @@ from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes
 from service.engine.protocol import Engine
 from service.errors import LoadFailed, UnknownVersion
 from service.versions.memory_budget import MemoryBudget, memory_limit
-from service.versions.memory_estimate import Footprint
+from service.versions.memory_estimate import MemoryEstimate
 from service.versions.version import EngineFactory, ModelVersion, OnTokens, public_reason
 
 _log = structlog.get_logger(component="catalogue")
@@ -125,13 +125,27 @@ def engine_factory(store: Store, settings: Settings) -> EngineFactory:
     return make
 
 
-def version_finder(store: Store, settings: Settings) -> Callable[[str], Awaitable[ModelVersion]]:
-    """Looks up a version that came into the store after the start, outside the event loop."""
+def version_finder(
+    store: Store, settings: Settings, memory: MemoryBudget | None = None
+) -> Callable[[str], Awaitable[ModelVersion]]:
+    """Looks up a version that came into the store after the start, outside the event loop.
+
+    Args:
+        store: the model store.
+        settings: all options.
+        memory: estimates the version there too because that may take seconds.
+    """
 
     async def find(name: str) -> ModelVersion:
+        def read() -> ModelVersion:
+            version = _version(store.get(name), settings)
+            if memory is not None:
+                memory.estimate(version.manifest)
+            return version
+
         try:
             async with asyncio.timeout(_FIND_SECONDS):
-                return await outside_the_loop(lambda: _version(store.get(name), settings))
+                return await outside_the_loop(read)
         except TimeoutError:
             raise LoadFailed(
                 f"the model store did not give version {name[:64]!a} within {_FIND_SECONDS} s; "
@@ -150,16 +164,18 @@ def version_finder(store: Store, settings: Settings) -> Callable[[str], Awaitabl
     return find
 
 
-def memory_budget(settings: Settings) -> MemoryBudget:
-    """What engines may take together, and what each takes; on a GPU this may take seconds."""
+def memory_budget(settings: Settings, versions: Iterable[ModelVersion] = ()) -> MemoryBudget:
+    """The memory that all engines may take, with estimates of ``versions``; may take seconds."""
     engine_settings = _engine_settings(settings)
     device = detect_device() if settings.device == "auto" else settings.device
-    footprint = Footprint(
+    estimate = MemoryEstimate(
         cache_dir=settings.cache_dir or default_cache_dir(),
         kv_cache_bytes=kv_cache_bytes(engine_settings, device),
         device=device,
     )
-    return MemoryBudget(memory_limit(settings.engine_memory_bytes, device), footprint)
+    for version in versions:
+        estimate(version.manifest)
+    return MemoryBudget(memory_limit(settings.engine_memory_bytes, device), estimate)
 
 
 def _engine_settings(settings: Settings) -> EngineSettings:

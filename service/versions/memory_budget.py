@@ -1,17 +1,18 @@
-"""Whether one more engine fits: how much memory engines may take, and what each of them takes.
+"""Whether one more engine fits: the memory that all engines may take.
 
-Engines are processes that say what they need only by failing, or by having others killed. So
-their need is estimated before they start, from what is known by then: the merged weights, the
-cache of keys and values that they are told to keep, and what an engine core takes besides.
+An engine that lacks memory crashes, or other processes are killed. So its memory is estimated
+before it starts: the merged weights, the configured cache of keys and values, and an overhead.
 """
 
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+import pynvml
 import structlog
 
 from model_store.manifest import Manifest
@@ -21,32 +22,29 @@ from service.errors import InsufficientMemory
 _log = structlog.get_logger(component="memory")
 
 CPU_SHARE = 0.8
-"""Of the machine's or the container's memory; the rest is for this process, with its cache, and
-the operating system."""
+"""Share of the machine's or the container's memory; this process with its cache and the operating
+system need the rest."""
 CUDA_SHARE = 0.9
-"""Of the GPU's memory; the rest is for the driver and for what engines take for a moment."""
+"""Share of the GPU's memory; the driver and short peaks of the engines need the rest."""
 
 OVERHEAD_BYTES: Mapping[Device, int] = {"cpu": 1_500_000_000, "cuda": 2 * 2**30}
-"""What an engine core takes beside weights, keys and values. On a CPU this is measured: 1.85 GB
-were resident at the start with weights of 269 MB and 512 MiB of keys and values, which makes
-1.04 GB, and up to 2.13 GB after some hundred queries of all lengths, when oneDNN has code for as
-many shapes as it may keep (more than it may now), which makes 1.33 GB; the rest is reserve. On a
-GPU it is an estimate (context, activations of 8,192 tokens, captured graphs), and nothing to rely
-on to the byte."""
+"""Memory of an engine core beside weights, keys and values.
 
-_NVIDIA_SMI = (
-    "nvidia-smi", "--query-gpu=index,uuid,memory.total", "--format=csv,noheader,nounits",
-)  # fmt: skip
-_NVIDIA_SMI_SECONDS = 15
+On a CPU it is measured: with weights of 269 MB and 512 MiB of keys and values, 1.85 GB were
+resident at the start (1.04 GB of overhead), and up to 2.13 GB (1.33 GB) after some hundred queries
+of all lengths, when oneDNN keeps code for as many shapes as it may; the rest is reserve. On a GPU
+it is a rough estimate: context, activations of 8,192 tokens, captured graphs.
+"""
+
 _MIB = 2**20
 
 
 class MemoryBudget:
-    """What engines may take together.
+    """The memory that all engines may take together.
 
     Args:
-        limit_bytes: of all engines; ``None`` if it is not known, and then everything fits.
-        estimate: bytes that the engine of a version takes.
+        limit_bytes: the limit; with ``None`` everything fits.
+        estimate: bytes of the engine of a version.
     """
 
     def __init__(self, limit_bytes: int | None, estimate: Callable[[Manifest], int]) -> None:
@@ -59,7 +57,7 @@ class MemoryBudget:
         return cls(None, lambda _manifest: 0)
 
     def reserved(self, loaded: Iterable[Manifest]) -> int:
-        """Bytes that the engines of ``loaded`` take."""
+        """Bytes of the engines of ``loaded``."""
         return sum(self.estimate(manifest) for manifest in loaded)
 
     def admit(self, manifest: Manifest, loaded: Iterable[Manifest]) -> None:
@@ -67,10 +65,10 @@ class MemoryBudget:
 
         Args:
             manifest: of the version to load.
-            loaded: of those that have an engine, or are getting one, or have not let go of it.
+            loaded: of the versions that have an engine, or are starting or stopping one.
 
         Raises:
-            InsufficientMemory: it does not; says what it needs and what is free.
+            InsufficientMemory: it does not fit.
         """
         if self.limit_bytes is None:
             return
@@ -90,75 +88,78 @@ class MemoryBudget:
 
 
 def mib(size: int) -> str:
-    """Bytes for people."""
+    """``size`` bytes in MiB, as text."""
     return f"{size / _MIB:.0f} MiB"
 
 
 def memory_limit(configured: int | None, device: Device) -> int | None:
-    """Bytes that all engines may take together: as configured, else a share of what there is.
+    """Bytes that all engines may take together: as configured, else a share of the device's memory.
 
-    May take seconds on a GPU, whose driver is asked.
+    It may block for seconds because a GPU's driver is asked.
 
     Returns:
-        ``None``, with a warning in the log, if it cannot be known.
+        ``None``, with a warning in the log, if the memory of the device is unknown.
     """
     if configured is not None:
         return configured
-    there = cpu_memory() if device == "cpu" else gpu_memory()
-    if there is None:
+    total = cpu_memory() if device == "cpu" else gpu_memory()
+    if total is None:
         _log.warning(
             "memory_unknown",
             device=device,
             detail="engines are started whether they fit or not; set REQUERY_ENGINE_MEMORY_BYTES",
         )
         return None
-    return int(there * (CPU_SHARE if device == "cpu" else CUDA_SHARE))
+    return int(total * (CPU_SHARE if device == "cpu" else CUDA_SHARE))
 
 
-def cpu_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
+def cpu_memory(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes of main memory that this process may use: the machine's, or its container's if less.
 
     Args:
         proc: the process file system.
         cgroups: where control groups (either version) are mounted.
     """
-    found = [size for size in (_machine(proc), *_groups(proc, cgroups)) if size is not None]
-    return min(found, default=None)
+    machine: int = psutil.virtual_memory().total
+    return min([machine, *_cgroup_limits(proc, cgroups)])
 
 
-def gpu_memory(ask: Callable[[], str] | None = None, visible: str | None = None) -> int | None:
-    """Bytes of the GPU that engines run on: the first that is visible.
+def gpu_memory(visible: str | None = None) -> int | None:
+    """Bytes of the GPU that engines run on: the first one that is visible.
 
     Args:
-        ask: gives index, UUID and MiB of each GPU, a line each; default: ``nvidia-smi``.
-        visible: as ``CUDA_VISIBLE_DEVICES``, which is the default, has it.
+        visible: overrides ``CUDA_VISIBLE_DEVICES``: indices or UUIDs.
+
+    Returns:
+        ``None`` if there is no such GPU, or its driver does not say.
     """
     if visible is None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    first = visible.partition(",")[0].strip()
     try:
-        lines = (ask or _ask_nvidia)().splitlines()
-    except (OSError, subprocess.SubprocessError):
+        pynvml.nvmlInit()
+        try:
+            gpu = _gpu(visible.partition(",")[0].strip())
+            return int(pynvml.nvmlDeviceGetMemoryInfo(gpu).total)
+        finally:
+            pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
         return None
-    for line in lines:
-        index, uuid, size = [*(part.strip() for part in line.split(",")), "", "", ""][:3]
-        if (not first or first == index or uuid.startswith(first)) and size.isdigit():
-            return int(size) * _MIB
-    return None
 
 
-def _machine(proc: Path) -> int | None:
-    try:
-        for line in (proc / "meminfo").read_text().splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
+def _gpu(name: str) -> object:
+    """Handle of the GPU with this index, or whose UUID begins so; empty is the first one."""
+    if not name or name.isdecimal():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(name or 0))
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        gpu: object = pynvml.nvmlDeviceGetHandleByIndex(index)
+        if pynvml.nvmlDeviceGetUUID(gpu).startswith(name):
+            return gpu
+    # Perhaps the UUID of a part of a GPU (MIG).
+    return pynvml.nvmlDeviceGetHandleByUUID(name)
 
 
-def _groups(proc: Path, cgroups: Path) -> Iterable[int]:
-    """The limits of this process's control group and of all around it."""
+def _cgroup_limits(proc: Path, cgroups: Path) -> Iterable[int]:
+    """Memory limits of this process's control group and of its parents."""
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
     except OSError:
@@ -172,27 +173,9 @@ def _groups(proc: Path, cgroups: Path) -> Iterable[int]:
             root, name = cgroups / "memory", "memory.limit_in_bytes"
         else:
             continue
-        # Inside a container the path can be the host's, of which only the root is to be seen.
+        # In a container the path can be the host's, of which only the root is mounted.
         group = root / path.lstrip("/")
         for folder in (group, *group.parents):
-            if folder.is_relative_to(root) and (size := _number(folder / name)) is not None:
-                yield size
-
-
-def _number(file: Path) -> int | None:
-    try:
-        text = file.read_text().strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
-
-
-def _ask_nvidia() -> str:
-    return subprocess.run(  # noqa: S603 - a fixed command of the driver's
-        _NVIDIA_SMI,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        timeout=_NVIDIA_SMI_SECONDS,
-        check=True,
-        text=True,
-    ).stdout
+            if folder.is_relative_to(root):
+                with suppress(OSError, ValueError):  # "max" is no limit
+                    yield int((folder / name).read_text())

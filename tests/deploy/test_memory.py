@@ -10,7 +10,7 @@ import yaml
 from model_store.store import open_store
 from service.engine.loading import EngineSettings, kv_cache_bytes
 from service.versions.memory_budget import CPU_SHARE
-from service.versions.memory_estimate import Footprint
+from service.versions.memory_estimate import MemoryEstimate
 from tests.deploy.charts import container
 from tests.docs.blocks import ROOT
 
@@ -20,7 +20,7 @@ GIB = 2**30
 def needed(count: int, cache: Path) -> int:
     """Bytes that the engines of the ``count`` largest packaged versions take on a CPU."""
     kept = kv_cache_bytes(EngineSettings(), "cpu")
-    estimate = Footprint(cache_dir=cache, kv_cache_bytes=kept, device="cpu")
+    estimate = MemoryEstimate(cache_dir=cache, kv_cache_bytes=kept, device="cpu")
     store = open_store()
     sizes = sorted((estimate(store.get(name).manifest) for name in store.names()), reverse=True)
     assert len(sizes) >= count

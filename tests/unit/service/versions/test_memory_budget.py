@@ -1,8 +1,10 @@
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
+import pynvml
 import pytest
 from structlog.testing import capture_logs
 
@@ -20,7 +22,6 @@ from service.versions.memory_budget import (
 from tests.support.versions import make_manifest
 
 MIB = 2**20
-GPUS = "0, GPU-aa11, 81559\n1, GPU-bb22, 40960\n"
 
 
 def budget(limit_mib: int | None, **mib: int) -> MemoryBudget:
@@ -88,15 +89,16 @@ def test_what_cannot_be_known_is_no_limit_and_a_warning(monkeypatch: pytest.Monk
 
 
 class Machine:
-    """A machine of 8 GiB, as its files tell of it."""
+    """A machine of 8 GiB, with control groups in files."""
 
-    def __init__(self, root: Path, *groups: str) -> None:
+    def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.proc, self.cgroups = root / "proc", root / "cgroup"
         (self.proc / "self").mkdir(parents=True)
-        (self.proc / "meminfo").write_text(
-            f"MemTotal:       {8 * 2**20} kB\nMemFree:        1024 kB\n"
-        )
-        (self.proc / "self" / "cgroup").write_text("\n".join(groups) + "\n")
+        total = SimpleNamespace(total=8 * 2**30)
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: total)
+
+    def groups(self, *lines: str) -> None:
+        (self.proc / "self" / "cgroup").write_text("\n".join(lines) + "\n")
 
     def limit(self, file: str, value: str) -> None:
         path = self.cgroups / file
@@ -107,60 +109,115 @@ class Machine:
         return cpu_memory(self.proc, self.cgroups)
 
 
-def test_a_machine_without_control_groups_has_all_its_memory(tmp_path: Path) -> None:
-    assert Machine(tmp_path).memory() == 8 * 2**30
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(tmp_path, monkeypatch)
 
 
-def test_a_container_has_what_its_group_may_take(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, "0::/")
-    machine.limit("memory.max", str(2**30))
-    assert machine.memory() == 2**30
-
-
-def test_the_least_limit_of_the_groups_around_counts(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, "0::/pod/container")
-    machine.limit("pod/container/memory.max", "max")
-    machine.limit("pod/memory.max", str(3 * 2**30))
-    machine.limit("memory.max", str(4 * 2**30))
-    assert machine.memory() == 3 * 2**30
-
-
-def test_older_control_groups_are_read_too(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, "5:cpu,cpuacct:/x", "4:memory:/docker/abc", "0::/")
-    # The container sees its own group as the root, and the host's path in /proc.
-    machine.limit("memory/memory.limit_in_bytes", str(2**31))
-    assert machine.memory() == 2**31
-
-
-def test_a_limit_beyond_the_machine_is_none(tmp_path: Path) -> None:
-    machine = Machine(tmp_path, "4:memory:/")
-    machine.limit("memory/memory.limit_in_bytes", "9223372036854771712")
+def test_a_machine_without_control_groups_has_all_its_memory(machine: Machine) -> None:
     assert machine.memory() == 8 * 2**30
 
 
-def test_a_machine_that_tells_nothing_has_no_known_memory(tmp_path: Path) -> None:
-    assert cpu_memory(tmp_path, tmp_path) is None
+@pytest.mark.parametrize(
+    ("groups", "limits", "bytes_"),
+    [
+        (["0::/"], {"memory.max": 2**30}, 2**30),
+        (
+            ["0::/pod/container"],
+            {
+                "pod/container/memory.max": "max",
+                "pod/memory.max": 3 * 2**30,
+                "memory.max": 4 * 2**30,
+            },
+            3 * 2**30,
+        ),
+        # The container sees its own group as the root, and the host's path in /proc.
+        (
+            ["5:cpu,cpuacct:/x", "4:memory:/docker/abc", "0::/"],
+            {"memory/memory.limit_in_bytes": 2**31},
+            2**31,
+        ),
+        # The kernel's number for "no limit".
+        (["4:memory:/"], {"memory/memory.limit_in_bytes": 9223372036854771712}, 8 * 2**30),
+    ],
+    ids=["container", "least of the parents", "version 1", "no limit"],
+)
+def test_the_memory_is_that_of_the_machine_or_of_its_least_control_group(
+    machine: Machine, groups: list[str], limits: dict[str, int | str], bytes_: int
+) -> None:
+    machine.groups(*groups)
+    for file, value in limits.items():
+        machine.limit(file, str(value))
+    assert machine.memory() == bytes_
+
+
+class Driver:
+    """The functions of :mod:`pynvml` that are used, for two GPUs and a part of one."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.uuids = ["GPU-aa11", "GPU-bb22"]
+        self.sizes_mib = {"GPU-aa11": 81559, "GPU-bb22": 40960, "MIG-cc33": 20096}
+
+    def init(self) -> None:
+        self.open += 1
+
+    def shutdown(self) -> None:
+        self.open -= 1
+
+    def by_index(self, index: int) -> str:
+        if index >= len(self.uuids):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return self.uuids[index]
+
+    def by_uuid(self, uuid: str) -> str:
+        if uuid not in self.sizes_mib:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return uuid
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    driver = Driver()
+    for name, function in {
+        "nvmlInit": driver.init,
+        "nvmlShutdown": driver.shutdown,
+        "nvmlDeviceGetCount": lambda: len(driver.uuids),
+        "nvmlDeviceGetHandleByIndex": driver.by_index,
+        "nvmlDeviceGetHandleByUUID": driver.by_uuid,
+        "nvmlDeviceGetUUID": lambda uuid: uuid,
+        "nvmlDeviceGetMemoryInfo": lambda uuid: SimpleNamespace(total=driver.sizes_mib[uuid] * MIB),
+    }.items():
+        monkeypatch.setattr(pynvml, name, function)
+    return driver
 
 
 @pytest.mark.parametrize(
     ("visible", "mib"),
-    [("", 81559), ("1", 40960), ("1,0", 40960), ("GPU-bb", 40960), ("MIG-cc", None), ("7", None)],
+    [
+        ("", 81559),
+        ("1", 40960),
+        ("1,0", 40960),
+        ("GPU-aa", 81559),
+        ("GPU-bb", 40960),
+        ("MIG-cc33", 20096),
+        ("MIG-dd44", None),
+        ("7", None),
+    ],
 )
-def test_the_gpu_is_the_first_that_is_visible(visible: str, mib: int | None) -> None:
-    found = gpu_memory(lambda: GPUS, visible)
-    assert found == (None if mib is None else mib * MIB)
+def test_the_gpu_is_the_first_that_is_visible(
+    monkeypatch: pytest.MonkeyPatch, driver: Driver, visible: str, mib: int | None
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu_memory() == (None if mib is None else mib * MIB)
+    assert driver.open == 0
 
 
-@pytest.mark.parametrize("output", ["", "\n", "0, GPU-aa11, [N/A]\n", "garbage\n"])
-def test_a_gpu_that_does_not_tell_is_unknown(output: str) -> None:
-    assert gpu_memory(lambda: output, "") is None
+def test_without_an_answer_from_the_driver_the_gpu_is_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def init() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
 
-
-@pytest.mark.parametrize(
-    "fault", [FileNotFoundError("nvidia-smi"), subprocess.TimeoutExpired("nvidia-smi", 15)]
-)
-def test_without_an_answer_from_the_driver_the_gpu_is_unknown(fault: Exception) -> None:
-    def ask() -> str:
-        raise fault
-
-    assert gpu_memory(ask, "") is None
+    monkeypatch.setattr(pynvml, "nvmlInit", init)
+    assert gpu_memory() is None
