@@ -20,7 +20,7 @@ from service.control.metrics import ControlMetrics
 from service.control.redis_store import RedisDocumentStore
 from service.control.store import DocumentStore, LocalDocumentStore
 from service.overrides.editor import OverrideEditor
-from service.overrides.file import OverridesFile
+from service.overrides.file import overrides_file
 from service.overrides.live import Overrides, overrides_document
 from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import Table
@@ -117,7 +117,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
 
     Raises:
         UnknownVersion: the default version is not among the known ones.
-        OverridesFileInvalid: the overrides file is not there, or malformed.
+        FileInvalid: the overrides file is missing or malformed.
         ValueError: the Redis URL is none, or exposures go to a Redis that is not configured.
     """
     metrics = Metrics(release=release())
@@ -281,7 +281,7 @@ def _overrides(
     metrics = OverrideMetrics(registry)
     file = None
     if settings.overrides_file is not None:
-        file = OverridesFile(settings.overrides_file, metrics=metrics)
+        file = overrides_file(settings.overrides_file, metrics)
         file.load()
     return Overrides(document, file=file, metrics=metrics)
 

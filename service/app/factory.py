@@ -25,8 +25,9 @@ from service.app.components import Components, RuntimeDependencies, build_compon
 from service.app.lifespan import running
 from service.config.settings import Settings
 from service.pipeline.relevance import Tagger
-from service.security.auth import Auth, AuthMetrics
-from service.security.keyring import KeyMetrics, KeyRing
+from service.security.auth import Auth
+from service.security.keyring import KeyRing
+from service.security.metrics import AuthMetrics, KeyMetrics
 from service.telemetry.logging import query_fields
 from service.telemetry.tracing import Tracing, TracingMiddleware, traced
 
@@ -50,8 +51,7 @@ def create_app(
 
     Raises:
         UnknownVersion: the default version is not among the known ones.
-        OverridesFileInvalid: the overrides file is not there, or malformed.
-        KeysFileInvalid: the file of API keys is not there, or malformed.
+        FileInvalid: the overrides file or the API keys file is missing or malformed.
         ValueError: the Redis URL is none, exposures go to a Redis that is not configured, or
             traces are wanted and OpenTelemetry is not installed.
     """

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from service.config.watched_file import FollowedFile
 from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import DocumentStore
 from service.filtering.words import words
 from service.overrides.entries import Entry, Pin, Source, fold
-from service.overrides.file import OverridesFile
 from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import Table, TableCodec
 
@@ -62,14 +62,14 @@ class Overrides:
         self,
         document: Document[Table],
         *,
-        file: OverridesFile | None = None,
+        file: FollowedFile[Table] | None = None,
         metrics: OverrideMetrics,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._file = file
         self._metrics = metrics
         self._clock = clock
-        self._tables = [document.value, file.table if file is not None else Table(source="file")]
+        self._tables = [document.value, file.value if file is not None else Table(source="file")]
         self._hits: Counter[tuple[Source, str]] = Counter()
         document.on_change(self._take)
         for table in self._tables:

@@ -29,7 +29,7 @@ from pydantic import (
     ValidationError,
 )
 
-from service.config.watched_file import load_yaml
+from service.config.watched_file import FileUnusable, load_yaml
 
 Scope = Literal["rewrite", "admin", "metrics"]
 """What a key opens: rewriting and tagging; changes and what operators read; ``/metrics``."""
@@ -46,7 +46,7 @@ _KEY_BYTES = 32
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,31}$"
 
 
-class KeysInvalid(ValueError):
+class KeysInvalid(FileUnusable):
     """A list of keys cannot be taken; the message says where it is wrong and holds no key."""
 
 

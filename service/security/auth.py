@@ -9,27 +9,21 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter
 from starlette.requests import Request
 from starlette.types import Scope
 
 from service.config.settings import Settings
 from service.errors import Forbidden, TooManyRequests, Unauthorized
 from service.resilience.rate_limit import RateLimiter
-from service.security.api_keys import ADMIN, SCOPES, Key
+from service.security.api_keys import ADMIN, Key
 from service.security.keyring import KeyRing
+from service.security.metrics import AuthMetrics, Need, Reason
 from service.telemetry.request_context import context_of
 
 _log = structlog.get_logger(component="auth")
-
-Need = Literal["rewrite", "admin", "metrics", "any"]
-"""What a route asks of a key: a scope, or only that it is valid."""
-Reason = Literal["missing", "unknown", "revoked", "expired", "scope", "remote", "origin"]
-Limit = Literal["key", "address", "failures"]
 
 FAILURES_PER_S = 10.0
 """Keys that are not valid, from one address."""
@@ -41,51 +35,6 @@ _CALLER = "requery.caller"
 _AUTHOR_HEADER = "x-requery-author"
 _AUTHOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._@+-]{0,63}")
 _FORWARDED = {b"forwarded", b"x-forwarded-for", b"x-real-ip"}
-
-
-class AuthMetrics:
-    """Calls that were refused, by what they needed and why, or for their number.
-
-    Args:
-        registry: where they are registered.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._refusals = Counter(
-            "requery_auth_refusals",
-            "Calls refused, by the scope that they needed and by reason: missing, unknown, "
-            "revoked or expired (of the key), scope (the key has another), and without keys "
-            "remote (another machine) or origin (a web page)",
-            ["scope", "reason"],
-            registry=registry,
-        )
-        of_keys: tuple[Reason, ...] = ("missing", "unknown", "revoked", "expired")
-        possible: dict[str, tuple[Reason, ...]] = dict.fromkeys(SCOPES, (*of_keys, "scope"))
-        possible["any"] = of_keys
-        possible[ADMIN] += ("remote", "origin")
-        self._of = {
-            (need, reason): self._refusals.labels(need, reason)
-            for need, reasons in possible.items()
-            for reason in reasons
-        }
-
-        limited = Counter(
-            "requery_rate_limited",
-            "Calls refused since there were too many: of their key, without a valid key of their "
-            "address, or of invalid keys from their address (failures)",
-            ["by"],
-            registry=registry,
-        )
-        limits: tuple[Limit, ...] = get_args(Limit)
-        self._limited = {by: limited.labels(by) for by in limits}
-
-    def refused(self, need: Need, reason: Reason) -> None:
-        """Count one call that may not do what it asked for."""
-        self._of[need, reason].inc()
-
-    def limited(self, by: Limit) -> None:
-        """Count one call of too many."""
-        self._limited[by].inc()
 
 
 @dataclass(slots=True)
@@ -116,7 +65,7 @@ class Auth:
         keys: the keys in force.
         metrics: where refusals are counted.
         failures: tokens for keys that are not valid, by address.
-        on_use: told of each key that let a request in.
+        on_use: called with the name of each key that lets a request in.
         clock: seconds since 1970.
     """
 
@@ -126,7 +75,7 @@ class Auth:
         metrics: AuthMetrics,
         *,
         failures: RateLimiter | None = None,
-        on_use: Callable[[Key], None] = lambda _key: None,
+        on_use: Callable[[str], None] = lambda _name: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.keys = keys
@@ -224,7 +173,7 @@ class Guard:
         if self._need != "any" and self._need not in key.scopes:
             self._count(request, "scope")
             raise Forbidden(f"this key does not open this: that needs the scope {self._need!r}")
-        self._auth.on_use(key)
+        self._auth.on_use(key.name)
         author = _author(request) if self._need == ADMIN else None
         return f"{key.name}/{author}"[:MAX_AUTHOR_CHARS] if author else key.name
 

@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from service.config.watched_file import FileInvalid
 from service.security.api_keys import SCOPES, KeysInvalid, entry, new_key
 from service.security.keyring import check_keys_file
 
@@ -55,7 +56,7 @@ def check(
     """Say which keys a file holds; the exit code is 1 if the service could not take it."""
     try:
         keys = check_keys_file(file)
-    except KeysInvalid as error:
+    except FileInvalid as error:
         _fail(str(error))
     now = time.time()
     for key in keys:

@@ -32,7 +32,6 @@ from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.loading import detect_device
 from service.errors import LoadFailed, RequeryError
-from service.overrides.file import OverridesFileInvalid
 from service.security.auth import require_keys
 from service.server.connection import Connection, HttpState, Limits
 from service.server.graceful import Server
@@ -172,7 +171,7 @@ class _Serving:
             ) from error
         try:
             return create_app(self._settings, supplies, on_load_failure=self._not_loaded)
-        except (OverridesFileInvalid, ValueError) as error:
+        except ValueError as error:
             raise _CannotServe(str(error), _WRONG_OPTIONS) from error
 
     def _not_loaded(self, error: Exception) -> None:

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
+from service.config.watched_file import FileInvalid, FollowedFile
 from service.errors import InvalidRequest
 from service.overrides.entries import read_entries, read_entry
-from service.overrides.file import OverridesFile, OverridesFileInvalid
+from service.overrides.file import overrides_file
 from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import Table, TableCodec
 from service.security.api_keys import KeysInvalid, read_keys
@@ -106,8 +107,8 @@ def test_any_stored_document_is_a_table_or_refused(body: Any) -> None:
             return
 
 
-def _file(path: Path) -> OverridesFile:
-    return OverridesFile(path, metrics=OverrideMetrics(CollectorRegistry()))
+def _file(path: Path) -> FollowedFile[Table]:
+    return overrides_file(path, OverrideMetrics(CollectorRegistry()))
 
 
 def _read(path: Path) -> None:
@@ -115,13 +116,13 @@ def _read(path: Path) -> None:
     refusal = ""
     try:
         file.load()
-    except OverridesFileInvalid as error:
+    except FileInvalid as error:
         refusal = str(error)
     if refusal:
         assert str(path) in refusal
         assert ("rename it" in refusal) == (path.suffix in (".txt", ""))
         file.poll()
-        assert len(file.table) == 0
+        assert len(file.value) == 0
 
 
 @fuzzed

@@ -8,8 +8,9 @@ from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from starlette.requests import Request
 
-from service.security.auth import Auth, AuthMetrics, Guard
-from service.security.keyring import KeyMetrics, KeyRing
+from service.security.auth import Auth, Guard
+from service.security.keyring import KeyRing
+from service.security.metrics import AuthMetrics, KeyMetrics
 from service.telemetry.request_context import RequestContext, attach
 
 

@@ -12,7 +12,7 @@ from service.control.metrics import ControlMetrics
 from service.control.store import DocumentStore, LocalDocumentStore
 from service.overrides.editor import OverrideEditor
 from service.overrides.entries import Entry, read_entry
-from service.overrides.file import OverridesFile
+from service.overrides.file import overrides_file
 from service.overrides.live import Overrides, overrides_document
 from service.overrides.metrics import OverrideMetrics
 
@@ -52,7 +52,7 @@ class World:
         metrics = OverrideMetrics(self.registry)
         self.file = None
         if file is not None:
-            self.file = OverridesFile(file, metrics=metrics)
+            self.file = overrides_file(file, metrics)
             self.file.load()
         self.live = Overrides(
             self.document, file=self.file, metrics=metrics, clock=lambda: self.time

@@ -1,4 +1,4 @@
-"""Telling new content from old."""
+"""Telling new content from old, and keeping the last good value of a file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
-from service.config.watched_file import FileUnusable, WatchedFile
+from service.config.watched_file import FileInvalid, FileUnusable, FollowedFile, WatchedFile
 
 
 @pytest.fixture
@@ -72,3 +73,61 @@ def test_a_link_that_is_moved_to_another_file_is_followed(path: Path, tmp_path: 
     other.symlink_to(tmp_path / "second")
     other.rename(link)
     assert file.changed() == b"two"
+
+
+class Followed:
+    """A file of words, and what its readings were counted as."""
+
+    def __init__(self, path: Path) -> None:
+        self.counted: list[str] = []
+        self.file: FollowedFile[tuple[str, ...]] = FollowedFile(
+            path, self.parse, initial=(), kind="words", unit="words", setting="REQUERY_WORDS",
+            count=self.counted.append, max_bytes=20,
+        )  # fmt: skip
+
+    @staticmethod
+    def parse(content: bytes, suffix: str) -> tuple[str, ...]:
+        words = tuple(content.decode().split())
+        if "bad" in words:
+            raise FileUnusable(f"holds a bad word and ends in {suffix!r}")
+        if "secret" in words:
+            raise RuntimeError("the secret")
+        return words
+
+
+def test_a_file_that_cannot_be_taken_is_named_at_the_start(path: Path) -> None:
+    path.write_text("bad")
+    with pytest.raises(FileInvalid) as caught:
+        Followed(path).file.load()
+    assert str(caught.value) == (
+        f"words file {path}: holds a bad word and ends in ''; mend it, or start without "
+        "REQUERY_WORDS"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"bad", "holds a bad word"), (b"secret", "RuntimeError"), (b"x" * 21, "at most 20"), (None,
+      "cannot be read")],
+)  # fmt: skip
+def test_a_refusal_is_logged_and_counted_once_and_the_last_good_value_stays(
+    path: Path, content: bytes | None, problem: str
+) -> None:
+    followed = Followed(path)
+    assert followed.file.load() == ("one",)
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    with capture_logs() as logs:
+        assert [followed.file.poll() for _ in range(3)] == [False] * 3
+        (line,) = logs
+        assert (line["event"], line["log_level"]) == ("words_file_refused", "error")
+        assert problem in line["reason"]
+        assert "secret" not in line["reason"]
+        assert followed.file.value == ("one",)
+        path.write_text("one")  # the same as before is good again
+        assert followed.file.poll()
+    assert followed.file.problem is None
+    assert [line["event"] for line in logs[1:]] == ["words_file_mended", "words_file_read"]
+    assert followed.counted == ["ok", "refused", "ok"]

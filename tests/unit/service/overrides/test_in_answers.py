@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from service.api.schemas import RewriteResponse
-from service.overrides.file import OverridesFileInvalid
+from service.config.watched_file import FileInvalid
 from tests.support.engine import ScriptedEngine
 from tests.support.overrides import block, pin, term
 from tests.support.service import Serve, Service
@@ -88,7 +88,7 @@ async def test_a_file_is_in_force_from_the_start_and_a_bad_one_ends_it(
     listed = (await service.client.get("/overrides")).json()["overrides"]
     assert [(one["source"], one["hits"]) for one in listed] == [("file", 1)]
     path.write_text("overrides: [gun]")
-    with pytest.raises(OverridesFileInvalid, match="entry 1"):
+    with pytest.raises(FileInvalid, match="entry 1"):
         await serve(overrides_file=path)
 
 

@@ -24,13 +24,12 @@ from service.security.api_keys import digest_of, new_key
 from service.security.auth import (
     FAILURES_BURST,
     Auth,
-    AuthMetrics,
     Guard,
-    Need,
     address_of,
     require_keys,
 )
-from service.security.keyring import KeyMetrics, KeyRing
+from service.security.keyring import KeyRing
+from service.security.metrics import AuthMetrics, KeyMetrics, Need
 from service.telemetry.request_context import context_of
 from tests.support.auth import admin_guard, auth_with, request
 from tests.support.service import Serve, Service
@@ -224,9 +223,7 @@ class TestScopes:
         used: list[str] = []
         ring = KeyRing(file=file, metrics=KeyMetrics(CollectorRegistry()))
         ring.load()
-        auth = Auth(
-            ring, AuthMetrics(CollectorRegistry()), on_use=lambda key: used.append(key.name)
-        )
+        auth = Auth(ring, AuthMetrics(CollectorRegistry()), on_use=used.append)
         auth.guard("rewrite").check(request(authorization=f"Bearer {KEYS['all']}"))
         with pytest.raises(Forbidden):
             auth.guard("rewrite").check(request(authorization=f"Bearer {KEYS['ops']}"))
