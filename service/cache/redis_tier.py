@@ -202,7 +202,7 @@ class RedisTier:
             self._occupancy.wrote(len(raw))
             self._metrics.count("redis", "put", "ok")
             self._writes.succeeded()
-            if self._refusals.back():
+            if self._refusals.recovered():
                 _log.info("redis_takes_writes", detail="new answers are shared again")
 
     async def forget(self, keys: Iterable[str]) -> int:
@@ -310,7 +310,7 @@ class RedisTier:
 
     def _lost(self, error: Exception) -> None:
         # A slow server, or a cluster that lacks a node, comes and goes with every other command.
-        if self._outage.lost():
+        if self._outage.failed():
             _log.warning(
                 "redis_unavailable",
                 detail="serving from the memory cache; check the server and REQUERY_REDIS_URL",
@@ -320,11 +320,11 @@ class RedisTier:
 
     def _back(self) -> None:
         # What answers a chore may still be too slow for look-ups: then it is not in use.
-        if self._breaker.closed and self._outage.back():
+        if self._breaker.closed and self._outage.recovered():
             _log.info("redis_back", detail="the shared cache is in use again")
 
     def _refused(self, error: Exception) -> None:
-        if self._refusals.lost():
+        if self._refusals.failed():
             _log.warning(
                 "redis_refuses_writes",
                 detail="new answers are not shared; if it is full, set its maxmemory-policy to "

@@ -374,9 +374,9 @@ class RedisDocumentStore:
         if up != self._up:
             self._up = up
             self._metrics.store_up(up)
-        if up and self._outage.back():
+        if up and self._outage.recovered():
             _log.info("control_board_back", detail="changes are followed again")
-        if not up and self._outage.lost():
+        if not up and self._outage.failed():
             # At the start the cache, which greets the same Redis first, has warned already.
             _log.log(
                 logging.WARNING if self._ever_up else logging.INFO,

@@ -29,7 +29,8 @@ from service.precompute.journal import Journal, Result
 from service.precompute.plan import Plan
 from service.precompute.run import BaseRun, Outcome
 from service.precompute.shared import redis_of
-from service.versions.from_store import outside_the_loop, version_finder
+from service.telemetry.threads import in_daemon_thread
+from service.versions.from_store import version_finder
 from service.versions.version import EngineFactory
 
 Batch = dict[str, Any]
@@ -66,7 +67,7 @@ class Team:
             PrecomputeError: it cannot be reached.
         """
         try:
-            await outside_the_loop(_connect)
+            await in_daemon_thread(_connect)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise PrecomputeError(
                 f"no Ray cluster answers ({error}); start one ('ray start --head'), or correct "
@@ -119,8 +120,8 @@ class RayRun(BaseRun):
         if not places or self._stop.is_set():
             return
         try:
-            batches = await outside_the_loop(lambda: self._spread(places))
-            while (batch := await outside_the_loop(lambda: next(batches, None))) is not None:
+            batches = await in_daemon_thread(lambda: self._spread(places))
+            while (batch := await in_daemon_thread(lambda: next(batches, None))) is not None:
                 self._note(*_read(batch))
                 if self._stop.is_set():
                     return

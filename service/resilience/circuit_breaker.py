@@ -160,7 +160,7 @@ class Breaker:
         wait_s = longest * (1 - _JITTER * self._draw())
         self._until = self._clock() + wait_s
         self._move("open")
-        if self._outage.lost():
+        if self._outage.failed():
             _log.info(
                 "breaker_opened", name=self._name, wait_s=round(wait_s, 2),
                 times=self._outage.times,
@@ -171,7 +171,7 @@ class Breaker:
         self._run = 0
         self._faults.clear()
         self._move("closed")
-        if self._outage.back():
+        if self._outage.recovered():
             _log.info("breaker_closed", name=self._name)
 
     def _move(self, state: State) -> None:

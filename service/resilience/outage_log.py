@@ -1,4 +1,4 @@
-"""When to tell of a loss: once a minute at most, and never so that the log ends on a false note."""
+"""Throttled log lines about outages: at most one a minute, and the last one is always true."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ EVERY_S = 60.0
 
 
 class OutageLogThrottle:
-    """Whether something that comes and goes is worth a line in the log.
+    """Decides whether an outage or a recovery is worth a line in the log.
 
-    A loss is told at once if none was told in the last ``every_s`` seconds. One that was not told
-    and lasts is told when that time is over; a return is told only after a loss that was.
+    An outage is logged at once if no other was logged in the last ``every_s`` seconds; otherwise
+    when that time has passed, if it lasts. A recovery is logged only after a logged outage.
 
     Args:
-        every_s: least seconds between two losses that are told.
+        every_s: least seconds between two logged outages.
         clock: monotonic seconds.
     """
 
@@ -24,29 +24,29 @@ class OutageLogThrottle:
     ) -> None:
         self._every_s = every_s
         self._clock = clock
-        self._told = False
-        self._told_at: float | None = None
+        self._logged = False
+        self._logged_at: float | None = None
         self.under_way = False
         self.times = 0
-        """Losses since the one that was told before the last: what one line stands for."""
+        """Outages since the last but one that was logged: those that the last line stands for."""
 
-    def lost(self) -> bool:
-        """Note that it is not there, at each sign of it; whether to tell so now."""
+    def failed(self) -> bool:
+        """Note a failure; whether to log the outage now."""
         if not self.under_way:
-            if self._told:
+            if self._logged:
                 self.times = 0
-            self.under_way, self._told = True, False
+            self.under_way, self._logged = True, False
             self.times += 1
         now = self._clock()
-        recently = self._told_at is not None and now - self._told_at < self._every_s
-        if self._told or recently:
+        recently = self._logged_at is not None and now - self._logged_at < self._every_s
+        if self._logged or recently:
             return False
-        self._told, self._told_at = True, now
+        self._logged, self._logged_at = True, now
         return True
 
-    def back(self) -> bool:
-        """Note that it is there; whether to tell so."""
+    def recovered(self) -> bool:
+        """Note a success; whether to log the recovery."""
         if not self.under_way:
             return False
         self.under_way = False
-        return self._told
+        return self._logged

@@ -288,9 +288,9 @@ class Exposures:
         return taken
 
     def _tell(self, *, well: bool, why: str = "") -> None:
-        if well and self._outage.back():
+        if well and self._outage.recovered():
             _log.info("exposures_back", detail="records are written again")
-        elif not well and self._outage.lost():
+        elif not well and self._outage.failed():
             _log.warning(
                 "exposures_not_written",
                 detail="records wait, and are dropped when there are too many",

@@ -37,12 +37,12 @@ from service.server.connection import Connection, HttpState, Limits
 from service.server.graceful import Server
 from service.server.startup import Front
 from service.telemetry.logging import configure_logging
+from service.telemetry.threads import in_daemon_thread
 from service.versions.from_store import (
     arriving,
     engine_factory,
     known_versions,
     memory_budget,
-    outside_the_loop,
     version_finder,
 )
 
@@ -107,7 +107,7 @@ async def from_store(settings: Settings) -> RuntimeDependencies:
         # What is in the package is there from the start.
         wait_s=settings.store_wait_s if settings.sources() else 0.0,
     )
-    memory = await outside_the_loop(lambda: memory_budget(settings, versions))
+    memory = await in_daemon_thread(lambda: memory_budget(settings, versions))
     return RuntimeDependencies(
         versions=versions,
         engines=engine_factory(store, settings),

@@ -21,7 +21,7 @@ import structlog
 import uvicorn
 
 from service.server.connection import Connection, HttpState, has_input
-from service.telemetry.logging import flush, together
+from service.telemetry.logging import batched_writes, flush
 
 _log = structlog.get_logger(component="server")
 
@@ -72,7 +72,7 @@ class Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def _serve(self, sockets: list[socket.socket] | None = None) -> None:
-        with together():
+        with batched_writes():
             await super()._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -24,7 +24,7 @@ class LineBuffer:
         self._lock = threading.RLock()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def batched_writes(self) -> Iterator[None]:
         """Keep texts while this is open; to be entered in the event loop."""
         before = self._loop, self._thread
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()

@@ -110,13 +110,13 @@ def configure_logging(level: str) -> None:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
-def together() -> AbstractContextManager[None]:
+def batched_writes() -> AbstractContextManager[None]:
     """While this is open, lines about what went well are written once in each turn of the loop.
 
     To be entered in the event loop. They keep their places among the other lines, and all are
     written when it ends.
     """
-    return _turn.together()
+    return _turn.batched_writes()
 
 
 def flush() -> None:

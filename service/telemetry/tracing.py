@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.telemetry.request_context import RequestContext, find_context
+from service.telemetry.threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -160,19 +160,10 @@ class Tracing:
             span.end(at)
 
     async def close(self) -> None:
-        """Send what there is, for as long as that takes and no longer than two seconds."""
-        loop, sent = asyncio.get_running_loop(), asyncio.Event()
-
-        def send() -> None:
-            self._provider.shutdown()
-            with suppress(RuntimeError):  # the loop has not waited
-                loop.call_soon_threadsafe(sent.set)
-
-        # Not one of the loop's own threads: it would wait for them however long they take.
-        threading.Thread(target=send, name="last-spans", daemon=True).start()
+        """Send the remaining spans, within two seconds."""
         try:
             async with asyncio.timeout(_CLOSE_S):
-                await sent.wait()
+                await in_daemon_thread(self._provider.shutdown, name="last-spans")
         except TimeoutError:
             _log.warning("spans_not_sent", seconds=_CLOSE_S)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TypeVar
@@ -22,6 +21,7 @@ from service.engine.corrected import with_spelling
 from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes, load_engine
 from service.engine.protocol import Engine
 from service.errors import LoadFailed, UnknownVersion
+from service.telemetry.threads import in_daemon_thread
 from service.versions.memory_budget import MemoryBudget, memory_limit
 from service.versions.memory_estimate import MemoryEstimate
 from service.versions.version import EngineFactory, ModelVersion, OnTokens, public_reason
@@ -29,6 +29,7 @@ from service.versions.version import EngineFactory, ModelVersion, OnTokens, publ
 _log = structlog.get_logger(component="catalogue")
 
 _Result = TypeVar("_Result")
+
 
 _FIND_SECONDS = 60
 """Patience with a remote store."""
@@ -85,7 +86,7 @@ async def arriving(
     while True:
         try:
             async with asyncio.timeout(_FIND_SECONDS):
-                return await outside_the_loop(read)
+                return await in_daemon_thread(read)
         except TimeoutError:
             raise LoadFailed(
                 f"the model store gave no answer within {_FIND_SECONDS} s; is it reachable?"
@@ -120,7 +121,7 @@ def engine_factory(store: Store, settings: Settings) -> EngineFactory:
             engine = load_engine(manifest, folder, engine_settings, on_tokens=on_tokens)
             return with_spelling(engine, stored, settings.cache_dir or default_cache_dir())
 
-        return await outside_the_loop(prepare)
+        return await in_daemon_thread(prepare)
 
     return make
 
@@ -145,7 +146,7 @@ def version_finder(
 
         try:
             async with asyncio.timeout(_FIND_SECONDS):
-                return await outside_the_loop(read)
+                return await in_daemon_thread(read)
         except TimeoutError:
             raise LoadFailed(
                 f"the model store did not give version {name[:64]!a} within {_FIND_SECONDS} s; "
@@ -201,29 +202,3 @@ def _version(stored: StoredVersion, settings: Settings) -> ModelVersion:
         raise DigestMismatch(f"version {manifest.name!r}: {wrong[0]}")
     brands = (folder / name).read_text(encoding="utf-8").splitlines()
     return ModelVersion(manifest, brands=[brand for brand in brands if brand.strip()])
-
-
-async def outside_the_loop(work: Callable[[], _Result]) -> _Result:
-    """The result of ``work``, done in a thread that does not hold up the end of the process."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Result] = loop.create_future()
-
-    def settle(result: _Result | None, error: BaseException | None) -> None:
-        if future.cancelled():
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type] # there is one when no error is
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as caught:  # noqa: BLE001 - raised again where it is awaited
-            error = caught
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=run, name="prepare-version", daemon=True).start()
-    return await future

@@ -1,4 +1,4 @@
-"""What is told of something that comes and goes, by a clock that the test moves."""
+"""What is logged about outages, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ class World:
         self.outage = OutageLogThrottle(every_s=60, clock=lambda: self.now)
 
 
-def test_a_loss_is_told_once_and_so_is_the_return() -> None:
+def test_an_outage_and_its_recovery_are_logged_once() -> None:
     outage = World().outage
-    assert not outage.back()
-    assert [outage.lost() for _ in range(3)] == [True, False, False]
+    assert not outage.recovered()
+    assert [outage.failed() for _ in range(3)] == [True, False, False]
     assert outage.under_way
-    assert [outage.back() for _ in range(3)] == [True, False, False]
+    assert [outage.recovered() for _ in range(3)] == [True, False, False]
     assert not outage.under_way
 
 
-def test_losses_within_a_minute_are_one_line() -> None:
+def test_outages_within_a_minute_are_one_line() -> None:
     world = World()
-    told = []
+    logged = []
     for _ in range(30):
-        told.append(world.outage.lost())
-        told.append(world.outage.back())
+        logged.append(world.outage.failed())
+        logged.append(world.outage.recovered())
         world.now += 1
-    assert told == [True, True] + [False, False] * 29
+    assert logged == [True, True] + [False, False] * 29
     world.now = 1060.0
-    assert world.outage.lost()
+    assert world.outage.failed()
     assert world.outage.times == 30
 
 
-def test_a_loss_that_was_not_told_and_lasts_is_told_when_the_minute_is_over() -> None:
+def test_an_unlogged_outage_that_lasts_is_logged_after_the_minute() -> None:
     world = World()
-    world.outage.lost()
-    world.outage.back()
+    world.outage.failed()
+    world.outage.recovered()
     world.now += 10
     # The last line says that all is well, which is no longer true.
-    assert not world.outage.lost()
+    assert not world.outage.failed()
     world.now += 49.9
-    assert not world.outage.lost()
+    assert not world.outage.failed()
     world.now += 0.2
-    assert world.outage.lost()
-    assert world.outage.back()
+    assert world.outage.failed()
+    assert world.outage.recovered()
 
 
-def test_no_return_is_told_of_a_loss_that_was_not() -> None:
+def test_no_recovery_is_logged_after_an_unlogged_outage() -> None:
     world = World()
-    world.outage.lost()
-    world.outage.back()
-    world.outage.lost()
-    assert not world.outage.back()
+    world.outage.failed()
+    world.outage.recovered()
+    world.outage.failed()
+    assert not world.outage.recovered()
     world.now += 3600
-    assert not world.outage.back()
-    assert world.outage.lost()
+    assert not world.outage.recovered()
+    assert world.outage.failed()
     assert world.outage.times == 2

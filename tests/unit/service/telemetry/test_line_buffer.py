@@ -32,7 +32,7 @@ def test_without_a_loop_nothing_is_kept(seen: Seen) -> None:
 
 
 async def test_texts_of_one_turn_are_handed_over_together(seen: Seen) -> None:
-    with seen.turn.together():
+    with seen.turn.batched_writes():
         assert seen.turn.keep("a")
         assert seen.turn.keep("b")
         assert seen.pieces == []
@@ -44,7 +44,7 @@ async def test_texts_of_one_turn_are_handed_over_together(seen: Seen) -> None:
 
 
 async def test_the_end_loses_nothing(seen: Seen) -> None:
-    with seen.turn.together():
+    with seen.turn.batched_writes():
         seen.turn.keep("a")
     assert seen.pieces == [["a"]]
     assert not seen.turn.keep("b")
@@ -54,7 +54,7 @@ async def test_the_end_loses_nothing(seen: Seen) -> None:
 
 async def test_a_fault_loses_nothing(seen: Seen) -> None:
     def work() -> None:
-        with seen.turn.together():
+        with seen.turn.batched_writes():
             seen.turn.keep("a")
             raise RuntimeError
 
@@ -70,7 +70,7 @@ async def test_other_threads_write_for_themselves_and_may_flush(seen: Seen) -> N
         kept.append(seen.turn.keep("theirs"))
         seen.turn.flush()
 
-    with seen.turn.together():
+    with seen.turn.batched_writes():
         seen.turn.keep("ours")
         thread = threading.Thread(target=other)
         thread.start()

@@ -13,7 +13,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.telemetry.logging import configure_logging, query_fields, render, together
+from service.telemetry.logging import batched_writes, configure_logging, query_fields, render
 from tests.support.service import Serve
 from tests.support.waiting import turns
 
@@ -69,7 +69,7 @@ async def test_lines_that_wait_for_the_end_of_a_turn_keep_their_places(
     def written() -> list[str]:
         return [json.loads(line)["event"] for line in capsys.readouterr().out.splitlines()]
 
-    with together():
+    with batched_writes():
         log.info("one")
         log.info("two")
         assert written() == []

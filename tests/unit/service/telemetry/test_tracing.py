@@ -276,7 +276,7 @@ def test_without_a_collector_nothing_that_traces_is_imported() -> None:
 
 def test_a_missing_library_is_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    with pytest.raises(ValueError, match=r"requery\[otel\]"):
+    with pytest.raises(ValueError, match=r"requery-search\[otel\]"):
         Tracing.to_collector("http://a:4318", sample=1.0, release="1")
 
 
