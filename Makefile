@@ -18,7 +18,8 @@ help: ## Show this list
 serve: ## Install what is needed and serve on http://localhost:8000 (ARGS="--port 9000")
 	@venv=$$(scripts/setup.sh serve | tail -n 1); exec "$$venv/bin/requery" serve $(ARGS)
 
-test: lint typecheck unit integration ## Lint, check types, run unit and integration tests
+test: lint typecheck ## Lint, check types, run all tests (unit and integration in one go)
+	.venv/bin/pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 
 lint: .venv/.requery-dev ## Check style, formatting and which room may import which
 	.venv/bin/ruff check .

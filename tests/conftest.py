@@ -9,27 +9,38 @@ from typing import Any
 import pytest
 import structlog
 
-ENGINE_FILES = frozenset(
-    {
-        "test_engine.py", "test_engine_death.py", "test_engine_faults.py",
-        "test_engine_supervised.py", "test_materialise.py", "test_service.py", "test_training.py",
-        "test_versions_live.py",
-    }
+LONGEST_FIRST = (
+    "tests/integration/test_training.py", "tests/ray", "tests/integration/test_engine",
+    "tests/integration/test_engine_supervised.py", "tests/chaos/test_engine_faults.py",
+    "tests/integration/test_versions_live.py", "tests/integration/test_service.py",
+    "tests/integration/test_materialise.py", "tests/integration/test_read_only.py",
+    "tests/browser", "tests/chaos/test_redis_faults.py",
 )  # fmt: skip
-"""Integration tests with real engines: like those with a Ray cluster they come one at a time, since
-each takes every core and gigabytes."""
+"""The groups that take minutes: a worker that begins one last would be waited for by all others."""
+
+_SHARED = {
+    "tests/integration/test_engine.py": "tests/integration/test_engine",
+    "tests/integration/test_engine_death.py": "tests/integration/test_engine",
+}
+"""Files that share an engine. Those of ``tests/ray`` share a cluster, of ``tests/browser`` a browser."""
 
 
 def group_of(nodeid: str) -> str:
-    """Tests of one group run one after the other: those of a file share what they start."""
+    """The group of a test: tests of one run one after the other and share what they start."""
     path = PurePosixPath(nodeid.partition("::")[0])
-    if path.name in ENGINE_FILES or path.parent.name == "ray":
-        return "heavy"
-    return "browser" if path.parent.name == "browser" else str(path)
+    if str(path.parent) in ("tests/ray", "tests/browser"):
+        return str(path.parent)
+    return _SHARED.get(str(path), str(path))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order tests as :data:`LONGEST_FIRST` says, those of a group in a row."""
+    rank = {group: number for number, group in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(group_of(item.nodeid), len(rank)))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """How ``pytest -n 2 --dist loadscope`` divides integration tests: by :func:`group_of`."""
+    """How ``pytest -n 2 --dist loadscope`` divides tests: by :func:`group_of`, longest first."""
     if config.getvalue("dist") != "loadscope":
         return None
     from xdist.scheduler import LoadScopeScheduling
@@ -38,6 +49,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid)
 
+    # In the order of collection, not by the number of tests.
+    config.option.loadscopereorder = False
     return ByGroup(config, log)
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +21,7 @@ from model_store.materialise import materialise
 from model_store.store import open_store
 from tests.chaos.scrape import scrape
 from tests.support.redis_server import free_port
+from tests.support.waiting import until
 
 pytestmark = [
     pytest.mark.integration,
@@ -133,21 +134,18 @@ class Load:
         await until(lambda: self.outcomes[outcome] >= goal)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until ``holds()``; the test's own timeout bounds it."""
-    while not holds():  # noqa: ASYNC110 - what is waited for has no event
-        await asyncio.sleep(0.1)
-
-
 async def until_ready(http: httpx.AsyncClient, *, ready: bool = True) -> None:
     """Wait until the service says that it is ready, or that it is not."""
-    while True:
-        with suppress(httpx.TransportError):
+
+    async def says_so() -> bool:
+        try:
             code = (await http.get("/readyz")).status_code
-            assert code in (200, 503)
-            if (code == 200) == ready:
-                return
-        await asyncio.sleep(0.1)
+        except httpx.TransportError:
+            return False
+        assert code in (200, 503)
+        return (code == 200) == ready
+
+    await until(says_so, poll_s=0.1)
 
 
 @asynccontextmanager
@@ -197,12 +195,11 @@ async def test_a_core_that_is_lost_under_load_hangs_nobody_and_is_replaced(
         restarts = await scrape(http, "requery_engine_restarts_total", "version", "reason")
         assert restarts[VERSION, REASONS[number]] >= 1
         # What was lost with the engine holds no place.
-        while await under_way(http):  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.1)
+        await until(lambda: is_idle(http), poll_s=0.1)
 
 
-async def under_way(http: httpx.AsyncClient) -> float:
-    """Generations under way, and candidates that have a place."""
+async def is_idle(http: httpx.AsyncClient) -> bool:
+    """Whether no generation is under way, and no candidate has a place."""
     flights = await scrape(http, "requery_generations_in_flight")
     places = await scrape(http, "requery_admission_in_use")
-    return sum(flights.values()) + sum(places.values())
+    return not sum(flights.values()) + sum(places.values())

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -25,6 +24,7 @@ from tests.chaos.traffic import numbered
 from tests.support.model_versions import write_full_version, write_real_version
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.scripted_process import PATIENCE_S
+from tests.support.waiting import is_up, wait_until
 
 ROOT = Path(__file__).parents[2]
 QUERIES = 240
@@ -173,15 +173,7 @@ class Service:
         self._asked = 0
 
     def until_ready(self) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while time.monotonic() < end and self.process.poll() is None:
-            try:
-                if self.http.get("/readyz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.05)
-        raise AssertionError("it does not become ready")
+        wait_until(lambda: is_up(self.http), alive=lambda: self.process.poll() is None)
 
     def ask(self) -> None:
         """Two of each: a miss and a hit, both with an exposure."""
@@ -213,12 +205,6 @@ def serving(log: IO[bytes] | int, errors: Path) -> Iterator[Service]:
         service.close()
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    """Wait until ``holds()``; the test's own timeout bounds it."""
-    while not holds():
-        time.sleep(0.05)
-
-
 @pytest.mark.integration
 def test_a_service_whose_log_finds_no_room_serves_and_logs_again_once_there_is(
     tmp_path: Path, mount: Path
@@ -227,7 +213,7 @@ def test_a_service_whose_log_finds_no_room_serves_and_logs_again_once_there_is(
         path = disk.path / "log"
         with path.open("ab") as log, serving(log, tmp_path / "errors") as service:
             service.ask()
-            wait_for(lambda: b'"exposure"' in path.read_bytes())
+            wait_until(lambda: b'"exposure"' in path.read_bytes())
             disk.fill()
             for _ in range(30):
                 service.ask()
@@ -240,7 +226,7 @@ def test_a_service_whose_log_finds_no_room_serves_and_logs_again_once_there_is(
                 news = path.read_bytes()[written:]
                 return b'"exposure"' in news and b'"request"' in news
 
-            wait_for(logs_again)
+            wait_until(logs_again)
             service.process.send_signal(signal.SIGTERM)
             assert service.process.wait(PATIENCE_S) == 0
         # At most the one line that was being written when the disk was full is torn.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -53,9 +52,6 @@ def test_a_process_that_is_told_twice_loses_no_line_either() -> None:
             assert {answer.status for answer in answers} == {422}
             service.tell(signal.SIGTERM)
             service.until("stopping")
-            # Signals that follow each other at once count as one.
-            while service.running:
-                service.tell(signal.SIGTERM)
-                time.sleep(0.05)
+            service.insist(signal.SIGTERM)
         assert service.wait() == 128 + signal.SIGTERM
         assert len(service.named("request")) == len(answers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from tests.support.engine import ScriptedEngine
 from tests.support.raw_http import Caller, rewrite_request
 from tests.support.scripted_process import PATIENCE_S, ScriptedProcess
 from tests.support.service import Serve
-from tests.support.waiting import until
+from tests.support.waiting import until, wait_until
 
 CACHED = [numbered("known {}", i) for i in range(5)]
 BURST = 150
@@ -110,8 +109,7 @@ def test_callers_who_hang_up_free_their_places() -> None:
     ):
 
         def in_flight(n: int) -> None:
-            while total(http, "requery_generations_in_flight") != n:
-                time.sleep(0.02)
+            wait_until(lambda: total(http, "requery_generations_in_flight") == n)
 
         for again in range(1, 4):
             callers = [Caller(process.port, patience_s=PATIENCE_S) for _ in range(2)]

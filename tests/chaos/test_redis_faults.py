@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -34,6 +35,7 @@ from tests.support.redis_cache import entry, open_cache
 from tests.support.redis_server import RedisServer
 from tests.support.service import Serve, Service
 from tests.support.versions import Engines, make_manifest
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -58,6 +60,8 @@ FAULTS: dict[str, Fault] = {
     "garbled": Corrupt(every=8),
 }
 ORDINARY = frozenset({"ok"})
+eventually = partial(until, poll_s=0.02)
+
 GARBLED = frozenset({"ok", "none"})
 """A relevance with a flipped bit can be too low."""
 
@@ -77,20 +81,18 @@ class Pair:
     async def share(self) -> None:
         """Wait until what either service generates is found in Redis by the other."""
         for giver, taker in ((self.near, self.far), (self.far, self.near)):
-            await eventually(lambda g=giver, t=taker: self._shares(g, t))  # type: ignore[misc]
+            given: list[str] = []
 
-    async def _shares(self, giver: Service, taker: Service) -> bool:
-        query = numbered("new {}", next(self._numbers))
-        await giver.rewrite(query)
-        # It is written after the answer.
-        await asyncio.sleep(0.02)
-        return bool((await taker.rewrite(query))["source"] == "redis")
+            async def shares(
+                giver: Service = giver, taker: Service = taker, given: list[str] = given
+            ) -> bool:
+                # An answer is written after it is given: the one before the last is there by now.
+                there = given and (await taker.rewrite(given[-1]))["source"] == "redis"
+                given.append(numbered("new {}", next(self._numbers)))
+                await giver.rewrite(given[-1])
+                return bool(there)
 
-
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until ``holds()``; the test's own timeout bounds it."""
-    while not await holds():  # noqa: ASYNC110 - what is waited for has no event
-        await asyncio.sleep(0.05)
+            await eventually(shares)
 
 
 async def replica(serve: Serve, port: int, **options: Any) -> Service:

@@ -15,6 +15,7 @@ import yaml
 
 from tests.deploy.observability import FOLDER, RULES
 from tests.support.redis_server import free_port
+from tests.support.waiting import is_up, wait_until
 
 NAMES = ("prometheus", "promtool")
 _PATIENCE_S = 90
@@ -105,20 +106,11 @@ def running(binary: Path, config: Path) -> Iterator[Prometheus]:
     try:
         with httpx.Client(timeout=30, trust_env=False) as client:
             server = Prometheus(f"http://127.0.0.1:{port}", client)
-            _wait_ready(server, process, log.name)
+            wait_until(
+                lambda: is_up(client, f"{server.url}/-/ready"),
+                alive=lambda: process.poll() is None,
+            )
             yield server
     finally:
         process.kill()
         process.wait()
-
-
-def _wait_ready(server: Prometheus, process: subprocess.Popen[bytes], log: str) -> None:
-    end = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if server.client.get(f"{server.url}/-/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"Prometheus did not come up: {Path(log).read_text()[-2000:]}")

@@ -10,8 +10,7 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ import pytest
 from service.security.api_keys import entry, new_key
 from tests.deploy.image import KEYS, Image, request, unpacked
 from tests.docs.blocks import ROOT
+from tests.support.waiting import wait_until
 
 IMAGE = os.environ.get("REQUERY_TEST_IMAGE", "")
 PATIENCE_S = 900
@@ -57,18 +57,15 @@ def running(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         image.command, keys, log, REQUERY_API_KEYS_FILE=f"{KEYS}/keys.yaml"
     )  # fmt: skip
     try:
-        until(lambda: process.poll() is not None or request(process.pid, "/readyz")[0] == 200)
-        assert process.poll() is None, (log / "err").read_text()
+        wait_until(
+            lambda: request(process.pid, "/readyz")[0] == 200,
+            alive=lambda: process.poll() is None,
+            poll_s=0.5,
+        )
         yield Running(process, key, log)
     finally:
         process.kill()
         process.wait()
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds() and time.monotonic() < end:
-        time.sleep(0.5)
 
 
 def test_it_does_not_start_without_keys(image: Image, tmp_path: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.support.raw_http import Caller, RawResponse, get, rewrite_request
-from tests.support.scripted_process import PATIENCE_S, ScriptedProcess
+from tests.support.scripted_process import ScriptedProcess
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -28,14 +28,7 @@ def process() -> Iterator[ScriptedProcess]:
 @pytest.fixture(autouse=True)
 def nobody_else(process: ScriptedProcess) -> None:
     """No connection is left of the test before."""
-    until(lambda: connections(process) == 1)
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.02)
+    wait_until(lambda: connections(process) == 1)
 
 
 def connections(process: ScriptedProcess) -> int:
@@ -102,14 +95,14 @@ def test_too_many_connections_are_told_and_health_checks_get_through(
         assert answered(process, get(path)).status == 200
     assert all(holder.ask(QUERY).status == 200 for holder in holders)
     holders[0].close()
-    until(lambda: answered(process, QUERY).status == 200)
+    wait_until(lambda: answered(process, QUERY).status == 200)
     for holder in holders:
         holder.close()
 
 
 def test_a_flood_of_connections_is_survived(process: ScriptedProcess) -> None:
     flood = [socket.create_connection(("127.0.0.1", process.port)) for _ in range(10 * PLACES)]
-    until(lambda: answered(process, QUERY).status == 200)
+    wait_until(lambda: answered(process, QUERY).status == 200)
     for one in flood:
         one.close()
     assert process.running

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,7 @@ from tests.support.model_versions import write_full_version
 from tests.support.redis_server import RedisServer
 from tests.support.service import Serve
 from tests.support.versions import make_manifest
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -94,11 +95,7 @@ class Log:
 
 
 def wait_for_batches(log: Log, process: subprocess.Popen[str], n: int) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while log.batches() < n:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "no batch was noted"
-        time.sleep(0.01)
+    wait_until(lambda: log.batches() >= n, alive=lambda: process.poll() is None, poll_s=0.01)
 
 
 def test_a_run_that_is_killed_again_and_again_redoes_a_batch_each_time_at_most(
@@ -188,9 +185,10 @@ def test_a_redis_that_goes_away_ends_the_run_and_what_was_done_stays_noted(
 
 
 async def precomputed(
-    server: RedisServer, engine: ScriptedEngine, *queries: str, **settings: float
+    server: RedisServer, engine: ScriptedEngine, *queries: str, ahead_s: float = 0.0
 ) -> list[Result]:
-    lifetimes = Lifetimes.of(Settings(**settings))  # type: ignore[arg-type]
+    """What comes of each query in a run by a clock that is ``ahead_s`` seconds fast."""
+    lifetimes = replace(Lifetimes.of(Settings()), clock=lambda: time.time() + ahead_s)
     redis = RedisTier(
         connect(server.url, max_connections=4, timeout_s=10),
         lifetimes=lifetimes,
@@ -257,12 +255,12 @@ async def test_a_service_answers_from_what_was_precomputed(
 
 async def test_a_stale_entry_is_made_anew_and_a_fresh_one_is_not(server: RedisServer) -> None:
     engine = ScriptedEngine(SCRIPT)
-    first = await precomputed(server, engine, "steele stake", cache_soft_ttl_s=0.01)
-    await asyncio.sleep(0.02)
-    second = await precomputed(server, engine, "steele stake", cache_soft_ttl_s=0.01)
-    third = await precomputed(server, engine, "steele stake")
-    assert first == second == [Result.GENERATED]
-    assert third == [Result.CACHED]
+    stale_s = 1.1 * Settings().cache_soft_ttl_s
+    found = [
+        await precomputed(server, engine, "steele stake", ahead_s=ahead_s)
+        for ahead_s in (0.0, stale_s, stale_s)
+    ]
+    assert found == [[Result.GENERATED], [Result.GENERATED], [Result.CACHED]]
 
 
 async def test_a_redis_that_keeps_nothing_is_a_failure(server: RedisServer) -> None:

@@ -15,12 +15,13 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.support.waiting import is_up, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -115,8 +116,10 @@ def test_nothing_is_written_but_the_cache_and_temporary_files(
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=out, stderr=err)
     try:
         with httpx.Client(timeout=60) as client:
-            url = _until_ready(process, log, client)
-            assert url is not None, errors.read_text()
+            running = lambda: process.poll() is None  # noqa: E731 - a name for two uses
+            wait_until(lambda: _port(log) is not None, alive=running)
+            url = f"http://127.0.0.1:{_port(log)}"
+            wait_until(lambda: is_up(client, f"{url}/readyz"), alive=running, poll_s=0.2)
             answer = client.post(
                 f"{url}/rewrite", json={"query": "steele stake", "deadline_ms": 30_000}
             ).json()
@@ -130,20 +133,6 @@ def test_nothing_is_written_but_the_cache_and_temporary_files(
     for complaint in ("Read-only file system", "Permission denied", "Not a directory"):
         assert complaint not in errors.read_text()
     assert not (tmp_path / "written").exists()
-
-
-def _until_ready(process: subprocess.Popen[bytes], log: Path, client: httpx.Client) -> str | None:
-    """Where the service answers once it is ready; ``None`` if it ends before."""
-    until = time.monotonic() + PATIENCE_S
-    while process.poll() is None and time.monotonic() < until:
-        time.sleep(1)
-        port = _port(log)
-        try:
-            if port and client.get(f"http://127.0.0.1:{port}/readyz").status_code == 200:
-                return f"http://127.0.0.1:{port}"
-        except httpx.TransportError:
-            pass  # it is on its way out
-    return None
 
 
 def _port(log: Path) -> int | None:

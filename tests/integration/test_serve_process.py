@@ -9,8 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from model_store.materialise import materialised_dir
 from model_store.store import open_store
 from tests.support.model_versions import write_full_version, write_stub_version
 from tests.support.redis_server import free_port
+from tests.support.waiting import is_up, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -258,7 +258,7 @@ def loading(models: Path, **settings: str) -> Iterator[tuple[httpx.Client, subpr
     with target.with_name(f"{target.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with running(models, **settings) as (client, process):
-            _until(lambda: client.get("/versions").status_code == 200, process)
+            wait_until(lambda: is_up(client, "/versions"), alive=lambda: process.poll() is None)
             yield client, process
 
 
@@ -269,20 +269,8 @@ def running(models: Path, **settings: str) -> Iterator[tuple[httpx.Client, subpr
     process = command(models, "--port", str(port), **settings)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            _until(lambda: client.get("/livez").status_code == 200, process)
+            wait_until(lambda: is_up(client, "/livez"), alive=lambda: process.poll() is None)
             yield client, process
     finally:
         process.kill()
         process.communicate()
-
-
-def _until(holds: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end and process.poll() is None:
-        try:
-            if holds():
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError("the process does not answer")

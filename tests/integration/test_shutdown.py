@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support.raw_http import Caller, RawResponse, get, rewrite_request
 from tests.support.scripted_process import PATIENCE_S, ScriptedProcess
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -93,9 +93,10 @@ def test_no_request_is_lost_when_it_is_told_to_stop_under_load(number: signal.Si
         loads = [Load(process.port, kept_alive=True), Load(process.port, kept_alive=False)]
         for load in loads:
             load.start()
-        while any(load.counts["answered 200"] < 5 * CALLERS for load in loads):
-            time.sleep(0.01)
-            assert process.running
+        wait_until(
+            lambda: all(load.counts["answered 200"] >= 5 * CALLERS for load in loads),
+            alive=lambda: process.running,
+        )
         process.tell(number)
         process.until("stopping")
         for load in loads:
@@ -128,9 +129,7 @@ def test_while_it_stops_it_says_so_and_still_answers() -> None:
                 answer = caller.ask(rewrite_request("a stake"))
                 assert (answer.json()["status"], answer.last) == ("ok", True)
                 assert caller.hung_up()
-        while process.running:
-            process.tell(signal.SIGTERM)
-            time.sleep(0.05)
+        process.insist(signal.SIGTERM)
         # Not in order, and it says so.
         assert process.wait() == 128 + signal.SIGTERM
     assert "stopped at once" in process.err
@@ -185,9 +184,9 @@ def test_a_generation_in_the_background_is_stopped() -> None:
 def _until_in_flight(process: ScriptedProcess, n: int) -> None:
     """Wait until ``n`` requests are under way."""
     with Caller(process.port) as caller:
-        while True:
-            text = caller.ask(get("/metrics")).body.decode()
-            # The one that asks is under way too.
-            if f"requery_requests_in_flight {n + 1}.0" in text:
-                return
-            time.sleep(0.01)
+        # The one that asks is under way too.
+        wait_until(
+            lambda: (
+                f"requery_requests_in_flight {n + 1}.0" in caller.ask(get("/metrics")).body.decode()
+            )
+        )

@@ -73,6 +73,8 @@ class FakeHandle:
         self.replies: list[FakeReply] = []
         self.running = 1
         self.fault: Exception | None = None
+        self.counted = 0
+        """How often it was asked how many replicas run."""
 
     def generate(self, query: str) -> FakeStream:
         self.streams.append(FakeStream(self._host, query))
@@ -83,6 +85,7 @@ class FakeHandle:
         return self.replies[-1]
 
     async def count(self) -> int:
+        self.counted += 1
         if self.fault is not None:
             raise self.fault
         return self.running

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
 
 import pytest
 
@@ -113,12 +115,20 @@ async def test_a_slow_engine_gives_signs_of_life(monkeypatch: pytest.MonkeyPatch
 
 async def test_one_that_is_suspected_gives_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT_S", 0.001)
+    beats = []
+
+    async def counted(*arguments: Any) -> AsyncIterator[Any]:
+        async with aclosing(with_beats(*arguments)) as items:
+            async for item in items:
+                beats.append(item)
+                yield item
+
+    monkeypatch.setattr(module, "with_beats", counted)
     hosted = await started(ScriptedEngine(held=True, held_from=0))
     hosted.host._version.suspect()
     stream = hosted.host.generate("steele stake")
     first = asyncio.ensure_future(anext(stream))
-    await until(lambda: hosted.engine.outstanding == 1)
-    await asyncio.sleep(0.05)
+    await until(lambda: len(beats) >= 10)
     assert not first.done()
     hosted.engine.release()
     item = await first
@@ -128,7 +138,9 @@ async def test_one_that_is_suspected_gives_none(monkeypatch: pytest.MonkeyPatch)
     await hosted.host.close()
 
 
-async def test_an_engine_that_dies_ends_the_replica_once() -> None:
+async def test_an_engine_that_dies_ends_the_replica_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hosted = await started()
     assert hosted.host.up
     hosted.engine.die()
@@ -137,7 +149,16 @@ async def test_an_engine_that_dies_ends_the_replica_once() -> None:
     assert not hosted.host.up
     items = [item async for item in hosted.host.generate("a")]
     assert isinstance(items[0], Refusal)
-    await asyncio.sleep(0.5)
+    # The supervisor goes on looking, and finds the remedy under way.
+    looks = 0
+
+    def busy(_name: str) -> bool:
+        nonlocal looks
+        looks += 1
+        return True
+
+    monkeypatch.setattr(hosted.host, "busy", busy)
+    await until(lambda: looks >= 2 or hosted.left > 1)
     assert hosted.left == 1
     await hosted.host.close()
 

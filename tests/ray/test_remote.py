@@ -127,13 +127,14 @@ async def test_it_starts_with_the_first_replica_and_is_as_healthy_as_there_are_s
     far = Far(await started())
     far.handle.running = 0
     starting = asyncio.create_task(far.engine.start())
-    await asyncio.sleep(0.02)
+    await until(lambda: far.handle.counted >= 2)
     assert not starting.done()
     far.handle.running = 2
     await starting
     assert far.engine.healthy
     far.handle.fault = RuntimeError("the controller is away")
-    await asyncio.sleep(0.02)
+    counted = far.handle.counted
+    await until(lambda: far.handle.counted >= counted + 2)
     assert far.engine.healthy, "what was known is kept"
     far.handle.fault, far.handle.running = None, 0
     await until(lambda: not far.engine.healthy)
@@ -147,7 +148,7 @@ async def test_one_that_is_closed_while_it_waits_for_a_replica_does_not_start() 
     far = Far(await started())
     far.handle.running = 0
     starting = asyncio.create_task(far.engine.start())
-    await asyncio.sleep(0.01)
+    await until(lambda: far.handle.counted >= 2)
     await far.engine.close()
     with pytest.raises(EngineUnavailable):
         await starting

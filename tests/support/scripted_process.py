@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.waiting import wait_until
+
 PATIENCE_S = 120
 """Bounds what should have happened; nothing is asserted about how long it took."""
 _ROOT = Path(__file__).parents[2]
@@ -111,6 +113,16 @@ class ScriptedProcess:
     def tell(self, number: signal.Signals) -> None:
         """Send a signal."""
         self._process.send_signal(number)
+
+    def insist(self, number: signal.Signals) -> None:
+        """Send a signal until it has ended: signals that follow each other at once count as one."""
+
+        def ended() -> bool:
+            if self.running:
+                self.tell(number)
+            return not self.running
+
+        wait_until(ended, poll_s=0.05)
 
     def wait(self) -> int:
         """Its exit status, once it has ended."""

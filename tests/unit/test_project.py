@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from setuptools import find_packages
 
-from tests.conftest import ENGINE_FILES, group_of
+from tests.conftest import LONGEST_FIRST, group_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,12 +110,17 @@ def test_the_licence_is_whole() -> None:
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-def test_every_file_said_to_need_an_engine_is_there() -> None:
-    files = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
-    assert set(ENGINE_FILES) <= set(files)
-    assert group_of("tests/integration/test_engine.py::test_x[a::b]") == "heavy"
-    assert group_of("tests/ray/test_cluster.py::test_x") == "heavy"
-    assert group_of("tests/browser/test_try.py::test_x") == "browser"
+def test_every_group_that_is_said_to_take_long_is_there() -> None:
+    files = (str(path.relative_to(ROOT)) for path in (ROOT / "tests").rglob("test_*.py"))
+    assert set(LONGEST_FIRST) <= set(map(group_of, files))
+
+
+def test_tests_that_share_what_they_start_are_one_group() -> None:
+    assert group_of("tests/integration/test_engine.py::test_x[a::b]") == group_of(
+        "tests/integration/test_engine_death.py::test_y"
+    )
+    assert group_of("tests/ray/test_cluster.py::test_x") == "tests/ray"
+    assert group_of("tests/browser/test_try.py::test_x") == "tests/browser"
     assert group_of("tests/chaos/test_clock.py::T::test_x") == "tests/chaos/test_clock.py"
 
 

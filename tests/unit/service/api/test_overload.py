@@ -11,6 +11,7 @@ from starlette.types import Message
 
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service
+from tests.support.waiting import turns
 
 ONE_AT_A_TIME: dict[str, Any] = {"admission_max_candidates": 1}
 """A generation weighs more than that: it is let in only while there is none."""
@@ -83,7 +84,7 @@ async def test_batches_wait_for_their_turn(serve: Serve) -> None:
     batch = asyncio.create_task(
         service.client.post("/rewrite/batch", json={"queries": ["a", "b"], "deadline_ms": 30_000})
     )
-    await asyncio.sleep(0.01)
+    await turns()
     assert service.engine.generated == ["first"]
     service.engine.release()
     answers = (await batch).json()["answers"]
