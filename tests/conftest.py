@@ -22,7 +22,7 @@ _SHARED = {
     "tests/integration/test_engine.py": "tests/integration/test_engine",
     "tests/integration/test_engine_death.py": "tests/integration/test_engine",
 }
-"""Files that share an engine. Those of ``tests/ray`` share a cluster, of ``tests/browser`` a browser."""
+"""Files that share an engine; ``tests/ray`` shares a cluster, ``tests/browser`` a browser."""
 
 
 def group_of(nodeid: str) -> str:
