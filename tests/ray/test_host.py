@@ -16,6 +16,7 @@ from service.engine.protocol import Engine
 from service.ray import host as module
 from service.ray.host import EngineHost, with_beats
 from service.ray.wire import Item, Refusal, Tagged
+from service.versions.supervisor import Supervisor
 from service.versions.version import ModelVersion, OnTokens
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import make_manifest
@@ -151,14 +152,15 @@ async def test_an_engine_that_dies_ends_the_replica_once(
     assert isinstance(items[0], Refusal)
     # The supervisor goes on looking, and finds the remedy under way.
     looks = 0
+    look_at = Supervisor._look_at
 
-    def busy(_name: str) -> bool:
+    def counted(*arguments: Any) -> None:
         nonlocal looks
         looks += 1
-        return True
+        look_at(*arguments)
 
-    monkeypatch.setattr(hosted.host, "busy", busy)
-    await until(lambda: looks >= 2 or hosted.left > 1)
+    monkeypatch.setattr(Supervisor, "_look_at", counted)
+    await until(lambda: looks >= 2)
     assert hosted.left == 1
     await hosted.host.close()
 
