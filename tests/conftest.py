@@ -10,27 +10,20 @@ import pytest
 import structlog
 
 LONGEST_FIRST = (
-    "tests/integration/test_training.py", "tests/ray", "tests/integration/test_engine",
-    "tests/integration/test_engine_supervised.py", "tests/chaos/test_engine_faults.py",
-    "tests/integration/test_versions_live.py", "tests/integration/test_service.py",
+    "tests/integration/test_training.py", "tests/ray", "tests/integration/test_service.py",
+    "tests/integration/test_engine_supervised.py", "tests/integration/test_versions_live.py",
+    "tests/integration/test_engine.py",
     "tests/integration/test_materialise.py", "tests/integration/test_read_only.py",
     "tests/browser", "tests/chaos/test_redis_faults.py",
 )  # fmt: skip
 """The groups that take minutes: a worker that begins one last would be waited for by all others."""
 
-_SHARED = {
-    "tests/integration/test_engine.py": "tests/integration/test_engine",
-    "tests/integration/test_engine_death.py": "tests/integration/test_engine",
-}
-"""Files that share an engine; ``tests/ray`` shares a cluster, ``tests/browser`` a browser."""
-
 
 def group_of(nodeid: str) -> str:
-    """The group of a test: tests of one run one after the other and share what they start."""
+    """The file of a test, or its folder: its tests share what they start, so one worker has all."""
     path = PurePosixPath(nodeid.partition("::")[0])
-    if str(path.parent) in ("tests/ray", "tests/browser"):
-        return str(path.parent)
-    return _SHARED.get(str(path), str(path))
+    # One cluster, one browser.
+    return str(path.parent if str(path.parent) in ("tests/ray", "tests/browser") else path)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -145,10 +145,14 @@ async def test_a_core_that_was_only_held_up_is_kept(supervised: Supervised) -> N
 
 
 async def test_a_killed_core_is_replaced(supervised: Supervised) -> None:
-    killed, threads = supervised.core, monitors()
+    engine, killed, threads = supervised.engine, supervised.core, monitors()
     calls = await supervised.working(8)
     os.kill(killed, signal.SIGKILL)
     await ended(calls)
+    assert not engine.healthy
+    assert engine.outstanding == 0
+    with pytest.raises(EngineUnavailable):
+        await engine.tag([("steele stake", "steel stake")])
     with pytest.raises(EngineUnavailable, match="try again shortly"):
         await supervised.generate("steele stake")
     await until(lambda: supervised.version.up)
@@ -157,6 +161,7 @@ async def test_a_killed_core_is_replaced(supervised: Supervised) -> None:
     assert supervised.metric("requery_engine_restarts_total", reason="died") == 1
     await until(lambda: supervised.metric("requery_engine_outage_seconds_count") == 1)
     assert is_gone(killed)
+    del engine
     await until(lambda: monitors() <= threads)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
-import os
 import shutil
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
+import pytest_asyncio
 from prometheus_client import CollectorRegistry
 
 from model_store.manifest import DecodingSpec, Manifest, WeightsSpec
@@ -34,7 +35,11 @@ from service.versions.version import ModelVersion
 from tests.integration.conftest import START_SECONDS
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(3 * START_SECONDS)]
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.timeout(3 * START_SECONDS),
+]
 
 KV_BYTES = 128 * 2**20
 TEMPERATURES = {"one-1": (0.0, 0.7), "two-1": (0.0, 0.7, 0.7), "three-1": (0.0,)}
@@ -45,6 +50,7 @@ class Replica:
     """The parts of one process that have to do with versions, on real engines."""
 
     def __init__(self, root: Path, folder: Path) -> None:
+        self._others = engine_cores()
         settings = Settings(
             default_version="one-1",
             cache_dir=folder / "cache",
@@ -77,6 +83,10 @@ class Replica:
             find=version_finder(store, settings),
         )
 
+    def cores(self) -> set[int]:
+        """Process ids of its engine cores."""
+        return engine_cores() - self._others
+
     async def ask(self, name: str) -> int:
         """How many candidates a request that is pinned to a version gets."""
         version = self.versions.serving(name)
@@ -106,42 +116,30 @@ def root(materialised: tuple[Manifest, Path], tmp_path_factory: pytest.TempPathF
     return root
 
 
-@pytest.fixture
-def _no_alien_warnings() -> Iterator[None]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def replica(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Replica]:
+    one = Replica(root, tmp_path_factory.mktemp("replica"))
+    following = asyncio.create_task(one.roster.run())
+    first = one.versions.get("one-1")
     with warnings.catch_warnings():
         # Importing vLLM and torch sets off deprecations among themselves.
         warnings.simplefilter("ignore")
-        yield
+        await until(lambda: first.up or first.state is State.FAILED)
+    yield one
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    await one.loader.close()
 
 
-@pytest.fixture
-async def replica(root: Path, tmp_path: Path, _no_alien_warnings: None) -> AsyncIterator[Replica]:
-    one = Replica(root, tmp_path)
-    following = asyncio.create_task(one.roster.run())
-    try:
-        yield one
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-        await one.loader.close()
-
-
-def cores() -> set[int]:
-    """Process ids of the engine cores of this process."""
+def engine_cores() -> set[int]:
+    """Process ids of the engine cores of this process, other tests' included."""
     return {c.pid for c in multiprocessing.active_children() if c.pid and "Engine" in c.name}
 
 
-def resident_bytes(pid: int) -> int:
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
 async def test_two_versions_side_by_side_within_the_budget(replica: Replica) -> None:
-    others = cores()
     one, two, three = (replica.versions.get(name) for name in TEMPERATURES)
-    await until(lambda: one.up or one.state is State.FAILED)
     assert one.up, one.reason
-    (first,) = cores() - others
+    (first,) = replica.cores()
 
     # The second is loaded while the first serves.
     await replica.roster.ensure("two-1", author="ada")
@@ -155,15 +153,15 @@ async def test_two_versions_side_by_side_within_the_budget(replica: Replica) -> 
     # Both answer, at the same time, each as itself.
     both = await asyncio.gather(replica.ask("one-1"), replica.ask("two-1"))
     assert list(both) == [2, 3]
-    (second,) = cores() - others - {first}
+    (second,) = replica.cores() - {first}
     for pid, version in ((first, one), (second, two)):
-        assert resident_bytes(pid) <= replica.memory.estimate(version.manifest)
+        assert psutil.Process(pid).memory_info().rss <= replica.memory.estimate(version.manifest)
 
     # A third does not fit, and is not started.
     with pytest.raises(InsufficientMemory, match="one-1, two-1"):
         await replica.roster.ensure("three-1", author="ada")
     assert three.state is State.AVAILABLE
-    assert cores() - others == {first, second}
+    assert replica.cores() == {first, second}
 
     # The default changes, and the first goes once its last request has ended.
     with pytest.raises(VersionInUse):
@@ -177,7 +175,7 @@ async def test_two_versions_side_by_side_within_the_budget(replica: Replica) -> 
     await replica.loader.finished("one-1")
     assert one.state is State.AVAILABLE
     # The process goes by itself once it has been told to.
-    await until(lambda: cores() - others == {second})
+    await until(lambda: replica.cores() == {second})
     assert replica.versions.route(None) is two
     assert await replica.ask("two-1") == 3
 
@@ -197,14 +195,17 @@ async def serve_until_loaded(replica: Replica, loading: ModelVersion) -> list[in
 
 
 async def test_a_load_that_is_given_up_leaves_no_process(replica: Replica) -> None:
-    one, two = (replica.versions.get(name) for name in ("one-1", "two-1"))
-    await until(lambda: one.up or one.state is State.FAILED)
-    before = cores()
-    await replica.roster.ensure("two-1", author="ada")
-    await until(lambda: cores() != before or not two.loading)
-    assert two.loading, two.reason
-    await replica.roster.remove("two-1", author="ada")
-    await replica.loader.finished("two-1")
-    assert two.state is State.AVAILABLE
-    await until(lambda: cores() == before)
-    assert await replica.ask("one-1") == 2
+    """On the replica that the scenario above has left: it serves two-1 and three-1."""
+    one = replica.versions.get("one-1")
+    await replica.roster.remove("three-1", author="ada")
+    await replica.loader.finished("three-1")
+    await until(lambda: len(replica.cores()) == 1)
+    before = replica.cores()
+    await replica.roster.ensure("one-1", author="ada")
+    await until(lambda: replica.cores() != before or not one.loading)
+    assert one.loading, one.reason
+    await replica.roster.remove("one-1", author="ada")
+    await replica.loader.finished("one-1")
+    assert one.state is State.AVAILABLE
+    await until(lambda: replica.cores() == before)
+    assert await replica.ask("two-1") == 3

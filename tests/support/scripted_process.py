@@ -1,4 +1,4 @@
-"""A process of :mod:`tests.support.serve_scripted`, its log, and what it is told."""
+"""The service as a process of its own, its log, and what it is told."""
 
 from __future__ import annotations
 
@@ -8,30 +8,44 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import httpx
+import psutil
 
 from tests.support.waiting import wait_until
 
 PATIENCE_S = 120
 """Bounds what should have happened; nothing is asserted about how long it took."""
-_ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
+_KEPT = {"REQUERY_CACHE_DIR", "REQUERY_MODEL_SOURCES"}
+"""Settings of the developer's that say where the model is; no other may reach the service."""
 
 
-class ScriptedProcess:
-    """Starts on entering a ``with`` block, is killed at its end; ready once entered.
+def environment(**settings: object) -> dict[str, str]:
+    """Variables of a process: ``settings`` are ``REQUERY_*``, without the prefix, in any case."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("REQUERY_") or k in _KEPT}
+    return kept | {f"REQUERY_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+class ServiceProcess:
+    """``requery serve``: starts on entering a ``with`` block, is killed at its end.
 
     Args:
         arguments: of the command line, without the port.
         ready: whether to wait until it is ready, or only until it listens.
-        settings: ``REQUERY_*`` variables, without the prefix, in any case.
+        settings: as :func:`environment` takes them.
     """
+
+    COMMAND: Sequence[str] = (sys.executable, "-m", "service.cli", "serve")
 
     def __init__(self, *arguments: str, ready: bool = True, **settings: object) -> None:
         self._arguments = arguments
         self._ready = ready
-        self._settings = {f"REQUERY_{name.upper()}": str(v) for name, v in settings.items()}
+        self._environment = environment(**settings)
         self._events: list[dict[str, Any]] = []
         self._said = threading.Condition()
         self._ended = False
@@ -41,9 +55,9 @@ class ScriptedProcess:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.serve_scripted", "--port", "0", *self._arguments],
-            env={**os.environ, **self._settings},
-            cwd=_ROOT,
+            [*self.COMMAND, "--port", "0", *self._arguments],
+            env=self._environment,
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -68,8 +82,13 @@ class ScriptedProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        # An engine core that is stopped cannot notice that its parent has gone.
+        below = self.descendants()
         self._process.kill()
         self._process.wait()
+        for process in below:
+            if process.is_running():
+                process.kill()
         for reader in self._readers:
             reader.join()
 
@@ -91,20 +110,31 @@ class ScriptedProcess:
     def running(self) -> bool:
         return self._process.poll() is None
 
+    def client(self) -> httpx.Client:
+        """Asks it; to be closed by the caller."""
+        return httpx.Client(base_url=self.url, timeout=PATIENCE_S)
+
+    def descendants(self) -> list[psutil.Process]:
+        """Processes below it; none once it has ended."""
+        return psutil.Process(self.pid).children(recursive=True) if self.running else []
+
     def named(self, event: str) -> list[dict[str, Any]]:
         """Log lines of one kind so far."""
         return [line for line in self.events if line["event"] == event]
 
     def until(self, event: str) -> dict[str, Any]:
-        """The first log line of that kind, once it is there."""
+        """The first log line of that kind, once it is there; the test's own timeout bounds it."""
 
         def found() -> dict[str, Any] | None:
             return next((line for line in self._events if line["event"] == event), None)
 
         with self._said:
-            self._said.wait_for(lambda: self._ended or found(), PATIENCE_S)
+            self._said.wait_for(lambda: self._ended or found())
             line = found()
         if line is None:
+            self._process.wait()
+            for reader in self._readers:
+                reader.join()
             raise AssertionError(
                 f"no {event!r} in the log, which has {self.events[-5:]} {self.err}"
             )
@@ -146,3 +176,9 @@ class ScriptedProcess:
         assert self._process.stderr is not None
         with self._process.stderr as lines:
             self.err = lines.read()
+
+
+class ScriptedProcess(ServiceProcess):
+    """The same on the scripted engine of :mod:`tests.support.serve_scripted`, without a model."""
+
+    COMMAND = (sys.executable, "-m", "tests.support.serve_scripted")

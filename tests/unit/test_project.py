@@ -116,9 +116,6 @@ def test_every_group_that_is_said_to_take_long_is_there() -> None:
 
 
 def test_tests_that_share_what_they_start_are_one_group() -> None:
-    assert group_of("tests/integration/test_engine.py::test_x[a::b]") == group_of(
-        "tests/integration/test_engine_death.py::test_y"
-    )
     assert group_of("tests/ray/test_cluster.py::test_x") == "tests/ray"
     assert group_of("tests/browser/test_try.py::test_x") == "tests/browser"
     assert group_of("tests/chaos/test_clock.py::T::test_x") == "tests/chaos/test_clock.py"
