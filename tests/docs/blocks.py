@@ -7,10 +7,10 @@ bare fence, it is read off the text. A comment before a block says what else a t
     <!-- service: keys -->        which service the commands run against (tests/docs/services.py)
     <!-- made by: bool_should --> the function whose output the block shows
     <!-- values: requery -->      values of the Helm chart
+    <!-- held by: tests/... -->   the test that checks the block in another way; none here does
 
 A block of JSON or HTTP right after one of commands is the answer to the last of them, and one of
-``text`` what all of them print. What cannot be checked is in tests/docs/exceptions.py, with the
-reason.
+``text`` what all of them print.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ import inspect
 import json
 import re
 import shlex
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -23,19 +22,14 @@ from service.security.keyring import check_keys_file
 from tests.deploy.charts import render
 from tests.docs import contract, shell
 from tests.docs.blocks import LANGUAGES, PAGES, ROOT, Block, blocks
-from tests.docs.exceptions import EXCEPTIONS
 from tests.docs.services import SERVICES, Exchange, Running, document
 
 REWRITES = (Rewrite("steel stake", 0.9978), Rewrite("metal stake", 0.9123))
 """Those of "steele stake" on docs/search-backends.md."""
 
 
-def _excepted(block: Block) -> bool:
-    return (block.page, block.first_line) in EXCEPTIONS
-
-
 BLOCKS = [block for page in PAGES for block in blocks(page)]
-CHECKED = [block for block in BLOCKS if not _excepted(block)]
+CHECKED = [block for block in BLOCKS if "held by" not in block.notes]
 
 
 def of(*languages: str) -> pytest.MarkDecorator:
@@ -50,13 +44,10 @@ class TestNothingIsIgnored:
         assert block.language in LANGUAGES, f"{block}: say its language on the fence"
         assert block.notes.get("service", "ready") in SERVICES, f"{block}: no such service"
 
-    def test_every_exception_is_for_one_block_and_still_needed(self) -> None:
-        found = Counter((block.page, block.first_line) for block in BLOCKS)
-        assert {key: found[key] for key in EXCEPTIONS} == dict.fromkeys(EXCEPTIONS, 1)
-
-    @pytest.mark.parametrize("held_by", [e.held_by for e in EXCEPTIONS.values() if e.held_by])
-    def test_the_tests_that_exceptions_name_are_there(self, held_by: str) -> None:
-        assert (ROOT / held_by).is_file()
+    def test_what_other_tests_check_names_one_that_is_there(self) -> None:
+        for block in BLOCKS:
+            if block not in CHECKED:
+                assert (ROOT / block.notes["held by"]).is_file(), block
 
     def test_every_service_is_used(self) -> None:
         assert {block.notes.get("service", "ready") for block in CHECKED} == set(SERVICES)
