@@ -253,6 +253,6 @@ def test_sigterm_ends_in_order_and_leaves_no_process_behind(process: ServiceProc
 def lives(process: psutil.Process) -> bool:
     """Whether it exists and is more than an entry that nobody has collected."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
