@@ -37,7 +37,7 @@ class VersionsApi:
 
     Args:
         versions: what is known.
-        roster: what should be loaded; told of what operators want.
+        reconciler: loads and unloads versions on all replicas.
         loader: what is being loaded.
         memory: what engines take.
         weights: shares of the versions.
@@ -50,7 +50,7 @@ class VersionsApi:
         self,
         *,
         versions: VersionRegistry,
-        roster: Reconciler,
+        reconciler: Reconciler,
         loader: Loader,
         memory: MemoryBudget,
         weights: Weights,
@@ -59,7 +59,7 @@ class VersionsApi:
         wait_s: float,
     ) -> None:
         self._versions = versions
-        self._roster = roster
+        self._reconciler = reconciler
         self._loader = loader
         self._memory = memory
         self._weights = weights
@@ -114,7 +114,7 @@ class VersionsApi:
         loaded = [version.manifest for version in self._versions if version.holds_memory]
         content = {
             "default": self._versions.default.name,
-            "durable": self._roster.durable,
+            "durable": self._reconciler.durable,
             "memory": {
                 "limit_bytes": self._memory.limit_bytes,
                 "reserved_bytes": self._memory.reserved(loaded),
@@ -131,7 +131,7 @@ class VersionsApi:
         """
         author = self._guard.check(request)
         wait = _flag(request, "wait")
-        version = await self._roster.ensure(request.path_params["name"], author=author)
+        version = await self._reconciler.load(request.path_params["name"], author=author)
         context_of(request.scope).fields.update(change="load", version=version.name)
         if wait:
             await self._until_loaded(version)
@@ -144,7 +144,7 @@ class VersionsApi:
         """
         author = self._guard.check(request)
         wait = _flag(request, "wait")
-        version = await self._roster.remove(request.path_params["name"], author=author)
+        version = await self._reconciler.unload(request.path_params["name"], author=author)
         context_of(request.scope).fields["change"] = "unload"
         if version is None:
             return Response(status_code=204, headers=_NO_STORE)
@@ -178,7 +178,7 @@ class VersionsApi:
             "state": version.state.value,
             "reason": version.reason,
             "default": default,
-            "wanted": version.name in self._roster.wanted(),
+            "wanted": version.name in self._reconciler.desired(),
             "weight": weights.get(version.name, 0.0),
             "requests": version.in_flight.requests,
             "in_flight": version.in_flight.count,

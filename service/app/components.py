@@ -39,11 +39,13 @@ from service.routing.metrics import RoutingMetrics
 from service.routing.router import Router
 from service.routing.shadow import Shadow, ShadowMetrics
 from service.telemetry.logging import query_fields
-from service.versions.loader import Loader, LoaderMetrics
+from service.versions.desired import DesiredVersions
+from service.versions.loader import Loader
 from service.versions.memory_budget import MemoryBudget
-from service.versions.reconciler import Reconciler, ReconcilerMetrics, desired_versions_document
+from service.versions.metrics import LoaderMetrics, ReconcilerMetrics, SupervisorMetrics
+from service.versions.reconciler import Reconciler
 from service.versions.registry import VersionRegistry
-from service.versions.supervisor import Supervisor, SupervisorMetrics
+from service.versions.supervisor import Supervisor
 from service.versions.version import EngineFactory, ModelVersion
 
 _DOCUMENT_STORE_CONNECTIONS = 8
@@ -76,13 +78,13 @@ class Documents:
     """The documents that all replicas share."""
 
     routing: Document[Routing]
-    roster: Document[frozenset[str]]
+    desired_versions: DesiredVersions
     overrides: Document[Table]
     purges: Document[Purges]
 
     async def refresh(self) -> None:
         """Read all of them now, side by side: a Redis that hangs is waited for once."""
-        documents = (self.routing, self.roster, self.overrides, self.purges)
+        documents = (self.routing, self.desired_versions.document, self.overrides, self.purges)
         await asyncio.gather(*(document.refresh() for document in documents))
 
 
@@ -98,7 +100,7 @@ class Components:
     documents: Documents
     router: Router
     loader: Loader
-    roster: Reconciler
+    reconciler: Reconciler
     supervisor: Supervisor
     overrides: Overrides
     editor: OverrideEditor
@@ -148,18 +150,18 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         drain_timeout_s=settings.drain_timeout_s,
         used=lambda: routed_names(routing.value) | killed_names(router.local_kill),
     )
-    roster = Reconciler(
-        document=documents.roster,
+    reconciler = Reconciler(
+        desired=documents.desired_versions,
         versions=versions,
         loader=loader,
         metrics=ReconcilerMetrics(metrics.registry),
         find=supplies.find,
     )
-    routing.on_change(lambda _plan: roster.nudge())
+    routing.on_change(lambda _plan: reconciler.wake())
     supervisor = Supervisor(
         versions=versions,
         loader=loader,
-        wanted=roster.wanted,
+        desired=reconciler.desired,
         metrics=SupervisorMetrics(metrics.registry),
         breakers=breakers,
         stall_s=settings.engine_stall_s,
@@ -212,7 +214,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         documents=documents,
         router=router,
         loader=loader,
-        roster=roster,
+        reconciler=reconciler,
         supervisor=supervisor,
         overrides=overrides,
         editor=OverrideEditor(documents.overrides, overrides),
@@ -267,7 +269,7 @@ def _documents(
             dump=Routing.dump,
             metrics=metrics,
         ),
-        roster=desired_versions_document(
+        desired_versions=DesiredVersions(
             document_store, initial=[settings.default_version], metrics=metrics
         ),
         overrides=overrides_document(document_store, metrics),

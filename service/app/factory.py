@@ -133,7 +133,7 @@ def _routers(parts: Components, auth: Auth, *, gpu: bool) -> list[APIRouter]:
         ).router(),
         VersionsApi(
             versions=versions,
-            roster=parts.roster,
+            reconciler=parts.reconciler,
             loader=parts.loader,
             memory=parts.memory,
             weights=lambda: routing.value.weights,

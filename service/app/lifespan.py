@@ -21,9 +21,9 @@ async def running(
 ) -> AsyncIterator[None]:
     """The parts at work.
 
-    Documents come first, since they say which versions to load; the roster then loads them in the
-    background, the default first. An unreachable Redis holds nothing up: the service does without
-    until it is there.
+    Documents come first because they say which versions to load; the reconciler then loads them in
+    the background, the default first. An unreachable Redis delays nothing: the service runs without
+    it until it answers.
 
     Args:
         parts: all parts, not started yet.
@@ -40,7 +40,7 @@ async def running(
         for name, work in (
             ("documents", parts.document_store.run()),
             ("overrides", parts.overrides.run()),
-            ("roster", parts.roster.run()),
+            ("roster", parts.reconciler.run()),
             ("supervisor", parts.supervisor.run()),
         )
     ]
@@ -65,7 +65,7 @@ def _first_load(
 ) -> Callable[[ModelVersion], None]:
     """Tells of the default's failure as long as nothing has ever been ready here.
 
-    Later a failed load is the roster's business, which tries again while another version serves.
+    Later the reconciler tries again while another version serves.
     """
     served = False
 

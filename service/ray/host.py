@@ -18,8 +18,9 @@ from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong
 from service.ray.wire import Item, Refusal, Tagged, Tokens
+from service.versions.metrics import SupervisorMetrics
 from service.versions.registry import VersionRegistry
-from service.versions.supervisor import Supervisor, SupervisorMetrics
+from service.versions.supervisor import Supervisor
 from service.versions.version import EngineFactory, ModelVersion
 
 _log = structlog.get_logger(component="ray")
@@ -60,7 +61,7 @@ class EngineHost:
         self._supervisor = Supervisor(
             versions=VersionRegistry([version], default=version.name),
             loader=self,
-            wanted=lambda: (version.name,),
+            desired=lambda: (version.name,),
             metrics=SupervisorMetrics(CollectorRegistry()),
             stall_s=settings.engine_stall_s,
         )

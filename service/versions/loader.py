@@ -9,92 +9,23 @@ from functools import partial
 from typing import Any, Literal
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from model_store.errors import ModelStoreError
 from service.errors import RequeryError, VersionDraining, VersionInUse, VersionNotLoaded
 from service.versions.memory_budget import MemoryBudget
+from service.versions.metrics import LoaderMetrics
 from service.versions.registry import VersionRegistry
 from service.versions.state import State
 from service.versions.version import EngineFactory, ModelVersion, OnTokens, public_reason
 
 _log = structlog.get_logger(component="loader")
 
-Told = Callable[[ModelVersion], None]
-
-LOADS = ("ready", "failed", "given_up")
-UNLOADS = ("drained", "cut_off", "failed")
-
-
-class LoaderMetrics:
-    """Loads and unloads by how they ended, the state of each version, and memory.
-
-    Args:
-        registry: where they are registered.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._loads = Counter(
-            "requery_version_loads",
-            "Attempts to load a version by how they ended",
-            ["version", "result"],
-            registry=registry,
-        )
-        self._unloads = Counter(
-            "requery_version_unloads",
-            "Unloads of a version by how they ended; cut_off broke off what was under way",
-            ["version", "result"],
-            registry=registry,
-        )
-        self._state = Gauge(
-            "requery_version_state",
-            "1 for the state that the version is in",
-            ["version", "state"],
-            registry=registry,
-        )
-        self._in_flight = Gauge(
-            "requery_version_in_flight",
-            "Requests and generations under way with the version",
-            ["version"],
-            registry=registry,
-        )
-        self._memory = Gauge(
-            "requery_engine_memory_bytes",
-            "Estimated memory of all engines (reserved), and what they may take (limit)",
-            ["kind"],
-            registry=registry,
-        )
-
-    def watch(self, versions: VersionRegistry, memory: MemoryBudget) -> None:
-        """Read states, traffic and memory at every scrape."""
-        versions.watch(self._watch)
-        self._memory.labels("reserved").set_function(
-            lambda: memory.reserved(v.manifest for v in versions if v.holds_memory)
-        )
-        if memory.limit_bytes is not None:
-            self._memory.labels("limit").set(memory.limit_bytes)
-
-    def loaded(self, version: str, result: str) -> None:
-        """An attempt to load ended with one of :data:`LOADS`."""
-        self._loads.labels(version, result).inc()
-
-    def unloaded(self, version: str, result: str) -> None:
-        """An unload ended with one of :data:`UNLOADS`."""
-        self._unloads.labels(version, result).inc()
-
-    def _watch(self, version: ModelVersion) -> None:
-        for state in State:
-            self._state.labels(version.name, state.value).set_function(
-                partial(_is_in, version, state)
-            )
-        self._in_flight.labels(version.name).set_function(partial(_in_flight, version))
-        for result in LOADS:
-            self._loads.labels(version.name, result)
+Listener = Callable[[ModelVersion], None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What is under way with one version."""
+    """The load or unload of one version that is in progress."""
 
     kind: Literal["load", "unload"]
     task: asyncio.Task[None]
@@ -103,19 +34,19 @@ class _Work:
 class Loader:
     """Runs the life cycle of all versions of this process.
 
-    At most one of load and unload is under way with each version, and what is asked for twice is
-    done once. Callers come and go; the work goes on.
+    At most one load or unload of each version is in progress; a second request for the same joins
+    it. The work goes on when its caller disconnects.
 
     Args:
-        versions: what there is to load.
+        versions: the known versions.
         engines: makes the engine of a version.
-        on_tokens: what to tell of the engine's work, by name of the version.
-        memory: asked before an engine is made.
-        metrics: where loads and unloads are counted.
-        warm_queries: answered by an engine before requests are routed to it.
-        load_timeout_s: longest that one load may take, its wait for others not counted.
-        drain_timeout_s: longest that unloading waits for what is under way.
-        used: names of versions that the routing document uses.
+        on_tokens: gives the callback for an engine's requests, by name of the version.
+        memory: admits each engine before it is made.
+        metrics: count loads and unloads.
+        warm_queries: queries that an engine answers before requests are routed to it.
+        load_timeout_s: limit on one load, without its time in the queue.
+        drain_timeout_s: limit on the wait of an unload for what is in flight.
+        used: names of the versions that the routing document uses.
     """
 
     def __init__(
@@ -140,16 +71,17 @@ class Loader:
         self._load_timeout_s = load_timeout_s
         self._drain_timeout_s = drain_timeout_s
         self._used = used
-        # Engines that start side by side would each take longer, and longer than any of them alone.
-        self._turn = asyncio.Lock()
+        # One start at a time: engines that start side by side take longer than one after the other.
+        self._starting = asyncio.Lock()
         self._works: dict[str, _Work] = {}
-        self._listeners: list[Told] = []
-        self._told: dict[str, str] = {}
+        self._listeners: list[Listener] = []
+        self._reported: dict[str, str] = {}
+        """The last logged reason of a failure, by name."""
         metrics.watch(versions, memory)
 
-    def on_change(self, told: Told) -> None:
-        """Call ``told`` with each version that has been loaded, unloaded, or has failed."""
-        self._listeners.append(told)
+    def on_change(self, listener: Listener) -> None:
+        """Call ``listener`` with each version that has been loaded, unloaded, or has failed."""
+        self._listeners.append(listener)
 
     def in_use(self) -> frozenset[str]:
         """Names of the versions that must not be unloaded."""
@@ -157,7 +89,7 @@ class Loader:
         return frozenset((*default, *self._used()))
 
     def busy(self, name: str) -> bool:
-        """Whether a load or an unload is under way with the version, up to its last step."""
+        """Whether a load or an unload of the version is in progress."""
         return name in self._works
 
     def require_unused(self, name: str) -> None:
@@ -177,11 +109,11 @@ class Loader:
             )
 
     def begin_load(self, name: str) -> ModelVersion:
-        """Start loading, and return while it is under way.
+        """Start loading in the background.
 
-        Does nothing if that is under way already or the version is ready. A version whose engine
-        has died or does not answer gets another one, and what is under way with that engine fails
-        at once; until then requests may be routed to it.
+        Does nothing if the version is ready or being loaded. An engine that is dead or suspected
+        is replaced, and what is in flight on it fails; requests may be routed to the version
+        meanwhile.
 
         Raises:
             UnknownVersion: there is none of that name.
@@ -193,19 +125,19 @@ class Loader:
         if version.state is State.DRAINING or (work is not None and work.kind == "unload"):
             raise VersionDraining(
                 f"version {name} is still being unloaded, with {version.in_flight.count} "
-                "requests under way; load it again once GET /versions calls it available"
+                "requests in flight; load it again once GET /versions calls it available"
             )
         if work is not None or version.loading or version.up:
             return version
         others = (v.manifest for v in self._versions if v.holds_memory and v is not version)
         self._memory.admit(version.manifest, others)
-        # From now on its memory is reserved, though its turn may come later.
+        # From now on its memory is reserved, though the load may be queued.
         version.begin_load()
         self._begin("load", version, self._load(version))
         return version
 
     def begin_unload(self, name: str) -> ModelVersion:
-        """Start unloading, and return while it is under way; a load under way is given up.
+        """Start unloading in the background; a load in progress is given up.
 
         Raises:
             UnknownVersion: there is none of that name.
@@ -218,7 +150,7 @@ class Loader:
             return version
         if not version.holds_memory:
             version.reset()
-            self._told.pop(name, None)
+            self._reported.pop(name, None)
             return version
         version.begin_unload()
         if work is not None:
@@ -233,7 +165,7 @@ class Loader:
         Raises:
             UnknownVersion, VersionDraining, InsufficientMemory: as :meth:`begin_load`.
             VersionNotLoaded: it was unloaded meanwhile.
-            Exception: whatever kept the engine from starting.
+            Exception: any other fault of the start.
         """
         version = self.begin_load(name)
         await self.finished(name)
@@ -250,16 +182,16 @@ class Loader:
         return version
 
     async def finished(self, name: str, *, timeout_s: float | None = None) -> None:
-        """Wait for what is under way with a version, at most ``timeout_s`` seconds.
+        """Wait for the load or unload of a version, at most ``timeout_s`` seconds.
 
         Raises:
-            VersionNotLoaded: its load was given up, because it was unloaded meanwhile.
-            Exception: whatever made it fail.
+            VersionNotLoaded: the load was given up because the version was unloaded meanwhile.
+            Exception: the fault of the load or unload.
         """
         work = self._works.get(name)
         if work is None:
             return
-        # wait() leaves the work alone when the caller gives up.
+        # wait() does not cancel the task if the caller is cancelled.
         await asyncio.wait((work.task,), timeout=timeout_s)
         if not work.task.done():
             return
@@ -275,8 +207,8 @@ class Loader:
     def _failed(self, version: ModelVersion, error: BaseException) -> None:
         reason = public_reason(error)
         self._metrics.loaded(version.name, "failed")
-        if self._told.get(version.name) != reason:
-            self._told[version.name] = reason
+        if self._reported.get(version.name) != reason:
+            self._reported[version.name] = reason
             expected = isinstance(error, RequeryError | ModelStoreError)
             _log.error(
                 "version_failed",
@@ -284,10 +216,10 @@ class Loader:
                 reason=str(error),
                 exc_info=None if expected else error,
             )
-        self._tell(version)
+        self._notify(version)
 
     async def close(self) -> None:
-        """Give up what is under way and stop all engines, without draining."""
+        """Cancel loads and unloads and stop all engines, without draining."""
         tasks = [work.task for work in self._works.values()]
         for task in tasks:
             task.cancel()
@@ -305,9 +237,9 @@ class Loader:
         task.add_done_callback(partial(self._ended, kind, version))
 
     async def _load(self, version: ModelVersion) -> None:
-        # Nobody should wait for an engine that is lost as long as another one is being started.
+        # Not only in version.load(): requests must not wait for a lost engine during the queue.
         await version.stop_engine()
-        async with self._turn:
+        async with self._starting:
             await version.load(
                 self._engines,
                 self._on_tokens(version.name),
@@ -343,17 +275,9 @@ class Loader:
         elif error is not None:
             self._metrics.unloaded(version.name, "failed")
             _log.error("unload_failed", version=version.name, exc_info=error)
-        self._told.pop(version.name, None)
-        self._tell(version)
+        self._reported.pop(version.name, None)
+        self._notify(version)
 
-    def _tell(self, version: ModelVersion) -> None:
-        for told in self._listeners:
-            told(version)
-
-
-def _is_in(version: ModelVersion, state: State) -> float:
-    return float(version.state is state)
-
-
-def _in_flight(version: ModelVersion) -> float:
-    return float(version.in_flight.count)
+    def _notify(self, version: ModelVersion) -> None:
+        for listener in self._listeners:
+            listener(version)

@@ -1,8 +1,7 @@
-"""Which versions every replica should have loaded, and the task that sees to it on this one.
+"""Keeps this replica to the desired versions.
 
-The document ``roster`` holds the wish: ``{"versions": [name, ...]}``. What a replica keeps loaded
-is that, and what its routing uses whether listed or not. A replica that cannot load a version
-keeps its reason to itself, tries again more and more rarely, and serves what it has.
+A replica keeps loaded what the document ``roster`` desires and what its routing uses. If it cannot
+load a version, it tries again with growing pauses, and serves what it has.
 """
 
 from __future__ import annotations
@@ -10,99 +9,74 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Gauge
 
-from service.control.documents import Document
-from service.control.metrics import ControlMetrics
-from service.control.store import DocumentStore
 from service.errors import InsufficientMemory, RequeryError
 from service.resilience.backoff import Backoff
+from service.versions.desired import DesiredVersions
 from service.versions.loader import Loader
+from service.versions.metrics import ReconcilerMetrics
 from service.versions.registry import VersionRegistry
 from service.versions.state import State
 from service.versions.version import ModelVersion
 
 _log = structlog.get_logger(component="roster")
 
-Find = Callable[[str], Awaitable[ModelVersion]]
-
-DOCUMENT = "roster"
-SCHEMA = 1
-
-
-class ReconcilerMetrics:
-    """How far this replica is from what it should have loaded.
-
-    Args:
-        registry: where they are registered.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._missing = Gauge(
-            "requery_roster_missing",
-            "Versions that this replica should have loaded and that are not ready here",
-            registry=registry,
-        )
-
-    def watch(self, missing: Callable[[], int]) -> None:
-        """Read ``missing`` at every scrape."""
-        self._missing.set_function(missing)
+FindVersion = Callable[[str], Awaitable[ModelVersion]]
+"""Looks up a version that came into the store after the start; raises a RequeryError."""
 
 
 class Reconciler:
-    """Lets operators say which versions are loaded, and keeps this replica to it.
+    """Loads and unloads versions until this replica has the desired ones.
 
     Args:
-        document: from :func:`desired_versions_document`.
-        versions: what this replica knows.
+        desired: the versions that all replicas should have loaded.
+        versions: the versions that this replica knows.
         loader: loads and unloads.
-        metrics: where it is shown how far this replica is.
-        backoff: when a version that could not be loaded is tried again.
-        find: looks a version up in the store that came into it after this process had started;
-            raises a :class:`~service.errors.RequeryError` if it cannot be had.
-        poll_s: longest that a change, of the routing document say, goes unnoticed.
+        metrics: show how many versions are missing.
+        find: looks up unknown versions; ``None`` if there can be none.
+        backoff: when to retry a version that could not be loaded.
+        poll_s: the longest time until a change (of the routing document, say) is noticed.
     """
 
     def __init__(
         self,
         *,
-        document: Document[frozenset[str]],
+        desired: DesiredVersions,
         versions: VersionRegistry,
         loader: Loader,
         metrics: ReconcilerMetrics,
-        find: Find | None = None,
+        find: FindVersion | None = None,
         backoff: Backoff | None = None,
         poll_s: float = 1.0,
     ) -> None:
-        self._document = document
+        self._desired = desired
         self._versions = versions
         self._loader = loader
         self._find = find
         self._backoff = backoff or Backoff(5.0, 300.0)
         self._poll_s = poll_s
-        self._nudged = asyncio.Event()
-        self._asked: set[str] = set()
-        """Being loaded, and on their way into the document."""
-        self._told: dict[str, str] = {}
-        """Why a version cannot be found, by name."""
-        document.on_change(lambda _names: self.nudge())
+        self._woken = asyncio.Event()
+        self._being_added: set[str] = set()
+        """Loading here while the document is being written."""
+        self._reported: dict[str, str] = {}
+        """The last logged reason why a version cannot be found, by name."""
+        desired.on_change(self.wake)
         loader.on_change(self._changed)
         metrics.watch(lambda: len(self._missing()))
 
     @property
     def durable(self) -> bool:
-        """Whether all replicas follow the roster, and it survives a restart."""
-        return self._document.durable
+        """Whether loads and unloads reach all replicas and survive a restart."""
+        return self._desired.durable
 
-    def wanted(self) -> frozenset[str]:
+    def desired(self) -> frozenset[str]:
         """Names of the versions that this replica should have loaded, known to it or not."""
-        return self._document.value | self._loader.in_use() | self._asked
+        return self._desired.names | self._loader.in_use() | self._being_added
 
-    async def ensure(self, name: str, *, author: str) -> ModelVersion:
-        """Start loading a version here, and have all replicas do so, now and after a restart.
+    async def load(self, name: str, *, author: str) -> ModelVersion:
+        """Start loading a version here and on all replicas, also after a restart.
 
         Args:
             name: of the version.
@@ -111,160 +85,124 @@ class Reconciler:
         Raises:
             UnknownVersion: there is none of that name, also not in the store.
             VersionDraining: it is being unloaded here.
-            InsufficientMemory: it does not fit beside the others here; nobody is told to load it.
-            DocumentStoreUnavailable, NewerSchema: the wish could not be stored; the load is
+            InsufficientMemory: it does not fit here; other replicas do not load it either.
+            DocumentStoreUnavailable, NewerSchema: the change could not be stored; the load is
                 given up.
         """
-        await self._know(name)
+        await self._discover(name)
         version = self._loader.begin_load(name)
         self._backoff.forget(name)
-        self._asked.add(name)
+        self._being_added.add(name)
         try:
-            if name not in self._document.value:
-                await self._document.update(
-                    lambda names: names | {name}, action="version.load", author=author
-                )
+            await self._desired.add(name, author=author)
         finally:
-            self._asked.discard(name)
-            # If the wish was not stored, the load is given up as one that nobody wants.
-            self.nudge()
+            self._being_added.discard(name)
+            # If the change was not stored, the version is not desired, and the load is given up.
+            self.wake()
         return version
 
-    async def remove(self, name: str, *, author: str) -> ModelVersion | None:
-        """Start unloading a version here, and have all replicas do so.
+    async def unload(self, name: str, *, author: str) -> ModelVersion | None:
+        """Start unloading a version here and on all replicas.
 
         Args:
             name: of the version.
             author: for the audit trail.
 
         Returns:
-            ``None`` if no such version is known here: other replicas were told all the same.
+            ``None`` if it is not known here; other replicas unload it.
 
         Raises:
-            UnknownVersion: there is none of that name here, nor in the roster.
+            UnknownVersion: it is neither known here nor desired.
             VersionInUse: requests are routed to it.
-            DocumentStoreUnavailable, NewerSchema: the wish could not be stored; nothing is
+            DocumentStoreUnavailable, NewerSchema: the change could not be stored; nothing is
                 unloaded.
         """
-        if name not in self._document.value:
+        if name not in self._desired:
             self._versions.get(name)
         self._loader.require_unused(name)
-        if name in self._document.value:
-            await self._document.update(
-                lambda names: names - {name}, action="version.unload", author=author
-            )
+        await self._desired.remove(name, author=author)
         return self._loader.begin_unload(name) if name in self._versions else None
 
-    def nudge(self) -> None:
-        """Look soon whether something is to be done."""
-        self._nudged.set()
+    def wake(self) -> None:
+        """Reconcile soon."""
+        self._woken.set()
 
     async def run(self) -> None:
-        """Keep to the roster; ends when it is cancelled, and never raises."""
+        """Reconcile until cancelled; never raises."""
         while True:
-            self._nudged.clear()
+            self._woken.clear()
             try:
-                await self._look_up()
+                await self._discover_desired()
                 self._reconcile()
             except Exception:  # noqa: BLE001 - it must go on for the versions to come
                 _log.exception("roster_not_kept")
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_s):
-                    await self._nudged.wait()
+                    await self._woken.wait()
 
     def _reconcile(self) -> None:
-        """Start what can be started; the end of each piece of work nudges for the next."""
-        wanted = self.wanted()
+        """Start what can be started; each load and unload wakes us when it ends."""
+        desired = self.desired()
         for version in self._versions:
-            if version.name not in wanted and version.state is not State.AVAILABLE:
+            if version.name not in desired and version.state is not State.AVAILABLE:
                 self._loader.begin_unload(version.name)
         if any(version.loading for version in self._versions):
             return
-        for version in self._in_order(wanted):
+        for version in self._by_urgency(desired):
             idle = not version.holds_memory and not self._loader.busy(version.name)
             if idle and self._backoff.due(version.name) and self._try(version):
                 return
 
     def _try(self, version: ModelVersion) -> bool:
-        """Begin to load a version; whether that is under way now."""
+        """Begin to load a version; whether a load is in progress now."""
         try:
             self._loader.begin_load(version.name)
         except InsufficientMemory as error:
             if any(other.state is State.DRAINING for other in self._versions):
-                return False  # soon there may be room
+                return False  # there may be room soon
             self._loader.fail(version, error)
             return False
         return True
 
-    def _in_order(self, wanted: frozenset[str]) -> Iterable[ModelVersion]:
-        """Known versions among ``wanted``, those that requests wait for first."""
+    def _by_urgency(self, names: frozenset[str]) -> Iterable[ModelVersion]:
+        """Known versions among ``names``: the default first, then those that are routed to."""
         default = self._versions.default.name
         used = self._loader.in_use()
-        known = [version for version in self._versions if version.name in wanted]
+        known = [version for version in self._versions if version.name in names]
         return sorted(known, key=lambda v: (v.name != default, v.name not in used, v.name))
 
     def _missing(self) -> frozenset[str]:
-        return self.wanted() - {version.name for version in self._versions if version.up}
+        return self.desired() - {version.name for version in self._versions if version.up}
 
-    async def _know(self, name: str) -> None:
+    async def _discover(self, name: str) -> None:
         """Look for an unknown version in the store.
 
         Raises:
-            RequeryError: it cannot be had.
+            RequeryError: it is not there, or cannot be used.
         """
         if name not in self._versions and self._find is not None:
             found = self._versions.add(await self._find(name))
             _log.info("version_found", version=found.name, digest=found.digest)
 
-    async def _look_up(self) -> None:
-        """Look for all unknown versions that should be loaded; tells once of each that fails."""
-        for name in sorted(self.wanted()):
+    async def _discover_desired(self) -> None:
+        """Look for all desired versions that are unknown; logs each reason once."""
+        for name in sorted(self.desired()):
             if name in self._versions or not self._backoff.due(name):
                 continue
             try:
-                await self._know(name)
+                await self._discover(name)
                 self._versions.get(name)
             except RequeryError as error:
                 self._backoff.failed(name)
-                if self._told.get(name) != str(error):
-                    self._told[name] = str(error)
+                if self._reported.get(name) != str(error):
+                    self._reported[name] = str(error)
                     _log.error("version_not_found", version=name[:64], reason=str(error))
             else:
-                self._told.pop(name, None)
+                self._reported.pop(name, None)
 
     def _changed(self, version: ModelVersion) -> None:
         if version.state is State.FAILED:
             self._backoff.failed(version.name)
         else:
             self._backoff.forget(version.name)
-        self.nudge()
-
-
-def desired_versions_document(
-    document_store: DocumentStore, *, initial: Iterable[str], metrics: ControlMetrics
-) -> Document[frozenset[str]]:
-    """The document ``roster``.
-
-    Args:
-        document_store: where it is stored.
-        initial: versions that are loaded as long as nobody has said anything: the configured
-            default. It stays loaded when another version becomes the default, so that going back
-            costs nothing, until somebody unloads it.
-        metrics: of all control documents.
-    """
-    return Document(
-        document_store,
-        DOCUMENT,
-        schema=SCHEMA,
-        parse=_parse,
-        initial=frozenset(initial),
-        dump=lambda names: {"versions": sorted(names)},
-        metrics=metrics,
-    )
-
-
-def _parse(body: dict[str, Any]) -> frozenset[str]:
-    names = body.get("versions")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError('"versions" must be a list of names')
-    return frozenset(names)
+        self.wake()

@@ -1,4 +1,4 @@
-"""The model versions that this process knows, and which of them is the default."""
+"""The model versions that this process knows, and the default among them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _WHY_NOT: Mapping[State, str] = {
     State.DRAINING: "is being unloaded; leave model_version out to use the default",
     State.FAILED: "could not be loaded; GET /versions says why",
 }
-"""By state other than ready."""
+"""By state, except ready."""
 
 
 class VersionRegistry:
-    """All known versions by name, and which one is the default.
+    """All known versions by name, and the default among them.
 
     Args:
-        versions: every version of the store, as far as it is known.
-        default: the one that serves requests that name no other.
+        versions: the known versions of the store.
+        default: name of the version that serves requests without a pin.
 
     Raises:
         UnknownVersion: ``default`` is not among ``versions``.
@@ -44,7 +44,7 @@ class VersionRegistry:
             )
         self._default = self._versions[default]
         self._wanted = default
-        self._watchers: list[Callable[[ModelVersion], None]] = []
+        self._listeners: list[Callable[[ModelVersion], None]] = []
 
     def __iter__(self) -> Iterator[ModelVersion]:
         """Known versions by name."""
@@ -56,38 +56,38 @@ class VersionRegistry:
 
     @property
     def default(self) -> ModelVersion:
-        """The version that serves requests that name no other, in whatever state it is."""
+        """The version that serves requests without a pin, in any state."""
         return self._default
 
     @property
     def wanted_default(self) -> str:
-        """Name of the version that is to be the default: another one until that is ready."""
+        """Name of the version that becomes the default once it is ready."""
         return self._wanted
 
     def add(self, version: ModelVersion) -> ModelVersion:
-        """Know one more version, which has come into the store.
+        """Add a version that has come into the store.
 
         Returns:
-            The one that is known under its name from now on: what was known before stays.
+            The version of that name: the one that was known before, if there was one.
         """
         known = self._versions.setdefault(version.name, version)
         if known is version:
-            for told in self._watchers:
-                told(version)
+            for listener in self._listeners:
+                listener(version)
         return known
 
-    def watch(self, told: Callable[[ModelVersion], None]) -> None:
-        """Call ``told`` with each version: those known now, and those to come."""
-        self._watchers.append(told)
+    def watch(self, listener: Callable[[ModelVersion], None]) -> None:
+        """Call ``listener`` with each version that is known now or added later."""
+        self._listeners.append(listener)
         for version in self:
-            told(version)
+            listener(version)
 
     def ready_names(self) -> frozenset[str]:
-        """Names of the versions that requests can be sent to: ready, and not dead."""
+        """Names of the versions that are up."""
         return frozenset(v.name for v in self._versions.values() if v.up)
 
     def get(self, name: str) -> ModelVersion:
-        """The version of that name, in whatever state it is.
+        """The version of that name, in any state.
 
         Raises:
             UnknownVersion: there is none.
@@ -102,7 +102,7 @@ class VersionRegistry:
     def serving(self, name: str) -> ModelVersion:
         """The version of that name, if it may be routed to.
 
-        The default always may, and so may one whose engine is being replaced: meanwhile their
+        The default always may, and so may a version whose engine is being replaced, because their
         cached answers can be served.
 
         Raises:
@@ -124,11 +124,11 @@ class VersionRegistry:
         return self._default if pin is None else self.serving(pin)
 
     def set_default(self, name: str) -> None:
-        """Let requests that name no version go to this one from now on.
+        """Make this version the default at once.
 
         Raises:
             UnknownVersion: there is none of that name.
-            VersionNotLoaded: it is not ready, or its engine has died or does not answer.
+            VersionNotLoaded: it is not ready, or its engine is dead or suspected.
         """
         version = self.get(name)
         if not version.up:
@@ -139,11 +139,9 @@ class VersionRegistry:
         self._adopt(version)
 
     def want_default(self, name: str) -> None:
-        """Let this version be the default as soon as it can: what the routing document asks for.
+        """Make this version, known or not, the default as soon as it is ready.
 
-        At once if it is ready, or if nothing would be lost because the present default has no
-        engine. Otherwise, even if it is not known yet, once it is ready; until then the present
-        default goes on serving.
+        If the present default has no engine, the change is immediate.
         """
         self._wanted = name
         self.settle()
@@ -155,7 +153,7 @@ class VersionRegistry:
             self._adopt(wanted)
 
     async def close(self) -> None:
-        """Stop all engines; a fault of one keeps no other from being stopped."""
+        """Stop all engines, whatever faults some of them have."""
         closing = (version.close() for version in self._versions.values())
         for outcome in await asyncio.gather(*closing, return_exceptions=True):
             if isinstance(outcome, Exception):

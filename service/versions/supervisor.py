@@ -1,28 +1,28 @@
-"""Replaces engines that died, hang or fail, without a person.
+"""Replaces engines that died, hang or fail.
 
-Every version that is ready is looked at several times a second.
+Every ready version is checked several times a second.
 
-- *Died*: the engine says itself that it cannot answer any more. It is replaced at once.
-- *Hangs*: it has requests outstanding and shows no progress. After a short silence the version is
+- *Died*: the engine says that it cannot answer any more. It is replaced at once.
+- *Hangs*: it has requests outstanding and makes no progress. After a short silence it is
   *suspected*: new requests fall back at once instead of waiting for their deadlines. After a long
-  one the engine is replaced. An engine with nothing to do never hangs.
-- *Fails*: it says that it is well, and one generation after the other fails. It is suspected, too.
+  one it is replaced. An idle engine never hangs.
+- *Fails*: it says that it is healthy, and one generation after the other fails. It is suspected.
 
-A suspected engine gets no requests that could clear it, so it is given one generation of a plain
-query. Any progress clears an engine that was silent; the end of that generation clears one that
-failed others, and its failure is what has the engine replaced: a query that no engine can answer
+A suspected engine gets no requests that could clear it, so it gets one generation of a plain query
+as a probe. Any progress clears an engine that was silent. The end of the probe clears an engine
+that failed others; only a failed probe has it replaced, because a query that no engine can answer
 is no reason to replace this one.
 
-What must not be taken for a hang:
+These are no hangs:
 
 - *A long queue.* Progress is a step of the whole batch, not the end of a request: with hundreds of
   requests on two cores each takes seconds, and a step much less.
-- *A slow machine.* There, a step full of long prompts takes seconds too. As long as the engine
-  computes, silence counts for a sixth: one that was stopped or waits for something does not
-  compute, and one that computes for ever is found out later.
-- *Time that did not pass for the engine.* Silence is counted in looks, each as one interval, and
-  not read off a clock: neither a machine that was suspended, nor an event loop that was held up,
-  nor a clock that was set makes an engine hang.
+- *A slow machine.* There, a step full of long prompts takes seconds too. While the engine uses CPU
+  time, silence counts for a sixth: an engine that is stopped or blocked uses none, and one that
+  computes for ever is found out later.
+- *Time that did not pass for the engine.* Silence is counted in checks, each as one interval, and
+  not by a clock: neither a suspended machine nor a blocked event loop nor a changed clock makes an
+  engine hang.
 """
 
 from __future__ import annotations
@@ -31,115 +31,61 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Collection
-from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from service.engine.protocol import Engine
 from service.errors import RequeryError
 from service.resilience.backoff import Backoff
 from service.resilience.metrics import BreakerMetrics
 from service.resilience.metrics import State as BreakerState
+from service.versions.metrics import LossReason, SupervisorMetrics
 from service.versions.registry import VersionRegistry
 from service.versions.state import State
 from service.versions.version import ModelVersion
 
 _log = structlog.get_logger(component="supervisor")
 
-Reason = Literal["died", "hung", "failing"]
-REASONS: tuple[Reason, ...] = ("died", "hung", "failing")
-
 _PROBE = "steel stake"
-"""In the normal form of every version."""
+"""A query in the normal form of every version."""
 _COMPUTING = 1 / 6
-"""What silence counts while the engine computes."""
-_OUTAGE_BUCKETS_S = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 300, 600, 1800)
+"""Weight of silence while the engine uses CPU time."""
 
 
-class SupervisorMetrics:
-    """Engines that were suspected and replaced, and for how long there was none.
-
-    Args:
-        registry: where they are registered.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._restarts = Counter(
-            "requery_engine_restarts",
-            "Engines replaced, by why: died, hung (work and no progress), failing",
-            ["version", "reason"],
-            registry=registry,
-        )
-        self._suspected = Gauge(
-            "requery_engine_suspected",
-            "1 while an engine calls itself healthy and gets no requests, since it does not answer",
-            ["version"],
-            registry=registry,
-        )
-        self._outage = Histogram(
-            "requery_engine_outage_seconds",
-            "From the loss of an engine (of a hung one: its last sign of life) until the version "
-            "was ready again",
-            ["version"],
-            registry=registry,
-            buckets=_OUTAGE_BUCKETS_S,
-        )
-
-    def watch(self, versions: VersionRegistry) -> None:
-        """Show every version from the start, and read suspicion at every scrape."""
-        versions.watch(self._watch)
-
-    def restarted(self, version: str, reason: Reason) -> None:
-        """An engine is being replaced."""
-        self._restarts.labels(version, reason).inc()
-
-    def back(self, version: str, seconds: float) -> None:
-        """A version is ready again, after so many seconds."""
-        self._outage.labels(version).observe(seconds)
-
-    def _watch(self, version: ModelVersion) -> None:
-        self._suspected.labels(version.name).set_function(partial(_suspected, version))
-        self._outage.labels(version.name)
-        for reason in REASONS:
-            self._restarts.labels(version.name, reason)
-
-
-class _Watch:
-    """What is known of one version from the looks before."""
+class _Record:
+    """What the checks so far have found of one version."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.progress = 0
         self.effort = 0.0
         self.silent_s = 0.0
-        """How long it has had work and made no progress; less if it computed meanwhile."""
+        """Weighted time with work and without progress."""
         self.up_s = math.inf
-        """How long it has been up since it was lost; infinite if it never was."""
+        """Time since the last recovery; infinite if there was none."""
         self.probe: asyncio.Task[bool] | None = None
-        self.lost: Reason | None = None
+        self.lost: LossReason | None = None
         self.lost_at = 0.0
-        self.noted = False
-        """Whether a suspicion has been logged."""
+        self.suspicion_logged = False
         self.breaker: BreakerState | None = None
-        """What was shown last; ``None`` if it never was."""
+        """The state shown last; ``None`` if none was."""
 
-    def meet(self, engine: Engine) -> None:
+    def restart(self, engine: Engine) -> None:
         """Start over with a new engine."""
         self.stop_probe()
         self.engine, self.progress, self.effort = engine, engine.progress, engine.effort
-        self.silent_s, self.noted = 0.0, False
+        self.silent_s, self.suspicion_logged = 0.0, False
 
     def stop_probe(self) -> None:
-        """Give up the generation that was to clear the engine."""
+        """Cancel the probe."""
         if self.probe is not None:
             self.probe.cancel()
             self.probe = None
 
 
-class Replaces(Protocol):
-    """What a supervisor asks of a :class:`service.versions.loader.Loader`."""
+class EngineReplacer(Protocol):
+    """The part of :class:`service.versions.loader.Loader` that a supervisor needs."""
 
     def busy(self, name: str, /) -> bool:
         """Whether the version's engine is being replaced."""
@@ -148,37 +94,37 @@ class Replaces(Protocol):
         """Begin to replace it.
 
         Raises:
-            RequeryError: that cannot be done now.
+            RequeryError: it cannot be replaced now.
         """
 
 
 class Supervisor:
-    """Sees to it that versions that are ready stay so.
+    """Supervises the engines of ready versions.
 
-    It replaces engines by :meth:`Loader.begin_load`, so that there is one way to start an engine.
-    If that fails, the version has failed, and the roster tries again.
+    It replaces engines by :meth:`Loader.begin_load`, the only way to start one. If that fails, the
+    version has failed, and the reconciler tries again.
 
     Args:
-        versions: whose engines are watched.
+        versions: whose engines are supervised.
         loader: replaces engines, one at a time.
-        wanted: names of the versions that should be loaded; no other is replaced.
-        metrics: where losses are counted.
-        breakers: where it is shown, as ``engine:<version>``, whether requests are kept from an
-            engine: closed, half open (suspected, and tried), or open (lost).
-        stall_s: an engine that has work and shows no progress for so many seconds is replaced (six
-            times as many if it computes); a fifth of that, at least a second, and it is suspected.
-        interval_s: between two looks.
-        steady_s: an engine that was lost so soon after the one before it waits for ``backoff``.
-        backoff: when an engine that is lost again and again is replaced.
-        clock: monotonic seconds, only to tell how long an outage lasted.
+        desired: names of the versions that should be loaded; no other is replaced.
+        metrics: count losses.
+        breakers: show, as ``engine:<version>``, whether requests reach an engine: closed, half open
+            (suspected and probed), or open (lost).
+        stall_s: an engine with work and without progress for so many seconds is replaced (six times
+            as many if it uses CPU time), and suspected after a fifth of that, at least a second.
+        interval_s: between two checks.
+        steady_s: an engine that is lost sooner than this after a recovery waits for ``backoff``.
+        backoff: when an engine that is lost repeatedly is replaced.
+        clock: monotonic seconds, for the length of an outage only.
     """
 
     def __init__(
         self,
         *,
         versions: VersionRegistry,
-        loader: Replaces,
-        wanted: Callable[[], Collection[str]],
+        loader: EngineReplacer,
+        desired: Callable[[], Collection[str]],
         metrics: SupervisorMetrics,
         breakers: BreakerMetrics | None = None,
         stall_s: float,
@@ -189,7 +135,7 @@ class Supervisor:
     ) -> None:
         self._versions = versions
         self._loader = loader
-        self._wanted = wanted
+        self._desired = desired
         self._metrics = metrics
         self._breakers = breakers
         self._stall_s = stall_s
@@ -198,60 +144,60 @@ class Supervisor:
         self._steady_s = steady_s
         self._backoff = backoff or Backoff(5.0, 300.0)
         self._clock = clock
-        self._watches: dict[str, _Watch] = {}
+        self._records: dict[str, _Record] = {}
         metrics.watch(versions)
 
     async def run(self) -> None:
-        """Look again and again; ends when it is cancelled, and never raises."""
+        """Check until cancelled; never raises."""
         try:
             while True:
                 await asyncio.sleep(self._interval_s)
-                self.look()
+                self.check()
         finally:
-            probes = [watch.probe for watch in self._watches.values() if watch.probe is not None]
-            for watch in self._watches.values():
-                watch.stop_probe()
+            probes = [record.probe for record in self._records.values() if record.probe is not None]
+            for record in self._records.values():
+                record.stop_probe()
             await asyncio.gather(*probes, return_exceptions=True)
 
-    def look(self) -> None:
-        """Look once at every version, and do what is to be done; never waits and never raises."""
+    def check(self) -> None:
+        """Check every version once, and replace what is lost; never blocks and never raises."""
         for version in self._versions:
             try:
-                self._look_at(version, self._watches.setdefault(version.name, _Watch()))
+                self._check(version, self._records.setdefault(version.name, _Record()))
             except Exception:  # noqa: BLE001 - the other versions need their supervisor
                 _log.exception("engine_not_supervised", version=version.name)
 
-    def _look_at(self, version: ModelVersion, watch: _Watch) -> None:
+    def _check(self, version: ModelVersion, record: _Record) -> None:
         if version.state in (State.AVAILABLE, State.DRAINING):
-            self._forget(version, watch)
+            self._forget(version, record)
             return
         engine = version.unchecked_engine
         if version.state is not State.READY or engine is None:
-            return  # on its way; if it fails, the roster tries again
-        reason = self._diagnose(version, watch, engine)
+            return  # loading; if that fails, the reconciler tries again
+        reason = self._diagnose(version, record, engine)
         if reason is not None:
-            if watch.lost is None:
-                self._lost(version, watch, reason)
+            if record.lost is None:
+                self._lost(version, record, reason)
             self._replace(version, reason)
-        elif watch.lost is not None:
-            self._back(version, watch)
+        elif record.lost is not None:
+            self._recovered(version, record)
         else:
-            watch.up_s += self._interval_s
-        if watch.lost is not None:
-            self._show(version, watch, "open")
+            record.up_s += self._interval_s
+        if record.lost is not None:
+            self._show(version, record, "open")
         else:
-            self._show(version, watch, "half_open" if version.suspected else "closed")
+            self._show(version, record, "half_open" if version.suspected else "closed")
 
-    def _forget(self, version: ModelVersion, watch: _Watch) -> None:
-        """It was unloaded on purpose: what was lost is nobody's loss any more."""
-        watch.stop_probe()
-        if watch.breaker is not None:
-            self._show(version, watch, "closed")
-        fresh = self._watches[version.name] = _Watch()
-        fresh.breaker = watch.breaker
+    def _forget(self, version: ModelVersion, record: _Record) -> None:
+        """Start over: it was unloaded on purpose, so its losses no longer count."""
+        record.stop_probe()
+        if record.breaker is not None:
+            self._show(version, record, "closed")
+        fresh = self._records[version.name] = _Record()
+        fresh.breaker = record.breaker
 
-    def _show(self, version: ModelVersion, watch: _Watch, state: BreakerState) -> None:
-        before, watch.breaker = watch.breaker, state
+    def _show(self, version: ModelVersion, record: _Record, state: BreakerState) -> None:
+        before, record.breaker = record.breaker, state
         if self._breakers is None or state == before:
             return
         name = f"engine:{version.name}"
@@ -260,40 +206,42 @@ class Supervisor:
         if before is not None or state != "closed":
             self._breakers.moved(name, state)
 
-    def _diagnose(self, version: ModelVersion, watch: _Watch, engine: Engine) -> Reason | None:
-        """Why the engine must be replaced; suspects it, and clears it, on the way."""
-        if engine is not watch.engine:
-            watch.meet(engine)
+    def _diagnose(
+        self, version: ModelVersion, record: _Record, engine: Engine
+    ) -> LossReason | None:
+        """Why the engine must be replaced, if it must; suspects it and clears it on the way."""
+        if engine is not record.engine:
+            record.restart(engine)
         if not engine.healthy:
             return "died"
-        if engine.progress != watch.progress:
-            watch.progress, watch.silent_s = engine.progress, 0.0
-            watch.effort = engine.effort
+        if engine.progress != record.progress:
+            record.progress, record.silent_s = engine.progress, 0.0
+            record.effort = engine.effort
         elif engine.outstanding:
-            before, watch.effort = watch.effort, engine.effort
-            computes = watch.effort > before
-            watch.silent_s += self._interval_s * (_COMPUTING if computes else 1)
-        if watch.probe is not None and watch.probe.done():
-            if not watch.probe.result():
-                # The probe is kept: the engine stays found out until another takes its place.
+            before, record.effort = record.effort, engine.effort
+            computing = record.effort > before
+            record.silent_s += self._interval_s * (_COMPUTING if computing else 1)
+        if record.probe is not None and record.probe.done():
+            if not record.probe.result():
+                # Keep the probe: the engine counts as failing until it is replaced.
                 version.suspect()
                 return "failing"
-            watch.probe = None
+            record.probe = None
             version.clear()
-        version.suspect(silent=watch.silent_s >= self._suspect_s)
+        version.suspect(silent=record.silent_s >= self._suspect_s)
         if version.suspected:
-            self._probe(version, watch, engine)
-        elif watch.noted:
-            watch.noted = False
+            self._probe(version, record, engine)
+        elif record.suspicion_logged:
+            record.suspicion_logged = False
             _log.info("engine_cleared", version=version.name)
-        return "hung" if watch.silent_s >= self._stall_s else None
+        return "hung" if record.silent_s >= self._stall_s else None
 
-    def _probe(self, version: ModelVersion, watch: _Watch, engine: Engine) -> None:
-        """Give a suspected engine something to clear itself with."""
-        if watch.probe is None:
-            watch.probe = asyncio.create_task(_answers(engine), name=f"probe-{version.name}")
-        if not watch.noted:
-            watch.noted = True
+    def _probe(self, version: ModelVersion, record: _Record, engine: Engine) -> None:
+        """Start the probe of a suspected engine."""
+        if record.probe is None:
+            record.probe = asyncio.create_task(_answers(engine), name=f"probe-{version.name}")
+        if not record.suspicion_logged:
+            record.suspicion_logged = True
             _log.warning(
                 "engine_suspected",
                 version=version.name,
@@ -301,9 +249,9 @@ class Supervisor:
                 outstanding=engine.outstanding,
             )
 
-    def _lost(self, version: ModelVersion, watch: _Watch, reason: Reason) -> None:
-        watch.lost, watch.lost_at = reason, self._clock() - watch.silent_s
-        if watch.up_s < self._steady_s:
+    def _lost(self, version: ModelVersion, record: _Record, reason: LossReason) -> None:
+        record.lost, record.lost_at = reason, self._clock() - record.silent_s
+        if record.up_s < self._steady_s:
             self._backoff.failed(version.name)
         else:
             self._backoff.forget(version.name)
@@ -311,10 +259,10 @@ class Supervisor:
             "engine_lost", version=version.name, reason=reason, in_flight=version.in_flight.count
         )
 
-    def _replace(self, version: ModelVersion, reason: Reason) -> None:
-        """Begin to replace the engine, if it is wanted and its time has come."""
+    def _replace(self, version: ModelVersion, reason: LossReason) -> None:
+        """Begin to replace the engine, if the version is desired and the backoff is over."""
         name = version.name
-        if name not in self._wanted() or self._loader.busy(name) or not self._backoff.due(name):
+        if name not in self._desired() or self._loader.busy(name) or not self._backoff.due(name):
             return
         try:
             self._loader.begin_load(name)
@@ -324,22 +272,20 @@ class Supervisor:
         else:
             self._metrics.restarted(name, reason)
 
-    def _back(self, version: ModelVersion, watch: _Watch) -> None:
-        seconds = self._clock() - watch.lost_at
-        self._metrics.back(version.name, seconds)
-        _log.info("engine_back", version=version.name, reason=watch.lost, seconds=round(seconds, 3))
-        watch.lost, watch.up_s = None, 0.0
+    def _recovered(self, version: ModelVersion, record: _Record) -> None:
+        seconds = self._clock() - record.lost_at
+        self._metrics.recovered(version.name, seconds)
+        _log.info(
+            "engine_back", version=version.name, reason=record.lost, seconds=round(seconds, 3)
+        )
+        record.lost, record.up_s = None, 0.0
 
 
 async def _answers(engine: Engine) -> bool:
-    """Whether the engine generates without an error; nobody waits for it, so it may take long."""
+    """Whether the engine generates without an error, however long it takes."""
     try:
         async for _candidate in engine.generate(_PROBE):
             pass
     except Exception:  # noqa: BLE001 - whatever it is, the engine is not well
         return False
     return True
-
-
-def _suspected(version: ModelVersion) -> float:
-    return float(version.suspected)

@@ -20,7 +20,7 @@ from service.api.schemas import RewriteRequest
 from service.cache.purges import _parse as parse_purges
 from service.errors import PayloadTooLarge, RequeryError
 from service.telemetry.request_context import make_context
-from service.versions.reconciler import _parse as parse_roster
+from service.versions.desired import parse as parse_desired
 from tests.contract import corpus
 from tests.fuzz.profile import fuzzed
 from tests.fuzz.strategies import json_values
@@ -136,11 +136,10 @@ async def test_no_body_is_longer_than_the_limit_whatever_is_declared(
 @fuzzed
 @given(json_values | st.fixed_dictionaries({"versions": json_values, "purges": json_values}))
 def test_what_others_store_is_taken_or_refused(body: Any) -> None:
-    """The shared documents of the roster and of purges; those of routing and overrides have tests
-    of their own."""
+    """Desired versions and purges; routing and overrides have tests of their own."""
     if not isinstance(body, dict):
         return
-    for parse in (parse_roster, parse_purges):
+    for parse in (parse_desired, parse_purges):
         try:
             parse(body)
         except ValueError:

@@ -20,10 +20,11 @@ from service.engine.errors import EngineUnavailable
 from service.engine.loading import load_engine
 from service.engine.protocol import Candidate
 from service.engine.vllm import VllmEngine
-from service.versions.loader import Loader, LoaderMetrics
+from service.versions.loader import Loader
 from service.versions.memory_budget import MemoryBudget
+from service.versions.metrics import LoaderMetrics, SupervisorMetrics
 from service.versions.registry import VersionRegistry
-from service.versions.supervisor import Supervisor, SupervisorMetrics
+from service.versions.supervisor import Supervisor
 from service.versions.version import ModelVersion, OnTokens
 from tests.support.waiting import until
 
@@ -60,7 +61,7 @@ class Supervised:
         self.supervisor = Supervisor(
             versions=versions,
             loader=self.loader,
-            wanted=lambda: {manifest.name},
+            desired=lambda: {manifest.name},
             metrics=SupervisorMetrics(self.registry),
             stall_s=STALL_S,
         )

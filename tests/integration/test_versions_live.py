@@ -26,9 +26,11 @@ from service.versions.from_store import (
     memory_budget,
     version_finder,
 )
-from service.versions.loader import Loader, LoaderMetrics
+from service.versions.desired import DesiredVersions
+from service.versions.loader import Loader
 from service.versions.memory_budget import MemoryBudget
-from service.versions.reconciler import Reconciler, ReconcilerMetrics, desired_versions_document
+from service.versions.metrics import LoaderMetrics, ReconcilerMetrics
+from service.versions.reconciler import Reconciler
 from service.versions.registry import VersionRegistry
 from service.versions.state import State
 from service.versions.version import ModelVersion
@@ -73,8 +75,8 @@ class Replica:
             load_timeout_s=START_SECONDS,
         )
         self.document_store = LocalDocumentStore()
-        self.roster = Reconciler(
-            document=desired_versions_document(
+        self.reconciler = Reconciler(
+            desired=DesiredVersions(
                 self.document_store, initial=["one-1"], metrics=ControlMetrics(registry)
             ),
             versions=self.versions,
@@ -119,7 +121,7 @@ def root(materialised: tuple[Manifest, Path], tmp_path_factory: pytest.TempPathF
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replica(root: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Replica]:
     one = Replica(root, tmp_path_factory.mktemp("replica"))
-    following = asyncio.create_task(one.roster.run())
+    following = asyncio.create_task(one.reconciler.run())
     first = one.versions.get("one-1")
     with warnings.catch_warnings():
         # Importing vLLM and torch sets off deprecations among themselves.
@@ -142,7 +144,7 @@ async def test_two_versions_side_by_side_within_the_budget(replica: Replica) -> 
     (first,) = replica.cores()
 
     # The second is loaded while the first serves.
-    await replica.roster.ensure("two-1", author="ada")
+    await replica.reconciler.load("two-1", author="ada")
     with pytest.raises(VersionNotLoaded, match=r"loading|warming"):
         replica.versions.serving("two-1")
     served = await serve_until_loaded(replica, two)
@@ -159,16 +161,16 @@ async def test_two_versions_side_by_side_within_the_budget(replica: Replica) -> 
 
     # A third does not fit, and is not started.
     with pytest.raises(InsufficientMemory, match="one-1, two-1"):
-        await replica.roster.ensure("three-1", author="ada")
+        await replica.reconciler.load("three-1", author="ada")
     assert three.state is State.AVAILABLE
     assert replica.cores() == {first, second}
 
     # The default changes, and the first goes once its last request has ended.
     with pytest.raises(VersionInUse):
-        await replica.roster.remove("one-1", author="ada")
+        await replica.reconciler.unload("one-1", author="ada")
     replica.versions.set_default("two-1")
     with one.serving():
-        await replica.roster.remove("one-1", author="ada")
+        await replica.reconciler.unload("one-1", author="ada")
         with pytest.raises(VersionNotLoaded):
             replica.versions.serving("one-1")
         assert [c async for c in one.engine.generate("steele stake")]
@@ -180,7 +182,7 @@ async def test_two_versions_side_by_side_within_the_budget(replica: Replica) -> 
     assert await replica.ask("two-1") == 3
 
     # Its room can be used.
-    await replica.roster.ensure("three-1", author="ada")
+    await replica.reconciler.load("three-1", author="ada")
     await replica.loader.finished("three-1")
     assert await replica.ask("three-1") == 1
 
@@ -197,14 +199,14 @@ async def serve_until_loaded(replica: Replica, loading: ModelVersion) -> list[in
 async def test_a_load_that_is_given_up_leaves_no_process(replica: Replica) -> None:
     """On the replica that the scenario above has left: it serves two-1 and three-1."""
     one = replica.versions.get("one-1")
-    await replica.roster.remove("three-1", author="ada")
+    await replica.reconciler.unload("three-1", author="ada")
     await replica.loader.finished("three-1")
     await until(lambda: len(replica.cores()) == 1)
     before = replica.cores()
-    await replica.roster.ensure("one-1", author="ada")
+    await replica.reconciler.load("one-1", author="ada")
     await until(lambda: replica.cores() != before or not one.loading)
     assert one.loading, one.reason
-    await replica.roster.remove("one-1", author="ada")
+    await replica.reconciler.unload("one-1", author="ada")
     await replica.loader.finished("one-1")
     assert one.state is State.AVAILABLE
     await until(lambda: replica.cores() == before)

@@ -12,9 +12,11 @@ from model_store.manifest import Manifest
 from service.control.metrics import ControlMetrics
 from service.control.store import DocumentStore, LocalDocumentStore
 from service.resilience.backoff import Backoff
-from service.versions.loader import Loader, LoaderMetrics
+from service.versions.desired import DesiredVersions
+from service.versions.loader import Loader
 from service.versions.memory_budget import MemoryBudget
-from service.versions.reconciler import Reconciler, ReconcilerMetrics, desired_versions_document
+from service.versions.metrics import LoaderMetrics, ReconcilerMetrics
+from service.versions.reconciler import Reconciler
 from service.versions.registry import VersionRegistry
 from service.versions.version import ModelVersion
 from tests.support.versions import Engines, make_manifest
@@ -77,11 +79,11 @@ class Fleet:
             drain_timeout_s=drain_timeout_s,
             used=lambda: self.used,
         )
-        self.document = desired_versions_document(
+        self.desired = DesiredVersions(
             self.document_store, initial=["a"], metrics=ControlMetrics(self.registry)
         )
-        self.roster = Reconciler(
-            document=self.document,
+        self.reconciler = Reconciler(
+            desired=self.desired,
             versions=self.versions,
             loader=self.loader,
             metrics=ReconcilerMetrics(self.registry),
@@ -105,10 +107,10 @@ class Fleet:
     @asynccontextmanager
     async def following(self) -> AsyncIterator[Fleet]:
         """Keep to the roster for a block, and stop everything after it."""
-        await self.document.refresh()
+        await self.desired.document.refresh()
         tasks = [
             asyncio.create_task(self.document_store.run()),
-            asyncio.create_task(self.roster.run()),
+            asyncio.create_task(self.reconciler.run()),
         ]
         try:
             yield self

@@ -63,7 +63,7 @@ async def edge_of(fleet: Fleet, *, wait_s: float = 60.0) -> AsyncIterator[Edge]:
     app.include_router(
         VersionsApi(
             versions=fleet.versions,
-            roster=fleet.roster,
+            reconciler=fleet.reconciler,
             loader=fleet.loader,
             memory=fleet.memory,
             weights=lambda: weights,

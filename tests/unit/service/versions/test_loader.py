@@ -140,7 +140,7 @@ async def test_loading_while_it_drains_is_refused_with_advice(fleet: Fleet) -> N
     await fleet.loader.load("b")
     with fleet["b"].serving():
         fleet.loader.begin_unload("b")
-        with pytest.raises(VersionDraining, match="1 requests under way; load it again once"):
+        with pytest.raises(VersionDraining, match="1 requests in flight; load it again once"):
             fleet.loader.begin_load("b")
         fleet.loader.begin_unload("b")  # it is under way already
     await fleet.loader.finished("b")

@@ -43,14 +43,14 @@ async def test_at_first_only_the_default_is_loaded() -> None:
 
 async def test_what_is_asked_for_is_loaded_and_noted_with_its_author() -> None:
     async with Fleet().following() as fleet:
-        version = await fleet.roster.ensure("b", author="ada")
+        version = await fleet.reconciler.load("b", author="ada")
         assert version.loading or version.up
         await until(lambda: fleet["b"].up)
-        assert fleet.document.value == {"a", "b"}
+        assert fleet.desired.document.value == {"a", "b"}
         (entry,) = await fleet.document_store.notes(10)
         assert (entry["author"], entry["action"]) == ("ada", "version.load")
         # Asking again changes nothing and is no change to note.
-        await fleet.roster.ensure("b", author="ada")
+        await fleet.reconciler.load("b", author="ada")
         assert len(await fleet.document_store.notes(10)) == 1
         assert fleet.engines.count("b") == 1
 
@@ -59,9 +59,9 @@ async def test_other_replicas_follow() -> None:
     document_store = LocalDocumentStore()
     one, other = Fleet(document_store=document_store), Fleet(document_store=document_store)
     async with one.following(), other.following():
-        await one.roster.ensure("b", author="ada")
+        await one.reconciler.load("b", author="ada")
         await until(lambda: one["b"].up and other["b"].up)
-        await other.roster.remove("b", author="ada")
+        await other.reconciler.unload("b", author="ada")
         await until(lambda: one.engines.running == other.engines.running == ["a"])
 
 
@@ -71,9 +71,9 @@ async def test_another_replica_gives_a_load_up_that_is_no_longer_wanted() -> Non
     slow = other.engines.give("b", ScriptedEngine())
     slow.may_start.clear()
     async with one.following(), other.following():
-        await one.roster.ensure("b", author="ada")
+        await one.reconciler.load("b", author="ada")
         await until(lambda: other.engines.count("b") == 1)
-        await one.roster.remove("b", author="ada")
+        await one.reconciler.unload("b", author="ada")
         await until(lambda: slow.closed)
         await until(lambda: other["b"].state is State.AVAILABLE)
 
@@ -81,9 +81,9 @@ async def test_another_replica_gives_a_load_up_that_is_no_longer_wanted() -> Non
 async def test_a_replica_that_starts_later_loads_what_was_wanted_before() -> None:
     document_store = LocalDocumentStore()
     async with Fleet(document_store=document_store).following() as first:
-        await first.roster.ensure("b", author="ada")
-        await first.roster.ensure("c", author="ada")
-        await first.roster.remove("c", author="ada")
+        await first.reconciler.load("b", author="ada")
+        await first.reconciler.load("c", author="ada")
+        await first.reconciler.unload("c", author="ada")
     async with Fleet(document_store=document_store).following() as again:
         await until(lambda: again["a"].up and again["b"].up)
         assert again["c"].state is State.AVAILABLE
@@ -118,7 +118,7 @@ async def test_what_the_routing_document_uses_is_loaded_though_nobody_asked() ->
         fleet.used = {"b"}
         await until(lambda: fleet["b"].up)
         with pytest.raises(VersionInUse):
-            await fleet.roster.remove("b", author="ada")
+            await fleet.reconciler.unload("b", author="ada")
         fleet.used = set()
         await until(lambda: fleet["b"].state is State.AVAILABLE)
 
@@ -131,10 +131,10 @@ async def test_the_default_that_routing_wants_is_loaded_and_the_old_one_stays() 
         await turns()
         # The configured default is in the roster until somebody takes it out: back at once.
         assert fleet["a"].up
-        await fleet.roster.remove("a", author="ada")
+        await fleet.reconciler.unload("a", author="ada")
         await until(lambda: fleet.engines.running == ["b"])
         with pytest.raises(VersionInUse):
-            await fleet.roster.remove("b", author="ada")
+            await fleet.reconciler.unload("b", author="ada")
 
 
 async def test_what_still_serves_is_kept_until_the_wanted_default_is_there() -> None:
@@ -159,7 +159,7 @@ async def test_a_version_that_fails_is_tried_again() -> None:
     fleet.engines.give("b", failing())
     async with fleet.following():
         with capture_logs() as logs:
-            await fleet.roster.ensure("b", author="ada")
+            await fleet.reconciler.load("b", author="ada")
             await until(lambda: fleet["b"].up)
     assert fleet.engines.count("b") == 2
     assert [line["event"] for line in logs].count("version_failed") == 1
@@ -170,15 +170,15 @@ async def test_a_version_that_failed_waits_for_its_time_and_others_do_not_wait_f
     fleet.engines.give("b", failing())
     async with fleet.following():
         await until(lambda: fleet["a"].up)
-        await fleet.roster.ensure("b", author="ada")
-        await fleet.roster.ensure("c", author="ada")
+        await fleet.reconciler.load("b", author="ada")
+        await fleet.reconciler.load("c", author="ada")
         await until(lambda: fleet["c"].up)
         await turns()
         assert (fleet["b"].state, fleet["b"].reason) == (State.FAILED, "no device")
         assert fleet.engines.count("b") == 1
         assert fleet.metric("requery_roster_missing") == 1
         # A person who asks again does not wait.
-        await fleet.roster.ensure("b", author="ada")
+        await fleet.reconciler.load("b", author="ada")
         await until(lambda: fleet["b"].up)
 
 
@@ -187,17 +187,17 @@ async def test_a_failure_is_this_replicas_own() -> None:
     one, other = Fleet(document_store=document_store), Fleet(document_store=document_store)
     other.engines.give("b", failing())
     async with one.following(), other.following():
-        await one.roster.ensure("b", author="ada")
+        await one.reconciler.load("b", author="ada")
         await until(lambda: one["b"].up and other["b"].state is State.FAILED)
-        assert one.document.value == {"a", "b"}
+        assert one.desired.document.value == {"a", "b"}
 
 
 async def test_what_does_not_fit_is_refused_and_nobody_else_is_told_to_load_it() -> None:
     async with Fleet(budget=memory(150)).following() as fleet:
         await until(lambda: fleet["a"].up)
         with pytest.raises(InsufficientMemory):
-            await fleet.roster.ensure("b", author="ada")
-        assert fleet.document.value == {"a"}
+            await fleet.reconciler.load("b", author="ada")
+        assert fleet.desired.document.value == {"a"}
         assert fleet["b"].state is State.AVAILABLE
 
 
@@ -209,7 +209,7 @@ async def test_what_does_not_fit_on_a_following_replica_fails_there_with_the_rea
     )
     async with large.following(), small.following():
         await until(lambda: large["a"].up and small["a"].up)
-        await large.roster.ensure("b", author="ada")
+        await large.reconciler.load("b", author="ada")
         await until(lambda: large["b"].up and small["b"].state is State.FAILED)
         assert "needs about 100 MiB" in (small["b"].reason or "")
         assert small.engines.count("b") == 0
@@ -221,7 +221,7 @@ async def test_what_does_not_fit_on_a_following_replica_fails_there_with_the_rea
 async def test_one_version_takes_the_place_of_another_that_still_drains() -> None:
     document_store = LocalDocumentStore()
     async with Fleet(document_store=document_store, budget=memory(200)).following() as fleet:
-        await fleet.roster.ensure("b", author="ada")
+        await fleet.reconciler.load("b", author="ada")
         await until(lambda: fleet["a"].up and fleet["b"].up)
         with fleet["b"].serving():
             await document_store.write("roster", {"versions": ["a", "c"]}, schema=1, expected=1)
@@ -236,12 +236,12 @@ async def test_a_wish_that_cannot_be_stored_changes_nothing() -> None:
     async with Fleet(document_store=DeadStore()).following() as fleet:
         await until(lambda: fleet["a"].up)
         with pytest.raises(DocumentStoreUnavailable):
-            await fleet.roster.ensure("b", author="ada")
+            await fleet.reconciler.load("b", author="ada")
         await until(lambda: fleet["b"].state is State.AVAILABLE)
         fleet.versions.want_default("c")
         await until(lambda: fleet.versions.default.name == "c")
         with pytest.raises(DocumentStoreUnavailable):
-            await fleet.roster.remove("a", author="ada")
+            await fleet.reconciler.unload("a", author="ada")
         await turns()
         assert fleet.engines.running == ["a", "c"]
 
@@ -254,8 +254,8 @@ async def test_an_edit_made_at_the_same_time_elsewhere_is_kept() -> None:
         document_store._subscribers.tell = lambda *_: None  # type: ignore[method-assign]
         await document_store.write("roster", {"versions": ["a", "c"]}, schema=1, expected=0)
         del document_store._subscribers.tell
-        await fleet.roster.ensure("b", author="ada")
-        assert fleet.document.value == {"a", "b", "c"}
+        await fleet.reconciler.load("b", author="ada")
+        assert fleet.desired.document.value == {"a", "b", "c"}
 
 
 async def test_a_version_that_came_into_the_store_later_is_found() -> None:
@@ -265,7 +265,7 @@ async def test_a_version_that_came_into_the_store_later_is_found() -> None:
         Fleet(document_store=document_store, store="", first_retry_s=0.01),
     )
     async with one.following(), other.following():
-        await one.roster.ensure("d", author="ada")
+        await one.reconciler.load("d", author="ada")
         await until(lambda: one["d"].up)
         assert one.metric("requery_version_state", version="d", state="ready") == 1
         # The store of the other replica gets it a little later.
@@ -279,10 +279,10 @@ async def test_a_version_that_is_nowhere_is_unknown_and_does_not_get_into_the_ro
     for fleet in (Fleet(store=""), Fleet()):
         async with fleet.following():
             with pytest.raises(UnknownVersion):
-                await fleet.roster.ensure("d", author="ada")
+                await fleet.reconciler.load("d", author="ada")
             with pytest.raises(UnknownVersion):
-                await fleet.roster.remove("d", author="ada")
-            assert fleet.document.value == {"a"}
+                await fleet.reconciler.unload("d", author="ada")
+            assert fleet.desired.document.value == {"a"}
 
 
 async def test_an_unknown_version_in_the_roster_is_told_once_and_can_be_taken_out() -> None:
@@ -295,8 +295,8 @@ async def test_an_unknown_version_in_the_roster_is_told_once_and_can_be_taken_ou
             await until(lambda: fleet["b"].up)  # the others do not suffer
             await turns(200)
             assert fleet.metric("requery_roster_missing") == 1
-            assert await fleet.roster.remove("gone", author="ada") is None
-            assert fleet.document.value == {"a", "b"}
+            assert await fleet.reconciler.unload("gone", author="ada") is None
+            assert fleet.desired.document.value == {"a", "b"}
             assert fleet.metric("requery_roster_missing") == 0
     assert [line["event"] for line in logs].count("version_not_found") == 1
 
@@ -307,5 +307,5 @@ async def test_a_roster_that_is_none_is_not_taken(body: dict[str, object]) -> No
         await until(lambda: fleet["a"].up)
         await fleet.document_store.write("roster", body, schema=1, expected=0)
         await turns()
-        assert fleet.document.value == {"a"}
+        assert fleet.desired.document.value == {"a"}
         assert fleet["a"].up

@@ -13,8 +13,9 @@ from service.engine.protocol import Candidate
 from service.errors import EngineUnavailable
 from service.resilience.backoff import Backoff
 from service.resilience.metrics import BreakerMetrics
+from service.versions.metrics import SupervisorMetrics
 from service.versions.state import State
-from service.versions.supervisor import Supervisor, SupervisorMetrics
+from service.versions.supervisor import Supervisor
 from service.versions.version import FAILURES_IN_A_ROW
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import Fleet, memory
@@ -30,11 +31,11 @@ class Ward:
     def __init__(self, fleet: Fleet | None = None, **options: Any) -> None:
         self.fleet = fleet or Fleet()
         self.now = 0.0
-        self.wanted: Collection[str] = set("abc")
+        self.desired: Collection[str] = set("abc")
         self.supervisor = Supervisor(
             versions=self.fleet.versions,
             loader=self.fleet.loader,
-            wanted=lambda: self.wanted,
+            desired=lambda: self.desired,
             metrics=SupervisorMetrics(self.fleet.registry),
             breakers=BreakerMetrics(self.fleet.registry),
             backoff=Backoff(5.0, 20.0, lambda: self.now),
@@ -46,7 +47,7 @@ class Ward:
         """Let so many seconds pass, one look in each."""
         for _ in range(times):
             self.now += 1.0
-            self.supervisor.look()
+            self.supervisor.check()
             await turns()
 
     def restarts(self, reason: str, version: str = "a") -> float | None:
@@ -129,7 +130,7 @@ async def test_the_engines_breaker_shows_whether_requests_are_kept_from_it(ward:
     await asyncio.gather(call, return_exceptions=True)
     # One that is not there is kept from nobody.
     fleet.engines["a"].die()
-    ward.wanted = ()
+    ward.desired = ()
     await ward.look()
     assert ward.breaker == "open"
     fleet.versions.want_default("b")
@@ -291,11 +292,11 @@ async def test_a_jump_of_the_clock_makes_nothing_hang(ward: Ward) -> None:
 
 
 async def test_what_nobody_wants_is_not_replaced(ward: Ward) -> None:
-    ward.wanted = {"b"}
+    ward.desired = {"b"}
     ward.fleet.engines["a"].die()
     await ward.look(3)
     assert ward.fleet.engines.count("a") == 1
-    ward.wanted = {"a"}
+    ward.desired = {"a"}
     await ward.look()
     await until(lambda: ward.fleet["a"].up)
 
@@ -321,7 +322,7 @@ async def test_an_outage_ends_when_the_version_is_unloaded(ward: Ward) -> None:
     fleet = ward.fleet
     await fleet.loader.load("b")
     await ward.look()
-    ward.wanted = {"a"}
+    ward.desired = {"a"}
     fleet.engines["b"].die()
     await ward.look()
     await fleet.loader.unload("b")
@@ -447,7 +448,7 @@ async def test_two_are_replaced_one_after_the_other_and_nobody_waits_for_the_sec
 async def test_if_the_next_one_does_not_start_the_roster_goes_on() -> None:
     ward = Ward(Fleet(first_retry_s=0.001))
     async with ward.fleet.following() as fleet:
-        ward.wanted = fleet.roster.wanted()
+        ward.desired = fleet.reconciler.desired()
         await until(lambda: fleet["a"].up)
         await ward.look()
         fleet.engines["a"].die()

@@ -37,11 +37,11 @@ def replica(server: RedisServer) -> Fleet:
 async def test_replicas_follow_and_a_restarted_one_finds_the_roster(server: RedisServer) -> None:
     async with replica(server).following() as one:
         async with replica(server).following() as other:
-            assert one.roster.durable
-            await one.roster.ensure("b", author="ada")
-            await other.roster.ensure("c", author="bob")
+            assert one.reconciler.durable
+            await one.reconciler.load("b", author="ada")
+            await other.reconciler.load("c", author="bob")
             await until(lambda: one.engines.running == other.engines.running == ["a", "b", "c"])
-            await other.roster.remove("b", author="bob")
+            await other.reconciler.unload("b", author="bob")
             await until(lambda: one.engines.running == ["a", "c"])
         async with replica(server).following() as again:
             await until(lambda: again.engines.running == ["a", "c"])
@@ -51,12 +51,12 @@ async def test_without_redis_nothing_is_loaded_that_other_replicas_would_not_hea
     server: RedisServer,
 ) -> None:
     async with replica(server).following() as one:
-        await one.roster.ensure("b", author="ada")
+        await one.reconciler.load("b", author="ada")
         await until(lambda: one.engines.running == ["a", "b"])
         server.stop()
         with pytest.raises(DocumentStoreUnavailable):
-            await one.roster.ensure("c", author="ada")
+            await one.reconciler.load("c", author="ada")
         await until(lambda: one["c"].state is State.AVAILABLE)
         with pytest.raises(DocumentStoreUnavailable):
-            await one.roster.remove("b", author="ada")
+            await one.reconciler.unload("b", author="ada")
         assert one.engines.running == ["a", "b"]
