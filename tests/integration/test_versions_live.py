@@ -20,13 +20,13 @@ from service.config.settings import Settings
 from service.control.metrics import ControlMetrics
 from service.control.store import LocalDocumentStore
 from service.errors import InsufficientMemory, VersionInUse, VersionNotLoaded
+from service.versions.desired import DesiredVersions
 from service.versions.from_store import (
     engine_factory,
     known_versions,
     memory_budget,
     version_finder,
 )
-from service.versions.desired import DesiredVersions
 from service.versions.loader import Loader
 from service.versions.memory_budget import MemoryBudget
 from service.versions.metrics import LoaderMetrics, ReconcilerMetrics
