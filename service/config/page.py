@@ -18,9 +18,8 @@ _HEAD = """\
 Every option of `requery serve`; `requery precompute` reads the same. This page is made from
 [service/config/settings.py](../service/config/settings.py) by `python -m service.config.page`.
 An empty setting counts as not set. An invalid one ends the start with one line that names it.
+After the name: the default, if there is one; in brackets: type, unit, bounds.
 
-| name | type | default | what |
-|---|---|---|---|
 """
 _UNITS = {"_per_s": "requests/s", "_ms": "ms", "_bytes": "bytes", "_s": "s"}
 """By how a name ends; the first that fits."""
@@ -46,10 +45,10 @@ def page() -> str:
     """The page, in Markdown."""
     prefix = str(Settings.model_config.get("env_prefix"))
     rows = (
-        (f"`{prefix}{name.upper()}`", _type(name, field), _default(field), _what(field))
+        f"- `{prefix}{name.upper()}`{_default(field)} ({_type(name, field)}): {field.description}\n"
         for name, field in Settings.model_fields.items()
     )
-    return _HEAD + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
+    return _HEAD + "".join(rows)
 
 
 def _type(name: str, field: FieldInfo) -> str:
@@ -60,7 +59,7 @@ def _type(name: str, field: FieldInfo) -> str:
         for attribute, words in _BOUNDS.items()
         if getattr(one, attribute, None) is not None
     ]
-    unit = next((f" ({unit})" for end, unit in _UNITS.items() if name.endswith(end)), "")
+    unit = next((f" in {unit}" for end, unit in _UNITS.items() if name.endswith(end)), "")
     return ", ".join([" or ".join(kinds) + unit, *bounds])
 
 
@@ -85,15 +84,7 @@ def _default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         value = str(value).lower()
-    return f"`{value}`"
-
-
-def _what(field: FieldInfo) -> str:
-    return field.description or ""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return f" = `{value}`"
 
 
 if __name__ == "__main__":
