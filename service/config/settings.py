@@ -34,13 +34,13 @@ class Settings(BaseSettings):
     model_sources: Annotated[
         str,
         Field(
-            description="Paths or fsspec URLs of folders with more model versions, separated by "
-            "commas, searched before the packaged ones."
+            description="Paths or fsspec URLs of folders with versions, separated by commas, "
+            "searched before the packaged ones."
         ),
     ] = ""
     cache_dir: Annotated[
         Path | None,
-        Field(description="Where materialised models are kept; default: the user's cache folder."),
+        Field(description="Folder of materialised models; default: the user's cache folder."),
     ] = None
 
     device: Annotated[
@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     engine_compiled: Annotated[
         bool | None,
         Field(
-            description="Compile the model: on a CPU some 100 s at start for less time per token; "
-            "default: on a GPU only."
+            description="Compile the model; on a CPU this costs some 100 s at start. Default: on "
+            "a GPU only."
         ),
     ] = None
     engine_log_level: Annotated[
@@ -72,22 +72,22 @@ class Settings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            description="What all engines may take together, checked before one is loaded; "
-            "default: 0.8 of the machine's or container's memory, on a GPU 0.9 of its memory.",
+            description="Bound on the memory of all engines, checked before a load; default: 0.8 "
+            "of the machine's or container's memory, 0.9 of a GPU's.",
         ),
     ] = None
-    load_timeout_s: Annotated[
-        float, Field(gt=0, description="Longest that loading a version may take.")
-    ] = 1800.0
+    load_timeout_s: Annotated[float, Field(gt=0, description="Bound on loading a version.")] = (
+        1800.0
+    )
     drain_timeout_s: Annotated[
         float,
-        Field(ge=0, description="Longest that unloading waits for requests that are under way."),
+        Field(ge=0, description="Bound on how long unloading waits for requests in flight."),
     ] = 30.0
     warm_queries: Annotated[
         str,
         Field(
-            description="Queries, separated by semicolons, that a version answers before shoppers "
-            "are sent to it; ';' alone leaves this out."
+            description="Queries, separated by semicolons, that a version answers before it is "
+            "ready; ';' alone: none."
         ),
     ] = "steel stake; cieling fan with light; 2x4 lumber 8 ft; kids rain boots; batteries aa"
 
@@ -95,40 +95,38 @@ class Settings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            description="Deadline of a /rewrite that names none; default: 150 on a GPU and 2000 "
-            "on a CPU, where a miss takes a few hundred milliseconds.",
+            description="Deadline of a /rewrite without one; default: 150 on a GPU, 2000 on a CPU.",
         ),
     ] = None
     max_deadline_ms: Annotated[
-        int, Field(ge=1, description="Longest deadline; longer ones are cut to it.")
+        int, Field(ge=1, description="Longer deadlines are cut to this.")
     ] = 30_000
     generation_timeout_s: Annotated[
         float,
-        Field(gt=0, description="Longest that a generation goes on once nobody waits for it."),
+        Field(gt=0, description="Bound on a generation without waiting callers."),
     ] = 30.0
 
     admission_target_ms: Annotated[
         float | None,
         Field(
             gt=0,
-            description="A generation should take no longer than this; as many are let in at a "
-            "time as keep to it. Default: 0.7 of the default deadline.",
+            description="Target for the time of a generation, from which admission learns its "
+            "limit; default: 0.7 of the default deadline.",
         ),
     ] = None
     admission_max_candidates: Annotated[
         int | None,
         Field(
             ge=1,
-            description="Bound on the candidates being generated at a time, below which the limit "
-            "is learned; default: twice what the engine decodes at a time.",
+            description="Upper bound of the learned limit on concurrent candidates; default: "
+            "twice what the engine decodes at a time.",
         ),
     ] = None
     engine_stall_s: Annotated[
         float,
         Field(
             gt=0,
-            description="An engine that has work and finishes none of it for this long is hung "
-            "and is replaced.",
+            description="An engine with work and no progress for this long is replaced.",
         ),
     ] = 10.0
 
@@ -139,55 +137,55 @@ class Settings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            description="Writes to Redis stop while it uses more memory than this, for whatever "
-            "it holds and over all masters. It is read every few seconds, so the bound is not "
-            "exact: for that set the server's maxmemory, with maxmemory-policy allkeys-lru.",
+            description="Writes to Redis stop while all masters together use more memory than "
+            "this, read every few seconds. For an exact bound set the server's "
+            "maxmemory and maxmemory-policy allkeys-lru.",
         ),
     ] = None
-    cache_ttl_s: Annotated[
-        float, Field(gt=0, description="How long a cached answer lives, at most.")
-    ] = 24 * 3600.0
+    cache_ttl_s: Annotated[float, Field(gt=0, description="Lifetime of a cached answer.")] = (
+        24 * 3600.0
+    )
     cache_soft_ttl_s: Annotated[
         float,
         Field(
             gt=0,
-            description="Age from which a cached answer is made anew in the background while it "
-            "is still served; as long as the whole life or longer: never.",
+            description="Age from which a cached answer is served and refreshed in the "
+            "background; never if not below the lifetime.",
         ),
     ] = 6 * 3600.0
     cache_empty_ttl_s: Annotated[
         float,
-        Field(gt=0, description="How long it is remembered that a query has no good rewrite."),
+        Field(gt=0, description="Lifetime of the answer that a query has no good rewrite."),
     ] = 3600.0
     cache_ttl_jitter: Annotated[
         float,
         Field(
             ge=0,
             lt=1,
-            description="Share by which these times are cut short, at most, differently for each "
-            "query, so that answers made together do not expire together.",
+            description="Share by which lifetimes are shortened, at most, by query, so that "
+            "answers do not expire together.",
         ),
     ] = 0.1
     refresh_max_in_flight: Annotated[
         int,
         Field(
             ge=0,
-            description="A stale answer is made anew only while fewer generations than this are "
-            "under way; 0 turns refreshing off.",
+            description="A stale answer is refreshed only while fewer generations than this are "
+            "running; 0 turns refreshing off.",
         ),
     ] = 1
     redis_url: Annotated[
         SecretStr | None,
         Field(
-            description="Redis as the shared cache tier (redis://, rediss://, unix://); without "
-            "it each process has only its own memory."
+            description="Redis for the shared cache and documents (redis://, rediss://, unix://, "
+            "redis+sentinel://, redis+cluster://)."
         ),
     ] = None
     redis_read_budget_ms: Annotated[
-        float, Field(gt=0, description="Longest that a look-up in Redis may hold up a request.")
+        float, Field(gt=0, description="Bound on the time of a look-up in Redis.")
     ] = 15.0
     redis_write_budget_ms: Annotated[
-        float, Field(gt=0, description="Longest that a write to Redis may take, after the answer.")
+        float, Field(gt=0, description="Bound on the time of a write to Redis, after the answer.")
     ] = 200.0
     redis_max_connections: Annotated[
         int, Field(ge=1, description="Bound on connections to Redis.")
@@ -196,8 +194,8 @@ class Settings(BaseSettings):
     exposures: Annotated[
         Literal["auto", "off", "log", "redis"],
         Field(
-            description="Where exposure records of experiments go: a Redis stream, the log (at "
-            "level info) or nowhere; auto takes the stream if there is a Redis, else the log."
+            description="Where exposure records go: a Redis stream, the log (level info) or "
+            "nowhere; auto: the stream with Redis, else the log."
         ),
     ] = "auto"
     exposures_max_entries: Annotated[
@@ -207,8 +205,8 @@ class Settings(BaseSettings):
         int,
         Field(
             ge=0,
-            description="Shadow traffic is generated only while at most this many generations "
-            "are under way for shoppers.",
+            description="Shadow traffic is generated only while at most this many shoppers' "
+            "generations are running.",
         ),
     ] = 0
 
@@ -221,52 +219,50 @@ class Settings(BaseSettings):
         SecretStr | None,
         Field(
             min_length=16,
-            description="Key for everything that changes state ('Authorization: Bearer <key>'); "
-            "without it only callers on the same machine may.",
+            description="Key for every change ('Authorization: Bearer <key>'); without it only "
+            "callers on this machine may change anything.",
         ),
     ] = None
 
     api_keys_file: Annotated[
         Path | None,
         Field(
-            description="YAML or JSON file of hashed API keys with their scopes, read again "
-            "whenever it changes; 'requery keys new' makes an entry. With it every call but "
+            description="YAML or JSON file of hashed API keys with scopes, read again when it "
+            "changes ('requery keys new' makes entries). With it every call but "
             "health checks needs a key; an admin key alone leaves rewriting open."
         ),
     ] = None
     serve_without_keys: Annotated[
         Literal["no", "to-anyone"],
         Field(
-            description="Without keys the service listens on this machine alone; 'to-anyone' lets "
-            "it listen on other addresses and answer whoever can reach them."
+            description="Without keys the service listens on this machine only; 'to-anyone' "
+            "allows other addresses."
         ),
     ] = "no"
     rate_limit_per_s: Annotated[
         float,
         Field(
             ge=0,
-            description="Requests a second taken from one key, or without keys from one address, "
-            "in this process; 0 is no limit.",
+            description="Limit per key, or without keys per address, in this process; 0: none.",
         ),
     ] = 0.0
     rate_limit_burst: Annotated[
         int | None,
-        Field(ge=1, description="Requests that may come at once; default: those of two seconds."),
+        Field(ge=1, description="Requests at once; default: those of two seconds."),
     ] = None
 
     overrides_file: Annotated[
         Path | None,
         Field(
-            description="YAML or JSON file of overrides that is only read, again whenever it "
-            "changes; entries made by the API go before it."
+            description="Read-only YAML or JSON file of overrides, read again when it changes; "
+            "the API's entries precede it."
         ),
     ] = None
     batch_concurrency: Annotated[
         int,
         Field(
             ge=1,
-            description="Queries of all batches answered at a time, so that batches leave the "
-            "engine to single requests.",
+            description="Concurrent queries of all batches.",
         ),
     ] = 8
 
@@ -277,26 +273,25 @@ class Settings(BaseSettings):
     max_connections: Annotated[
         int, Field(ge=1, description="Connections open at a time; more are refused with a 503.")
     ] = 4096
-    body_timeout_s: Annotated[
-        float, Field(gt=0, description="Longest that reading one request may take.")
-    ] = 10.0
+    body_timeout_s: Annotated[float, Field(gt=0, description="Bound on reading one request.")] = (
+        10.0
+    )
     shutdown_delay_s: Annotated[
         float,
         Field(
             ge=0,
-            description="How long, once told to stop, /readyz answers 503 while requests are "
-            "still taken, so that a load balancer can look elsewhere first.",
+            description="After SIGTERM, how long /readyz is 503 while requests are still accepted.",
         ),
     ] = 2.0
     shutdown_grace_s: Annotated[
         float,
-        Field(ge=0, description="Longest that requests in flight may then take to finish."),
+        Field(ge=0, description="After that delay: bound on finishing requests in flight."),
     ] = 10.0
     store_wait_s: Annotated[
         float,
         Field(
             ge=0,
-            description="Longest to wait at the start for a model source that is not there yet.",
+            description="Bound on waiting at the start for a missing model source.",
         ),
     ] = 30.0
     log_level: Annotated[
@@ -305,21 +300,18 @@ class Settings(BaseSettings):
     log_requests: Annotated[bool, Field(description="Log one line for each request.")] = True
     log_queries: Annotated[
         QueryMode,
-        Field(
-            description="How a shopper's query, which can be personal data, appears in logs: "
-            "hash, plain or off."
-        ),
+        Field(description="How queries, which can be personal data, appear in logs."),
     ] = "hash"
     log_query_salt: Annotated[
         SecretStr,
-        Field(description="Secret that keeps hashed queries in logs from being guessed."),
+        Field(description="Secret that keeps hashed queries from being guessed."),
     ] = SecretStr("")
     otlp_endpoint: Annotated[
         str | None,
         Field(
             pattern=r"^https?://[^/\s]",
-            description="OTLP/HTTP collector that traces are sent to (http://host:4318); without "
-            "it there are none. Needs the extra 'otel'; OTEL_* variables say the rest.",
+            description="OTLP/HTTP collector for traces (http://host:4318); default: no traces. "
+            "Needs the extra 'otel'; OTEL_* variables apply.",
         ),
     ] = None
     trace_sample: Annotated[
@@ -327,8 +319,7 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=1,
-            description="Share of the requests that are traced; a caller's traceparent decides "
-            "for itself.",
+            description="Share of requests traced; a caller's traceparent decides for itself.",
         ),
     ] = 0.01
 
