@@ -8,9 +8,9 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.metrics import ApiMetrics
 from service.api.problems import internal_problem
 from service.errors import PayloadTooLarge
-from service.pipeline.metrics import Metrics
 from service.telemetry.request_context import RequestContext, attach, make_context
 
 _log = structlog.get_logger(component="access")
@@ -30,7 +30,7 @@ class RequestContextMiddleware:
         log_requests: whether to write the access line.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, log_requests: bool) -> None:
+    def __init__(self, app: ASGIApp, *, metrics: ApiMetrics, log_requests: bool) -> None:
         self._app = app
         self._metrics = metrics
         self._log_requests = log_requests

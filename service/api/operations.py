@@ -1,10 +1,13 @@
-"""What machines ask: health and metrics."""
+"""Health checks and metrics."""
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import orjson
 from fastapi import APIRouter
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -12,25 +15,39 @@ from service.api.direct import DirectRoute
 from service.api.operator_schemas import Liveness, Readiness
 from service.api.schemas import problems
 from service.errors import NotReady
-from service.pipeline.metrics import Metrics
 from service.security.auth import Guard
-from service.server.connection import connection_of
 from service.versions.registry import VersionRegistry
 from service.versions.state import State
+
+SERVER_STATE = "requery.server"
+"""Key of the :class:`ServerState` in ``scope["state"]``."""
+
+
+class ServerState(Protocol):
+    """What the application reads of the server; the server adds it to the ASGI state."""
+
+    stopping: bool
+    """Whether the server is stopping."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The server's own metrics."""
 
 
 class OperationsApi:
     """Routes that read the state of the process.
 
     Args:
-        versions: what is known and loaded.
-        metrics: what has been counted.
-        guard: who may scrape it.
+        versions: the versions and their states.
+        registry: the application's metrics.
+        guard: checks who may read the metrics.
     """
 
-    def __init__(self, *, versions: VersionRegistry, metrics: Metrics, guard: Guard) -> None:
+    def __init__(
+        self, *, versions: VersionRegistry, registry: CollectorRegistry, guard: Guard
+    ) -> None:
         self._versions = versions
-        self._metrics = metrics
+        self._registry = registry
         self._guard = guard
 
     def router(self) -> APIRouter:
@@ -61,13 +78,13 @@ class OperationsApi:
         return router
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
-        """200 as long as the event loop turns."""
+        """200 as long as the event loop runs."""
         return _json({"status": "live"})
 
     async def ready(self, request: Request) -> Response:
         """200 once the default version is loaded and healthy, else 503 with the reason."""
-        connection = connection_of(request.scope)
-        if connection is not None and connection.state.stopping:
+        server = _server(request)
+        if server is not None and server.stopping:
             raise NotReady("the service is stopping; ask another replica")
         version = self._versions.default
         if version.up:
@@ -83,11 +100,17 @@ class OperationsApi:
     async def scrape(self, request: Request) -> Response:
         """All ``requery_*`` metrics in the Prometheus text format."""
         self._guard.check(request)
-        text, content_type = self._metrics.exposition()
-        connection = connection_of(request.scope)
-        if connection is not None:  # what the server counts, outside the application
-            text += generate_latest(connection.state.metrics.registry)
-        return Response(text, headers={"content-type": content_type})
+        text = generate_latest(self._registry)
+        server = _server(request)
+        if server is not None:
+            text += generate_latest(server.registry)
+        return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
+def _server(request: Request) -> ServerState | None:
+    """The server; ``None`` if the application is called in process."""
+    server: ServerState | None = request.scope.get("state", {}).get(SERVER_STATE)
+    return server
 
 
 def _json(content: object) -> Response:

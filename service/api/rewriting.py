@@ -16,7 +16,7 @@ from starlette.responses import Response
 from service.api import problems as problem_objects
 from service.api.body import DeadlinePolicy, read_json
 from service.api.direct import DirectRoute
-from service.api.hangup import hung_up, unless_hung_up
+from service.api.disconnect import disconnected, unless_disconnected
 from service.api.schemas import (
     DEADLINE,
     BatchQuery,
@@ -147,7 +147,7 @@ class RewritingApi:
             model_version=body.model_version,
             unit_id=body.unit_id,
             request_id=context.request_id,
-            disconnected=partial(hung_up, request),
+            disconnected=partial(disconnected, request),
         )
         answer = await self._rewriter.rewrite(ask, context.watch)
         context.fields.update(
@@ -176,7 +176,7 @@ class RewritingApi:
             except InvalidRequest as error:
                 outcomes[i] = error
         context.watch.lap("prepare")
-        answered = await unless_hung_up(request, self._batches.answer([*asks.values()]))
+        answered = await unless_disconnected(request, self._batches.answer([*asks.values()]))
         outcomes |= zip(asks, answered, strict=True)
         context.watch.lap("batch")
         answers = [
@@ -199,7 +199,7 @@ class RewritingApi:
             request, body.deadline_ms, started=context.watch.started
         )
         pairs = [(pair.query, pair.rewrite) for pair in body.pairs]
-        version, relevance = await unless_hung_up(
+        version, relevance = await unless_disconnected(
             request, self._tagger.tag(pairs, model_version=body.model_version, deadline=deadline)
         )
         context.fields.update(version=version, pairs=len(relevance))

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from service.cache.lifetimes import Lifetimes
 from service.cache.memory_tier import MemoryTier
+from service.cache.metrics import CacheMetrics
 from service.cache.purges import Purger, Purges, purges_document
 from service.cache.redis_tier import RedisTier
 from service.cache.tiered import TieredCache
@@ -26,7 +27,7 @@ from service.overrides.metrics import OverrideMetrics
 from service.overrides.table import Table
 from service.pipeline.generations import Generations
 from service.pipeline.goodput import Goodput
-from service.pipeline.metrics import Metrics
+from service.pipeline.metrics import PipelineMetrics
 from service.pipeline.observers import Experiments
 from service.pipeline.rewriter import Rewriter
 from service.pipeline.single_flight import SingleFlight
@@ -39,6 +40,7 @@ from service.routing.metrics import RoutingMetrics
 from service.routing.router import Router
 from service.routing.shadow import Shadow, ShadowMetrics
 from service.telemetry.logging import query_fields
+from service.telemetry.registry import service_registry
 from service.versions.desired import DesiredVersions
 from service.versions.loader import Loader
 from service.versions.memory_budget import MemoryBudget
@@ -93,7 +95,7 @@ class Components:
     """All parts. Only :mod:`factory` and :mod:`lifespan` see them together."""
 
     settings: Settings
-    metrics: Metrics
+    registry: CollectorRegistry
     versions: VersionRegistry
     memory: MemoryBudget
     document_store: DocumentStore
@@ -122,29 +124,30 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         FileInvalid: the overrides file is missing or malformed.
         ValueError: the Redis URL is none, or exposures go to a Redis that is not configured.
     """
-    metrics = Metrics(release=release())
-    control = ControlMetrics(metrics.registry)
+    registry = service_registry(release())
+    metrics = PipelineMetrics(registry)
+    control = ControlMetrics(registry)
     versions = VersionRegistry(supplies.versions, default=settings.default_version)
     versions.watch(lambda known: metrics.watch_engine(known.name, lambda: known.up))
-    goodput = Goodput(metrics.registry)
+    goodput = Goodput(registry)
     versions.watch(lambda known: goodput.watch(known.name))
 
     document_store = _document_store(settings, control)
     documents = _documents(settings, document_store, control)
     routing = documents.routing
     routing.on_change(lambda plan: versions.want_default(plan.default))
-    plans = RoutingMetrics(metrics.registry)
+    plans = RoutingMetrics(registry)
     plans.show(routing.value)
     routing.on_change(plans.show)
     router = Router(routing)
     control.watch_local_kill(lambda: router.local_kill is not None)
-    breakers = BreakerMetrics(metrics.registry)
+    breakers = BreakerMetrics(registry)
     loader = Loader(
         versions=versions,
         engines=supplies.engines,
         on_tokens=metrics.count_tokens,
         memory=supplies.memory,
-        metrics=LoaderMetrics(metrics.registry),
+        metrics=LoaderMetrics(registry),
         warm_queries=settings.warm_up(),
         load_timeout_s=settings.load_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
@@ -154,7 +157,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         desired=documents.desired_versions,
         versions=versions,
         loader=loader,
-        metrics=ReconcilerMetrics(metrics.registry),
+        metrics=ReconcilerMetrics(registry),
         find=supplies.find,
     )
     routing.on_change(lambda _plan: reconciler.wake())
@@ -162,19 +165,19 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         versions=versions,
         loader=loader,
         desired=reconciler.desired,
-        metrics=SupervisorMetrics(metrics.registry),
+        metrics=SupervisorMetrics(registry),
         breakers=breakers,
         stall_s=settings.engine_stall_s,
     )
-    overrides = _overrides(settings, documents.overrides, metrics.registry)
-    cache, redis = _cache(settings, metrics, breakers)
+    overrides = _overrides(settings, documents.overrides, registry)
+    cache, redis = _cache(settings, registry, breakers)
     flights = SingleFlight(bound_s=settings.generation_timeout_s)
     admission = Admission(
-        AdmissionMetrics(metrics.registry),
+        AdmissionMetrics(registry),
         highest=settings.most_candidates(gpu=supplies.gpu),
         target_s=settings.target_ms(gpu=supplies.gpu) / 1000,
     )
-    exposures = _exposures(settings, metrics.registry)
+    exposures = _exposures(settings, registry)
 
     # The pipeline tells shadow traffic of each answer, which asks the pipeline for another one.
     async def preview(version: str, query: str) -> Sequence[str]:
@@ -184,7 +187,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         wanted=lambda: router.shadow,
         generate=preview,
         foreground=lambda: len(flights),
-        metrics=ShadowMetrics(metrics.registry),
+        metrics=ShadowMetrics(registry),
         max_foreground=settings.shadow_max_foreground,
         timeout_s=settings.generation_timeout_s,
         query_fields=query_fields(
@@ -207,7 +210,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
     )
     return Components(
         settings=settings,
-        metrics=metrics,
+        registry=registry,
         versions=versions,
         memory=supplies.memory,
         document_store=document_store,
@@ -289,12 +292,11 @@ def _overrides(
 
 
 def _cache(
-    settings: Settings, metrics: Metrics, breakers: BreakerMetrics
+    settings: Settings, registry: CollectorRegistry, breakers: BreakerMetrics
 ) -> tuple[TieredCache, RedisTier | None]:
     lifetimes = Lifetimes.of(settings)
-    memory = MemoryTier(
-        max_bytes=settings.cache_memory_bytes, lifetimes=lifetimes, metrics=metrics.cache
-    )
+    metrics = CacheMetrics(registry)
+    memory = MemoryTier(max_bytes=settings.cache_memory_bytes, lifetimes=lifetimes, metrics=metrics)
     write_budget_s = settings.redis_write_budget_ms / 1000
     client = _client(
         settings,
@@ -311,7 +313,7 @@ def _cache(
             write_budget_s=write_budget_s,
             concurrency=settings.redis_max_connections,
             max_bytes=settings.cache_redis_bytes,
-            metrics=metrics.cache,
+            metrics=metrics,
             breakers=breakers,
         )
     read_budget_s = settings.redis_read_budget_ms / 1000

@@ -14,6 +14,7 @@ from service.api.cache import CacheApi
 from service.api.console import Console
 from service.api.direct import DirectMiddleware
 from service.api.limits import EXEMPT, RateLimitMiddleware, buckets
+from service.api.metrics import ApiMetrics
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from service.api.openapi import document
 from service.api.operations import OperationsApi
@@ -57,7 +58,7 @@ def create_app(
     """
     # Of the admin key the application keeps only the hash.
     parts = build_components(settings.model_copy(update={"admin_key": None}), supplies)
-    auth = _auth(settings, parts.metrics.registry)
+    auth = _auth(settings, parts.registry)
     tracing = None
     if settings.otlp_endpoint is not None:
         tracing = Tracing.to_collector(
@@ -96,7 +97,9 @@ def create_app(
             exempt=EXEMPT if console is None else EXEMPT | console.paths,
         )
     app.add_middleware(
-        RequestContextMiddleware, metrics=parts.metrics, log_requests=settings.log_requests
+        RequestContextMiddleware,
+        metrics=ApiMetrics(parts.registry),
+        log_requests=settings.log_requests,
     )
     if tracing is not None:
         app.add_middleware(TracingMiddleware, tracing=tracing)
@@ -152,6 +155,6 @@ def _routers(parts: Components, auth: Auth, *, gpu: bool) -> list[APIRouter]:
         OverridesApi(overrides=parts.overrides, editor=parts.editor, guard=guard).router(),
         CacheApi(purger=parts.purger, versions=versions, guard=guard).router(),
         OperationsApi(
-            versions=versions, metrics=parts.metrics, guard=auth.guard("metrics")
+            versions=versions, registry=parts.registry, guard=auth.guard("metrics")
         ).router(),
     ]

@@ -13,7 +13,7 @@ from service.engine.protocol import Candidate
 from service.errors import ClientDisconnected, Overloaded, QueryTooLong
 from service.filtering.generation import Generation
 from service.pipeline.answer import Source
-from service.pipeline.metrics import Metrics
+from service.pipeline.metrics import PipelineMetrics
 from service.pipeline.params import RewriteParams
 from service.pipeline.single_flight import Flight, SingleFlight
 from service.resilience.admission import Admission, Gate, Kind, Permit
@@ -48,7 +48,7 @@ class Generations:
         cache: Cache,
         flights: SingleFlight,
         admission: Admission,
-        metrics: Metrics,
+        metrics: PipelineMetrics,
         max_refreshing: int = 1,
     ) -> None:
         self._cache = cache

@@ -1,135 +1,96 @@
-"""Prometheus metrics in a registry of our own, all named ``requery_*``.
+"""Metrics of answers, candidates and engines.
 
-vLLM's collectors live in the global registry, where a second engine unregisters the first's: that
-registry is left alone. Version labels come from loaded manifests only, never from a request.
+Version labels come from loaded manifests, never from a request.
 """
 
 from __future__ import annotations
 
-import asyncio
-import platform
 from collections.abc import Callable, Mapping
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    ProcessCollector,
-    disable_created_metrics,
-)
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from service.cache.metrics import CacheMetrics
 from service.filtering.candidates import Selection, Verdict
 from service.pipeline.answer import Answer
-from service.telemetry.fast_metrics import (
-    LATENCY_BUCKETS_S,
-    FastCounter,
-    FastCounters,
-    FastHistogram,
-    FastHistograms,
-)
+from service.telemetry.fast_metrics import LATENCY_BUCKETS_S, FastHistogram, FastHistograms
 
 STAGE_BUCKETS_S = (0.0001, 0.0003, *LATENCY_BUCKETS_S)
 
 STAGES = ("prepare", "cache", "admit", "generate", "filter")
 
 
-class Metrics:
-    """Everything that the service counts.
+class PipelineMetrics:
+    """Answers of /rewrite, generations, and the state of engines.
 
     Args:
-        release: version of this program, for ``requery_build_info``.
+        registry: registers the metrics.
     """
 
-    def __init__(self, *, release: str) -> None:
-        # Doubles the series, and says nothing that a counter's reset does not.
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = CollectorRegistry()
-        self.cache = CacheMetrics(self.registry)
-        self._latency = self._histogram(
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._latency = FastHistograms(
             "requery_request_duration_seconds",
             "Latency of /rewrite by version, source and status of the answer",
             ["version", "source", "status"],
+            LATENCY_BUCKETS_S,
+            registry=registry,
         )
-        self._stage = self._histogram(
+        stages = FastHistograms(
             "requery_stage_duration_seconds",
             "Time in each stage of the pipeline",
             ["stage"],
             STAGE_BUCKETS_S,
+            registry=registry,
         )
-        self._stages = {stage: self._stage.labels(stage) for stage in STAGES}
-        self._responses = FastCounters(
-            "requery_http_responses",
-            "HTTP responses by route (as in the OpenAPI document) and status code",
-            ["route", "code"],
-            registry=self.registry,
-        )
+        self._stages = {stage: stages.labels(stage) for stage in STAGES}
         self._candidates = Counter(
             "requery_candidates",
             "Generated candidates by verdict, with the version's own thresholds",
             ["version", "verdict"],
-            registry=self.registry,
+            registry=registry,
         )
-        self._relevance = self._histogram(
+        self._relevance = FastHistograms(
             "requery_relevance",
             "Relevance of generated candidates",
             ["version"],
             tuple(i / 20 for i in range(1, 21)),
+            registry=registry,
         )
-        self._rewrites = self._histogram(
+        self._rewrites = FastHistograms(
             "requery_rewrites_per_answer",
             "Accepted rewrites in an answer",
             ["version"],
             (0, 1, 2, 3, 4, 6, 8, 16, 32),
+            registry=registry,
         )
         refreshes = Counter(
             "requery_refreshes",
-            "Stale cache entries met: made anew in the background (started), or not (shed)",
+            "Stale cache entries served: refreshed in the background (started), or not (shed)",
             ["result"],
-            registry=self.registry,
+            registry=registry,
         )
         self._refreshes = {result: refreshes.labels(result) for result in ("started", "shed")}
         self._fallbacks = Counter(
             "requery_version_fallbacks",
-            "Requests that the default answered since their assigned version was not ready here",
+            "Requests that the default answered because their assigned version was not ready",
             ["version"],
-            registry=self.registry,
+            registry=registry,
         )
         self._tokens = Counter(
             "requery_tokens",
             "Tokens of finished engine requests by kind: prompt, or generated (tags included)",
             ["version", "kind"],
-            registry=self.registry,
+            registry=registry,
         )
         self._engine_up = Gauge(
             "requery_engine_up",
             "1 if the version's engine can answer",
             ["version"],
-            registry=self.registry,
+            registry=registry,
         )
         self._generations = Gauge(
-            "requery_generations_in_flight", "Generations under way", registry=self.registry
+            "requery_generations_in_flight", "Generations in flight", registry=registry
         )
-        self.in_flight = 0
-        """HTTP requests under way."""
-        Gauge(
-            "requery_requests_in_flight", "HTTP requests under way", registry=self.registry
-        ).set_function(lambda: self.in_flight)
-        # A scrape happens in the event loop, so these are its tasks.
-        Gauge(
-            "requery_asyncio_tasks", "Tasks of the event loop", registry=self.registry
-        ).set_function(lambda: len(asyncio.all_tasks()))
-        Gauge(
-            "requery_build_info",
-            "Always 1; what is running",
-            ["release", "python"],
-            registry=self.registry,
-        ).labels(release, platform.python_version()).set(1)
-        ProcessCollector(namespace="requery", registry=self.registry)
         self._known: dict[tuple[str, str, str], FastHistogram] = {}
         self._rewrites_of: dict[str, FastHistogram] = {}
-        self._responses_of: dict[tuple[str, int], FastCounter] = {}
 
     def watch_engine(self, version: str, up: Callable[[], bool]) -> None:
         """Read at every scrape whether the engine of ``version`` is up."""
@@ -138,9 +99,9 @@ class Metrics:
         for verdict in Verdict:
             self._candidates.labels(version, verdict.value)
 
-    def watch_generations(self, under_way: Callable[[], int]) -> None:
-        """Read at every scrape how many generations are under way."""
-        self._generations.set_function(under_way)
+    def watch_generations(self, in_flight: Callable[[], int]) -> None:
+        """Read the number of generations in flight at every scrape."""
+        self._generations.set_function(in_flight)
 
     def answered(self, answer: Answer, *, seconds: float, stages: Mapping[str, float]) -> None:
         """Record one answer of /rewrite and the seconds of its stages."""
@@ -161,15 +122,15 @@ class Metrics:
             self._candidates.labels(version, one.verdict.value).inc()
 
     def refreshed(self, result: str) -> None:
-        """Count a stale entry that was met: ``started`` or ``shed``."""
+        """Count a stale entry that was served: ``started`` or ``shed``."""
         self._refreshes[result].inc()
 
     def fell_back(self, version: str) -> None:
-        """Count a request that its assigned version could not serve; the name is a document's."""
+        """Count a request that its assigned version could not serve."""
         self._fallbacks.labels(version).inc()
 
     def count_tokens(self, version: str) -> Callable[[int, int], None]:
-        """What to tell of the prompt and generated tokens of each engine request."""
+        """A function to call with the prompt and generated tokens of each engine request."""
         prompt = self._tokens.labels(version, "prompt")
         generated = self._tokens.labels(version, "generated")
 
@@ -178,23 +139,3 @@ class Metrics:
             generated.inc(generated_tokens)
 
         return count
-
-    def responded(self, *, route: str, code: int) -> None:
-        """Count one HTTP response; ``route`` is a template, never a raw path."""
-        counter = self._responses_of.get((route, code))
-        if counter is None:
-            counter = self._responses_of[route, code] = self._responses.labels(route, str(code))
-        counter.inc()
-
-    def exposition(self) -> tuple[bytes, str]:
-        """The metrics as text, and its content type."""
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
-
-    def _histogram(
-        self,
-        name: str,
-        text: str,
-        labels: list[str],
-        buckets: tuple[float, ...] = LATENCY_BUCKETS_S,
-    ) -> FastHistograms:
-        return FastHistograms(name, text, labels, buckets, registry=self.registry)

@@ -10,7 +10,7 @@ from service.filtering.generation import Generation
 from service.overrides.live import Overrides
 from service.pipeline.answer import Answer, Status
 from service.pipeline.generations import GenerationResult, Generations
-from service.pipeline.metrics import Metrics
+from service.pipeline.metrics import PipelineMetrics
 from service.pipeline.observers import AnswerObserver
 from service.pipeline.params import RewriteParams
 from service.routing.router import Assignment, Router
@@ -38,7 +38,7 @@ class Rewriter:
         versions: VersionRegistry,
         overrides: Overrides,
         generations: Generations,
-        metrics: Metrics,
+        metrics: PipelineMetrics,
         observers: Sequence[AnswerObserver] = (),
     ) -> None:
         self._router = router

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import httptools
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import (
@@ -35,6 +35,7 @@ from service.errors import (
     Stopping,
     TooManyConnections,
 )
+from service.server.metrics import HttpMetrics
 from service.telemetry.request_context import make_context
 
 _KEY = "requery.connection"
@@ -84,38 +85,6 @@ class Limits:
         return self.head_bytes + _CHUNKING * self.body_bytes
 
 
-class HttpMetrics:
-    """What happens to connections outside the application.
-
-    Args:
-        registry: default is one of its own.
-    """
-
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
-        self._refused = Counter(
-            "requery_http_refusals",
-            "Requests and connections refused by the server before the application saw them whole",
-            ["reason"],
-            registry=self.registry,
-        )
-        self._connections = Gauge(
-            "requery_http_connections", "Connections open", registry=self.registry
-        )
-        for error in (
-            HeadersTooLarge, MalformedRequest, PayloadTooLarge, RequestTimeout, TooManyConnections,
-        ):  # fmt: skip
-            self._refused.labels(error.slug)
-
-    def watch(self, state: HttpState) -> None:
-        """Read at every scrape how many connections are open."""
-        self._connections.set_function(lambda: len(state.connections))
-
-    def refused(self, error: RequeryError) -> None:
-        """Count a refusal."""
-        self._refused.labels(error.slug).inc()
-
-
 class HttpState(ServerState):
     """What all connections share.
 
@@ -128,11 +97,16 @@ class HttpState(ServerState):
         super().__init__()
         self.limits = limits
         self.metrics = metrics or HttpMetrics()
-        self.metrics.watch(self)
+        self.metrics.watch(lambda: len(self.connections))
         self.stopping = False
         """Whether the process has been told to stop: every answer is its connection's last."""
         self.crowded: ASGIApp | None = None
         """Answers on connections over the limit; default: the application itself."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The server's own metrics."""
+        return self.metrics.registry
 
 
 class Connection(HttpToolsProtocol):

@@ -20,6 +20,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
+from service.api.operations import SERVER_STATE
 from service.server.connection import Connection, HttpState, has_input
 from service.telemetry.logging import batched_writes, flush
 
@@ -76,8 +77,9 @@ class Server(uvicorn.Server):
             await super()._serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the application, then take requests."""
+        """Start the application, then accept requests."""
         self._loop = asyncio.get_running_loop()
+        self.lifespan.state[SERVER_STATE] = self.server_state
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's

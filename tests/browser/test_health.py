@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 from playwright.async_api import Locator, Page, Request, Route, expect
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.filtering.candidates import Judged, Selection, Verdict
 from service.pipeline.answer import Answer, Source, Status
-from service.pipeline.metrics import Metrics
+from service.pipeline.metrics import PipelineMetrics
 from service.security.api_keys import digest_of, new_key
+from service.telemetry.registry import service_registry
 from tests.browser.conftest import Both
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="session")]
@@ -21,7 +23,8 @@ class Canned:
     """Metrics as the service writes them, of traffic that the test makes up."""
 
     def __init__(self) -> None:
-        self.metrics = Metrics(release="1.2.3")
+        self.registry = service_registry("1.2.3")
+        self.metrics = PipelineMetrics(self.registry)
         self.metrics.watch_engine("demo-1", lambda: True)
         self.readings = 0
 
@@ -33,8 +36,8 @@ class Canned:
 
     async def give(self, route: Route) -> None:
         self.readings += 1
-        text, kind = self.metrics.exposition()
-        await route.fulfill(body=text, content_type=kind)
+        text = generate_latest(self.registry)
+        await route.fulfill(body=text, content_type=CONTENT_TYPE_LATEST)
 
 
 def whole(page: Page, name: str) -> Locator:

@@ -17,10 +17,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from playwright.async_api import Browser, Page, Route, expect
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.filtering.candidates import Judged, Selection, Verdict
 from service.pipeline.answer import Answer
-from service.pipeline.metrics import Metrics
+from service.pipeline.metrics import PipelineMetrics
+from service.telemetry.registry import service_registry
 from tests.browser.browser import Scheme, watched
 from tests.browser.served import Served, serving
 
@@ -90,7 +92,8 @@ async def overrides_tab(page: Page, served: Served) -> None:
 
 async def health_tab(page: Page, _served: Served) -> None:
     source = random.Random(5)
-    metrics = Metrics(release="0.1.0")
+    registry = service_registry("0.1.0")
+    metrics = PipelineMetrics(registry)
     for name in ("demo-1", "demo-2"):
         metrics.watch_engine(name, lambda: True)
     readings = 0
@@ -106,10 +109,10 @@ async def health_tab(page: Page, _served: Served) -> None:
             seconds = source.lognormvariate(-6.2, 0.4) if hit else source.gauss(0.045, 0.012) * slow
             answer = Answer("steel stake", "demo-1", one, "ok", "memory" if hit else "engine")
             metrics.answered(answer, seconds=max(0.001, seconds), stages={})
-        text, kind = metrics.exposition()
+        text = generate_latest(registry)
         # Memory is this test's own: it is none of the picture's.
         shown = re.sub(rb"(?m)^(requery_process_resident_memory_bytes) .*", rb"\1 1.87e+08", text)
-        await route.fulfill(body=shown, content_type=kind)
+        await route.fulfill(body=shown, content_type=CONTENT_TYPE_LATEST)
 
     await page.clock.install(time="2026-01-15T09:30:00Z")
     await page.clock.pause_at("2026-01-15T09:31:00Z")

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.app.components import Components, build_components
-from service.server.connection import HttpMetrics
+from service.server.metrics import HttpMetrics
 from service.telemetry.fast_metrics import FastCounters, FastHistograms
 from tests.deploy.observability import (
     DASHBOARDS,
@@ -53,7 +53,7 @@ class Metric:
 def known() -> dict[str, Metric]:
     """Every series of a service with a Redis that is not there, by name."""
     parts, text = asyncio.run(_answered())
-    found = _declared(parts.metrics.registry, HttpMetrics().registry)
+    found = _declared(parts.registry, HttpMetrics().registry)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             for label, value in sample.labels.items():

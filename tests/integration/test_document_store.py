@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.api import problems
+from service.api.metrics import ApiMetrics
 from service.api.middleware import RequestContextMiddleware
 from service.api.routing import ControlApi
 from service.control.documents import Document
@@ -21,7 +22,6 @@ from service.control.metrics import ControlMetrics
 from service.control.redis_store import AUDIT_KEY, CHANNEL, KEY_PREFIX, RedisDocumentStore
 from service.control.store import AUDIT_ENTRIES
 from service.errors import DocumentStoreUnavailable, NewerSchema, StaleRevision
-from service.pipeline.metrics import Metrics
 from service.redis.client import connect
 from service.routing.document import Routing
 from service.routing.exposures import STREAM, ExposureMetrics, Exposures, StreamSink
@@ -127,7 +127,7 @@ async def asking(one: Replica, router: Router) -> AsyncIterator[httpx.AsyncClien
     app.include_router(api.router())
     problems.install(app)
     app.add_middleware(
-        RequestContextMiddleware, metrics=Metrics(release="test"), log_requests=False
+        RequestContextMiddleware, metrics=ApiMetrics(CollectorRegistry()), log_requests=False
     )
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from redis.asyncio import Connection
 
 from service.cache import metrics as metrics_of_cache
 from service.cache.keys import cache_key, version_prefix
 from service.errors import CacheUnavailable
-from service.pipeline.metrics import Metrics
 from tests.support.engine import ScriptedEngine
 from tests.support.redis_cache import VALUE, entry, open_cache, until
 from tests.support.redis_server import RedisServer, free_port
@@ -52,10 +52,10 @@ async def outcomes(service: Service, op: str) -> dict[str, float]:
     return {result: times for result, times in counted.items() if times}
 
 
-def operations(metrics: Metrics, op: str, result: str) -> float:
+def operations(registry: CollectorRegistry, op: str, result: str) -> float:
     """Operations on Redis counted so far."""
     labels = {"tier": "redis", "op": op, "result": result}
-    return metrics.registry.get_sample_value(OPERATIONS, labels) or 0.0
+    return registry.get_sample_value(OPERATIONS, labels) or 0.0
 
 
 async def count(service: Service, op: str, result: str) -> float:
@@ -170,8 +170,8 @@ async def test_a_budget_that_ends_while_a_command_is_sent_is_a_timeout_all_the_s
         time.sleep(0.05)  # noqa: ASYNC251 - the event loop is what stands still
 
     monkeypatch.setattr(Connection, "_send_packed_command", send_on_a_busy_machine)
-    metrics = Metrics(release="test")
-    cache = open_cache(server.url, metrics, write_budget_s=0.01)
+    registry = CollectorRegistry()
+    cache = open_cache(server.url, registry, write_budget_s=0.01)
     server.freeze()
     assert await cache.get("k", budget_s=0.01) is None
     await cache.put("k", entry())
@@ -179,7 +179,7 @@ async def test_a_budget_that_ends_while_a_command_is_sent_is_a_timeout_all_the_s
     await cache.close()
     counted = {
         (sample.labels["op"], sample.labels["result"]): sample.value
-        for family in metrics.registry.collect()
+        for family in registry.collect()
         for sample in family.samples
         if sample.name == OPERATIONS and sample.value
     }
@@ -197,19 +197,19 @@ async def test_a_full_server_fails_no_request(server: RedisServer, serve: Serve)
 async def test_a_full_server_is_read_on_and_written_to_once_there_is_room(
     server: RedisServer,
 ) -> None:
-    metrics = Metrics(release="test")
-    cache = open_cache(server.url, metrics)
+    registry = CollectorRegistry()
+    cache = open_cache(server.url, registry)
     await cache.put("k", entry())
     with server.client() as client:
         client.config_set("maxmemory-policy", "noeviction")
         client.set("filling", "x" * 2**21)
         client.config_set("maxmemory", "1mb")
-    while not operations(metrics, "put", "skipped"):
+    while not operations(registry, "put", "skipped"):
         await cache.put("new", entry())
         found = await cache.get("k", budget_s=10)
         assert found is not None
         assert found.generation == VALUE
-    assert operations(metrics, "put", "oom") >= 1
+    assert operations(registry, "put", "oom") >= 1
     assert cache.up
     with server.client() as client:
         client.config_set("maxmemory", "100mb")
@@ -239,18 +239,18 @@ async def test_a_server_that_was_restarted_empty_is_found_by_pings_alone(
 async def test_a_server_that_hangs_with_every_connection_in_use_is_left_alone_until_it_is_back(
     server: RedisServer,
 ) -> None:
-    metrics = Metrics(release="test")
-    cache = open_cache(server.url, metrics, concurrency=32, read_budget_s=0.1)
+    registry = CollectorRegistry()
+    cache = open_cache(server.url, registry, concurrency=32, read_budget_s=0.1)
     await asyncio.gather(*(cache.put(f"k{i}", entry()) for i in range(100)))
     server.freeze()
     while not cache.shut_off:
         await asyncio.gather(*(cache.get(f"k{i}", budget_s=0.1) for i in range(100)))
-    skipped = operations(metrics, "get", "skipped")
-    timeouts = operations(metrics, "get", "timeout")
+    skipped = operations(registry, "get", "skipped")
+    timeouts = operations(registry, "get", "timeout")
     for i in range(100):
         assert await cache.get(f"k{i}", budget_s=0.1) is None
-    assert operations(metrics, "get", "skipped") == skipped + 100
-    assert operations(metrics, "get", "timeout") == timeouts
+    assert operations(registry, "get", "skipped") == skipped + 100
+    assert operations(registry, "get", "timeout") == timeouts
     server.thaw()
     await until(lambda: cache.up)
     found = await cache.get("k7", budget_s=10)
@@ -372,16 +372,16 @@ async def test_a_purge_says_so_when_redis_does_not_answer(server: RedisServer) -
 async def test_writes_stop_at_the_bound_on_bytes_and_sizes_are_visible(
     server: RedisServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    metrics = Metrics(release="test")
+    registry = CollectorRegistry()
 
     def sample(name: str, **labels: str) -> float:
-        return metrics.registry.get_sample_value(name, labels) or 0.0
+        return registry.get_sample_value(name, labels) or 0.0
 
     with server.client() as client:
         client.set("other", "x" * 100)
         used = client.info("memory")["used_memory"]
     bound = used + 8 * 2**20
-    cache = open_cache(server.url, metrics, max_bytes=bound, reading_every_s=0.01)
+    cache = open_cache(server.url, registry, max_bytes=bound, reading_every_s=0.01)
     await cache.start()
     await until(lambda: sample("requery_cache_redis_bytes") > 0)
     assert sample("requery_cache_redis_keys") == 1
@@ -420,10 +420,10 @@ async def test_a_server_that_will_fill_up_is_worth_a_warning(
     with server.client() as client:
         for name, value in config.items():
             client.config_set(name, value)
-    metrics = Metrics(release="test")
-    cache = open_cache(server.url, metrics, reading_every_s=0.01)
+    registry = CollectorRegistry()
+    cache = open_cache(server.url, registry, reading_every_s=0.01)
     await cache.start()
-    await until(lambda: (metrics.registry.get_sample_value("requery_cache_redis_bytes") or 0.0) > 0)
+    await until(lambda: (registry.get_sample_value("requery_cache_redis_bytes") or 0.0) > 0)
     await cache.close()
     told = capsys.readouterr().out
     for warning in ("redis_unbounded", "redis_evicts_nothing"):

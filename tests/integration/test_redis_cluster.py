@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 from redis.crc import key_slot
 
 from service.cache.keys import cache_key, version_prefix
-from service.pipeline.metrics import Metrics
 from tests.support.redis_cache import VALUE, entry, open_cache, until
 from tests.support.redis_cluster import RedisCluster
 from tests.support.service import serving
@@ -33,8 +33,8 @@ def cluster(tmp_path: Path) -> Iterator[RedisCluster]:
 async def test_entries_spread_over_all_masters_are_read_counted_and_purged(
     cluster: RedisCluster,
 ) -> None:
-    metrics = Metrics(release="test")
-    cache = open_cache(cluster.url, metrics, reading_every_s=0.05)
+    registry = CollectorRegistry()
+    cache = open_cache(cluster.url, registry, reading_every_s=0.05)
     keys = [cache_key(DIGEST, f"query {i}") for i in range(300)]
     keep = [cache_key(OTHER, f"query {i}") for i in range(30)]
     await asyncio.gather(*(cache.put(key, entry()) for key in keys + keep))
@@ -44,7 +44,7 @@ async def test_entries_spread_over_all_masters_are_read_counted_and_purged(
     assert [one and one.generation for one in found] == [VALUE] * 300
 
     def sample(name: str) -> float:
-        return metrics.registry.get_sample_value(name) or 0.0
+        return registry.get_sample_value(name) or 0.0
 
     await cache.start()
     await until(lambda: sample("requery_cache_redis_keys") == 330)
@@ -78,8 +78,8 @@ async def test_a_slot_that_moved_is_followed(cluster: RedisCluster) -> None:
 async def test_without_one_master_the_others_serve_and_nothing_fails(
     cluster: RedisCluster,
 ) -> None:
-    metrics = Metrics(release="test")
-    cache = open_cache(cluster.url, metrics)
+    registry = CollectorRegistry()
+    cache = open_cache(cluster.url, registry)
     keys = [cache_key(DIGEST, f"query {i}") for i in range(60)]
     await asyncio.gather(*(cache.put(key, entry()) for key in keys))
     lost = cluster.keys()[0]

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from service.cache.redis_tier import RedisTier
-from service.pipeline.metrics import Metrics
 from tests.support.redis_cache import VALUE, entry, open_cache, until
 from tests.support.redis_sentinel import SERVICE, RedisSentinel
 from tests.support.service import serving
@@ -28,8 +28,8 @@ def watched(tmp_path: Path) -> Iterator[RedisSentinel]:
 
 
 async def test_a_failover_loses_no_entry_and_fails_no_call(watched: RedisSentinel) -> None:
-    metrics = Metrics(release="test")
-    cache = open_cache(watched.url, metrics)
+    registry = CollectorRegistry()
+    cache = open_cache(watched.url, registry)
     await cache.put("before", entry())
     watched.settle()
     watched.master.stop()

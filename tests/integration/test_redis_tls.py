@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
-from service.pipeline.metrics import Metrics
 from tests.support.redis_cache import VALUE, entry, open_cache
 from tests.support.redis_cluster import SLOTS, cluster_port
 from tests.support.redis_server import RedisServer, free_port
@@ -64,12 +64,12 @@ async def test_a_certificate_that_is_refused_is_a_counted_error_and_says_why(
 ) -> None:
     port = free_port()
     run(stack, tmp_path, secured, *secured.options("--tls-port", str(port)))
-    metrics = Metrics(release="test")
-    cache = open_cache(f"rediss://127.0.0.1:{port}", metrics)
+    registry = CollectorRegistry()
+    cache = open_cache(f"rediss://127.0.0.1:{port}", registry)
     assert await cache.get("k", budget_s=10) is None
     await cache.close()
     labels = {"tier": "redis", "op": "get", "result": "error"}
-    assert metrics.registry.get_sample_value("requery_cache_operations_total", labels) == 1
+    assert registry.get_sample_value("requery_cache_operations_total", labels) == 1
     assert "certificate verify failed" in capsys.readouterr().out.lower()
 
 

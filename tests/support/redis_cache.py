@@ -6,11 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from service.cache.lifetimes import Entry, Lifetimes
+from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisTier
 from service.filtering.candidates import Scored
 from service.filtering.generation import Generation
-from service.pipeline.metrics import Metrics
 from service.redis.client import connect
 
 LIFETIMES = Lifetimes(hard_s=600)
@@ -23,7 +25,7 @@ def entry(value: Generation = VALUE) -> Entry:
 
 
 def open_cache(
-    url: str, metrics: Metrics | None = None, *, concurrency: int = 8, **options: Any
+    url: str, registry: CollectorRegistry | None = None, *, concurrency: int = 8, **options: Any
 ) -> RedisTier:
     """A tier on ``url``; the test closes it."""
     defaults: dict[str, Any] = {
@@ -31,7 +33,7 @@ def open_cache(
     }  # fmt: skip
     return RedisTier(
         connect(url, max_connections=concurrency, timeout_s=5.0),
-        metrics=(metrics or Metrics(release="test")).cache,
+        metrics=CacheMetrics(registry or CollectorRegistry()),
         concurrency=concurrency,
         **(defaults | options),
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from service.api.operations import OperationsApi
 from service.errors import NotReady
-from service.pipeline.metrics import Metrics
 from tests.support.auth import open_guard
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import Fleet
@@ -16,9 +16,7 @@ from tests.support.waiting import until
 
 async def ready(fleet: Fleet) -> str:
     """What it complains of; nothing if it is ready."""
-    api = OperationsApi(
-        versions=fleet.versions, metrics=Metrics(release="test"), guard=open_guard()
-    )
+    api = OperationsApi(versions=fleet.versions, registry=CollectorRegistry(), guard=open_guard())
     try:
         response = await api.ready(Request({"type": "http", "path": "/readyz", "headers": []}))
     except NotReady as error:

@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from service.api import problems
+from service.api.metrics import ApiMetrics
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
 from service.api.openapi import document as openapi
 from service.api.operator_schemas import OverrideInfo, OverridesResponse
@@ -19,7 +21,6 @@ from service.api.overrides import OverridesApi
 from service.api.schemas import Problem
 from service.config.settings import Settings
 from service.overrides.live import Override
-from service.pipeline.metrics import Metrics
 from tests.support.auth import admin_guard
 from tests.support.overrides import BEFORE, LATER, World, block, pin, term
 
@@ -64,7 +65,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     )
     problems.install(app)
     app.add_middleware(BodyLimitMiddleware, max_bytes=Settings().max_body_bytes)
-    app.add_middleware(RequestContextMiddleware, metrics=Metrics(release="test"), log_requests=True)
+    app.add_middleware(
+        RequestContextMiddleware, metrics=ApiMetrics(CollectorRegistry()), log_requests=True
+    )
     app.openapi = openapi(app)  # type: ignore[method-assign] # FastAPI's documented way
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app),

@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from service.api import problems
+from service.api.metrics import ApiMetrics
 from service.api.middleware import RequestContextMiddleware
 from service.api.openapi import document as openapi
 from service.api.operator_schemas import AuditResponse, RoutingResponse
@@ -24,7 +25,6 @@ from service.control.documents import Document
 from service.control.metrics import ControlMetrics
 from service.control.store import Absent, LocalDocumentStore, Stored
 from service.errors import DocumentStoreUnavailable, UnknownVersion
-from service.pipeline.metrics import Metrics
 from service.routing.document import Kill, Routing
 from service.routing.router import Router
 from tests.support.auth import admin_guard, open_guard
@@ -116,7 +116,7 @@ class Api:
         )
         problems.install(self.app)
         self.app.add_middleware(
-            RequestContextMiddleware, metrics=Metrics(release="test"), log_requests=False
+            RequestContextMiddleware, metrics=ApiMetrics(CollectorRegistry()), log_requests=False
         )
         self.client: httpx.AsyncClient
 

@@ -7,14 +7,15 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client import CollectorRegistry
 
 from service.api import problems
+from service.api.metrics import ApiMetrics
 from service.api.middleware import RequestContextMiddleware
 from service.api.operations import OperationsApi
 from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.versions import VersionsApi
 from service.errors import EngineUnavailable
-from service.pipeline.metrics import Metrics
 from service.versions.state import State
 from tests.support.auth import admin_guard, open_guard
 from tests.support.engine import ScriptedEngine
@@ -58,7 +59,7 @@ class Edge:
 @asynccontextmanager
 async def edge_of(fleet: Fleet, *, wait_s: float = 60.0) -> AsyncIterator[Edge]:
     weights: dict[str, float] = {}
-    metrics = Metrics(release="test")
+    registry = CollectorRegistry()
     app = FastAPI()
     app.include_router(
         VersionsApi(
@@ -73,10 +74,10 @@ async def edge_of(fleet: Fleet, *, wait_s: float = 60.0) -> AsyncIterator[Edge]:
         ).router()
     )
     app.include_router(
-        OperationsApi(versions=fleet.versions, metrics=metrics, guard=open_guard()).router()
+        OperationsApi(versions=fleet.versions, registry=registry, guard=open_guard()).router()
     )
     problems.install(app)
-    app.add_middleware(RequestContextMiddleware, metrics=metrics, log_requests=False)
+    app.add_middleware(RequestContextMiddleware, metrics=ApiMetrics(registry), log_requests=False)
     transport = httpx.ASGITransport(app=app)
     async with (
         fleet.following(),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from model_store.text import normalise
 from service.cache import codec
@@ -13,10 +14,10 @@ from service.cache.codec import CorruptValue, decode, encode
 from service.cache.keys import cache_key, version_prefix
 from service.cache.lifetimes import Lifetimes
 from service.cache.memory_tier import MemoryTier, estimated_bytes
+from service.cache.metrics import CacheMetrics
 from service.filtering.candidates import Judged, Scored
 from service.filtering.filters import RULES, CandidateFilter
 from service.filtering.generation import Generation
-from service.pipeline.metrics import Metrics
 from tests.support.versions import make_manifest
 
 DIGEST = "ab" * 32
@@ -38,7 +39,7 @@ class Memory:
         self.now = 1000.0
         self.lifetimes = Lifetimes(hard_s=ttl_s, clock=lambda: self.now)
         self.cache = MemoryTier(
-            max_bytes=max_bytes, lifetimes=self.lifetimes, metrics=Metrics(release="test").cache
+            max_bytes=max_bytes, lifetimes=self.lifetimes, metrics=CacheMetrics(CollectorRegistry())
         )
 
     def put(self, key: str, value: Generation) -> None:

@@ -1,4 +1,4 @@
-"""Noticing that a caller has hung up, so that nothing goes on for nobody."""
+"""Notice that a client has disconnected, so that its work ends."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from starlette.requests import Request
 
 from service.errors import ClientDisconnected
 
-T = TypeVar("T")
+_Result = TypeVar("_Result")
 
 
-async def hung_up(request: Request) -> None:
-    """Return when the caller has hung up; the body must have been read."""
+async def disconnected(request: Request) -> None:
+    """Return when the client has disconnected; the body must have been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-async def unless_hung_up(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What ``work`` returns; it is cancelled when the caller hangs up.
+async def unless_disconnected(request: Request, work: Coroutine[Any, Any, _Result]) -> _Result:
+    """The result of ``work``, which is cancelled when the client disconnects.
 
     Raises:
-        CallerLeft: the caller hung up first.
+        ClientDisconnected: the client disconnected first.
         Exception: whatever ``work`` raises.
     """
     task = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(hung_up(request))
+    leaving = asyncio.ensure_future(disconnected(request))
     try:
         await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
