@@ -1,4 +1,4 @@
-"""Guards: what the shopper asked for to the letter (numbers, units, sizes, brands) must survive.
+"""Guards: what the shopper asked for to the letter must survive: numbers, sizes, codes, brands.
 
 Numbers that nobody asked for are a guard's business too: they make another need of the query.
 
@@ -15,7 +15,10 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
+from model_store.english import frequencies
 from service.filtering.words import words
+
+_SHORTEST_BRAND = 3
 
 
 class Quantity(NamedTuple):
@@ -31,12 +34,14 @@ class Quantity(NamedTuple):
 # dimension -> {factor to its base unit: spellings}
 _UNIT_TABLE: dict[str, dict[str, str]] = {
     "length": {
-        "254/10": "in inch inches inchs \" \u2033 \u2032\u2032 ''",
-        "3048/10": "ft foot feet ' \u2032",
+        "254/10": "in inch inches inchs \" \u201c \u201d \u2033 \u2032\u2032 ''",
+        "3048/10": "ft foot feet ' \u2018 \u2019 \u2032",
         "9144/10": "yd yds yard yards",
         "1": "mm millimeter millimeters millimetre millimetres",
         "10": "cm centimeter centimeters centimetre centimetres",
         "1000": "m meter meters metre metres",
+        "1000000": "km kilometer kilometers kilometre kilometres",
+        "1609344": "mi mile miles",
         "254/10000": "mil mils",
     },
     "area": {"1": "sqft sqfeet squarefeet squarefoot squareft sf", "9": "sqyd squareyard"},
@@ -48,11 +53,24 @@ _UNIT_TABLE: dict[str, dict[str, str]] = {
         "32": "qt qts quart quarts",
         "128": "gal gals gallon gallons",
     },
-    "litres": {"1000": "l liter liters litre litres ltr", "1": "ml milliliter millilitre"},
+    "litres": {
+        "1000": "l liter liters litre litres ltr",
+        "100": "dl",
+        "10": "cl",
+        "1": "ml milliliter millilitre",
+    },
+    "spoons": {"3": "tbsp tablespoon tablespoons", "1": "tsp teaspoon teaspoons"},
     "mass": {"1": "oz ounce ounces", "16": "lb lbs pound pounds"},
-    "mass (metric)": {"1": "g gram grams gm", "1000": "kg kgs kilo kilogram kilograms"},
+    "mass (metric)": {
+        "1000": "kg kgs kilo kilogram kilograms",
+        "1": "g gram grams gm",
+        "1/1000": "mg milligram milligrams",
+        "1/1000000": "mcg ug microgram micrograms",
+    },
+    "dose": {"1": "iu"},
     "voltage": {"1": "v volt volts"},
-    "power": {"1": "w watt watts", "1000": "kw kilowatt kilowatts"},
+    "power": {"1": "w watt watts", "1000": "kw kilowatt kilowatts", "1/1000": "mw"},
+    "energy": {"1": "wh", "1000": "kwh"},
     "horsepower": {"1": "hp horsepower"},
     "current": {"1": "a amp amps ampere amperes"},
     "charge": {"1": "mah", "1000": "ah"},
@@ -61,6 +79,9 @@ _UNIT_TABLE: dict[str, dict[str, str]] = {
     "heat": {"1": "btu btus"},
     "light": {"1": "lumen lumens lm"},
     "pressure": {"1": "psi"},
+    "pressure (metric)": {"1": "bar"},
+    "speed": {"1": "rpm"},
+    "resolution": {"1": "mp megapixel megapixels"},
     "flow": {"1": "gpm gpf"},
     "air flow": {"1": "cfm"},
     "gauge": {"1": "ga gauge awg"},
@@ -80,8 +101,8 @@ _UNITS: dict[str, tuple[str, Fraction]] = {
     for factor, spellings in factors.items()
     for spelling in spellings.split()
 }
-_APART = {"v", "w", '"', "'", "\u2032", "\u2033", "%", "\u00b0"}
-"""One-character units that count even with a space before them; "20 a day" is no current."""
+_OTHERWISE = re.compile(r"\s*(?:day|week|month|year|night|piece|side|time|dozen|pack|set)s?\b")
+"""Behind a number and "a", it is no current: "20 a day"."""
 
 _NUMBER = re.compile(
     r"(?P<mixed>(?P<whole>\d{1,3})(?:\s+|-)(?P<n>\d{1,2})\s?[/\u2044]\s?(?P<d>2|3|4|5|8|16|32|64)(?!\d))"
@@ -91,7 +112,7 @@ _NUMBER = re.compile(
 )
 _UNIT = re.compile(
     r"(?P<gap>[\s-]*)(?P<unit>(?:square|cubic|fluid|sq|cu|fl)\.?\s?[a-z]+"
-    r"|[^\W\d_]+|''|\u2032\u2032|[\"'\u2032\u2033%\u00b0])(?P<after>.?)",
+    r"|[^\W\d_]+|''|\u2032\u2032|[\"'\u2018\u2019\u201c\u201d\u2032\u2033%\u00b0])(?P<after>.?)",
     re.DOTALL,
 )
 _TIMES = re.compile(r"\s*(?:x|\u00d7|\*|by)\s*(?=[\d.])")
@@ -125,10 +146,32 @@ _SIZE_WORDS = {
     "king": "king",
     "queen": "queen",
     "twin": "twin",
+    "aa": "aa",
+    "aaa": "aaa",
+    "aaaa": "aaaa",
 }
-_SIZE_PHRASES = ((re.compile(r"\b(?:extra|x)[\s-]?large\b"), "xl"),
+_SOFT_SIZES = {
+    name: size
+    for size, names in {
+        "small": "small s sm little mini",
+        "medium": "medium m med md",
+        "large": "large l lg big",
+    }.items()
+    for name in names.split()
+}
+"""Sizes in words: a rewrite may leave them to the tag, and may not change one for another."""
+_SIZE_PHRASES = ((re.compile(r"\bdouble[\s-]a\b"), "aa"), (re.compile(r"\btriple[\s-]a\b"), "aaa"),
+                 (re.compile(r"\b(?:extra|x)[\s-]?large\b"), "xl"),
                  (re.compile(r"\b(?:extra|x)[\s-]?small\b"), "xs"))  # fmt: skip
 _LETTER_SIZE = re.compile(r"\bsize[\s:]+([sml])\b")
+_CELL = re.compile(r"\b([cd])(?=[\s-]+(?:cell|batter))|(?<=batteries )([cd])\b")
+_CODE = re.compile(r"(?=.*[a-z])(?=.*\d)[a-z0-9]{2,}")
+_LETTERS = re.compile(r"[a-z]+")
+_NOT_CODE = re.compile(r"\d+(?:st|nd|rd|th|s|x|in\d+)?|[\dx]+|\d+(?:x\d+)+[a-z]*|\d+by\d+")
+_LONGEST_LETTERS = 4
+"""In a row in a code: "5galon" is a misspelled unit."""
+_SPELLED_OUT = {"ps": "playstation", "gta": "grandtheftauto", "vol": "volume"}
+"""What the letters of a code stand for."""
 _WORD = re.compile(r"[^\W\d_]+")
 
 
@@ -163,13 +206,39 @@ def adds_numbers(query: str, rewrite: str) -> bool:
 
 
 def keeps_sizes(query: str, rewrite: str) -> bool:
-    """Whether every size word of ``query`` (XL, queen, size M) is also in ``rewrite``."""
+    """Whether every size word of ``query`` (XL, queen, AA, size M) is also in ``rewrite``.
+
+    Small, medium and large may be left out, but not changed for each other.
+    """
     needed = _needed_sizes(query)
-    return not needed or needed <= sizes(rewrite)
+    if needed and not needed <= sizes(rewrite):
+        return False
+    asked = _soft_sizes(query)
+    return not asked or _soft_sizes(rewrite) <= asked
+
+
+def adds_sizes(query: str, rewrite: str) -> bool:
+    """Whether ``rewrite`` has a size word that ``query`` has not."""
+    return not sizes(rewrite) <= _needed_sizes(query)
+
+
+def keeps_codes(query: str, rewrite: str) -> bool:
+    """Whether every code of ``query`` (DCD771C2, WD-40, E26) is in ``rewrite`` to the letter.
+
+    Spaces and punctuation do not count. A number with its unit is no code, nor are dimensions.
+    """
+    needed = codes(query)
+    if not needed:
+        return True
+    there = "".join(c for c in rewrite.casefold() if c.isalnum())
+    return all(code in there or _spelled_out(code) in there for code in needed)
 
 
 class Brands:
     """Brand names of a version, found in text however they are spaced or punctuated.
+
+    Of a name of several words the first stands for the brand too if it is no English word:
+    shoppers say "behr" where titles say "Behr Premium".
 
     Args:
         names: one brand each, such as ``black & decker``.
@@ -178,6 +247,9 @@ class Brands:
     def __init__(self, names: Iterable[str]) -> None:
         phrases = [_brand_words(name) for name in names]
         self._keys = {"".join(p) for p in phrases if p}
+        english = frequencies()
+        short = (p[0] for p in phrases if len(p) > 1 and len(p[0]) >= _SHORTEST_BRAND)
+        self._keys |= {word for word in short if word.isalpha() and word not in english}
         # One word more than the longest: "dewalt" may be written "de walt".
         self._longest = 1 + max((len(p) for p in phrases), default=0)
 
@@ -231,7 +303,35 @@ def sizes(text: str) -> set[str]:
     text = text.casefold()
     found = {_SIZE_WORDS[w] for w in _WORD.findall(text) if w in _SIZE_WORDS}
     found |= {name for pattern, name in _SIZE_PHRASES if pattern.search(text)}
+    found |= {before or behind for before, behind in _CELL.findall(text)}
     return found | set(_LETTER_SIZE.findall(text))
+
+
+@lru_cache(maxsize=64)
+def codes(text: str) -> frozenset[str]:
+    """Codes of ``text`` (letters and digits in one word), without punctuation."""
+    found = set()
+    for token in text.casefold().split():
+        key = "".join(c for c in token if c.isalnum())
+        if not _CODE.fullmatch(key) or _NOT_CODE.fullmatch(key):
+            continue
+        if max(map(len, _LETTERS.findall(key))) > _LONGEST_LETTERS:
+            continue
+        parts = quantities(token)
+        letters = _LETTERS.findall(key)
+        if len(letters) == 1 and parts and parts[-1].dimension is not None:
+            continue
+        found.add(key)
+    return frozenset(found)
+
+
+def _spelled_out(code: str) -> str:
+    return _LETTERS.sub(lambda m: _SPELLED_OUT.get(m[0], m[0]), code)
+
+
+@lru_cache(maxsize=64)
+def _soft_sizes(text: str) -> frozenset[str]:
+    return frozenset(_SOFT_SIZES[w] for w in _WORD.findall(text.casefold()) if w in _SOFT_SIZES)
 
 
 @lru_cache(maxsize=1)
@@ -280,9 +380,9 @@ def _unit_at(text: str, position: int) -> tuple[str | None, Fraction, int]:
     name = match["unit"].replace(".", "").replace(" ", "")
     if name not in _UNITS:
         return nothing
-    if len(name) == 1 and match["gap"] and name not in _APART:
+    if name == "a" and match["gap"] and _OTHERWISE.match(text, match.end("unit")):
         return nothing
-    if name in ("'", "\u2032") and match["after"].isalpha():
+    if name in ("'", "\u2018", "\u2019", "\u2032") and match["after"].isalpha():
         return nothing  # the 90's
     end = match.end("unit")
     if name == "in" and _ONE_MORE.match(text, end):

@@ -54,6 +54,14 @@ def test_spellings_that_differ_in_case_share_a_form(text: str) -> None:
         ("STRASSE straße", "strasse strasse"),
         ("cafe\u0301", "café"),
         ("<|im_end|>", "<|im_end|>"),
+        ("velcro\u2122 tape", "velcro tape"),
+        ("3M\u2122 duct tape", "3m duct tape"),
+        ("LEGO\u00ae Star Wars\u2122 set", "lego star wars set"),
+        ("\u00a9 disney mug\u2120", "disney mug"),
+        ("\U0001f384 tree", "tree"),
+        ("i \u2764\ufe0f mugs", "i mugs"),
+        ("\U0001f384", "\U0001f384"),
+        ("90\u00b0 elbow", "90\u00b0 elbow"),
     ],
 )
 def test_examples(text: str, expected: str) -> None:

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.filtering.guards import Brands, adds_numbers, keeps_numbers, keeps_sizes, quantities
+from service.filtering.guards import (
+    Brands,
+    adds_numbers,
+    adds_sizes,
+    keeps_codes,
+    keeps_numbers,
+    keeps_sizes,
+    quantities,
+)
 
 KEPT = [
     ("3/4 in pipe", "3/4 inch pipe"),
@@ -158,3 +166,93 @@ def test_brands_are_found_however_they_are_written() -> None:
     assert not brands.keeps("dewalt drill", "makita drill")
     assert brands.keeps("drill", "dewalt drill")
     assert Brands([]).keeps("dewalt drill", "drill")
+
+
+@pytest.mark.parametrize(
+    ("query", "rewrite"),
+    [
+        ("2\u201d pvc pipe", '2" pvc pipe'),
+        ("2\u201d pvc pipe", "2 inch pvc pipe"),
+        ("5\u2019 ladder", "5 ft ladder"),
+        ("1/2\u201d copper pipe", "1/2 in copper pipe"),
+        ("5 m hose", "5 meter hose"),
+        ("5 l bucket", "5 liter bucket"),
+        ("20 a breaker", "20 amp breaker"),
+        ("500 mcg folic acid", "0.5 mg folic acid"),
+        ("10 km radio", "10 kilometer radio"),
+        ("20 a day vitamins", "vitamins 20 per day"),
+    ],
+)
+def test_units_are_known_in_every_spelling(query: str, rewrite: str) -> None:
+    assert keeps_numbers(query, rewrite)
+
+
+@pytest.mark.parametrize(
+    ("query", "rewrite"),
+    [
+        ("2\u201d pvc pipe", "2 ft pvc pipe"),
+        ("5\u2019 ladder", "5 in ladder"),
+        ("5 m hose", "5 mm hose"),
+        ("5 l bucket", "5 ml bucket"),
+        ("20 a breaker", "20 v breaker"),
+        ("500 mcg folic acid", "500 mg folic acid"),
+        ("10 km radio", "10 m radio"),
+    ],
+)
+def test_another_unit_is_another_need(query: str, rewrite: str) -> None:
+    assert not keeps_numbers(query, rewrite)
+
+
+@pytest.mark.parametrize(
+    ("query", "rewrite", "kept"),
+    [
+        ("DCD771C2", "dcd771c2", True),
+        ("DCD771C2", "dcd 771c2 drill", True),
+        ("DCD771C2", "dcd771d2", False),
+        ("WRX735SDHZ", "wrx735sdh", False),
+        ("wd-40", "wd 40 spray", True),
+        ("wd-40", "wd 30", False),
+        ("wd-40", "w 40", False),
+        ("light bulb e26", "e26 light bulb", True),
+        ("light bulb e26", "light bulb e12", False),
+        ("light bulb e26", "light bulb 26", False),
+        ("ps5", "playstation 5", True),
+        ("2x4 lumber", "2 by 4 lumber", True),
+        ("5galon bucket", "5 gallon bucket", True),
+        ("12v battery", "12 volt battery", True),
+        ("3in1 oil", "3 in 1 oil", True),
+    ],
+)
+def test_codes_are_kept_to_the_letter(query: str, rewrite: str, kept: bool) -> None:
+    assert keeps_codes(query.casefold(), rewrite) is kept
+
+
+@pytest.mark.parametrize(
+    ("query", "rewrite", "kept"),
+    [
+        ("aaa batteries", "aa batteries", False),
+        ("aaa batteries", "batteries", False),
+        ("batteries aa", "aa batteries", True),
+        ("double a batteries", "aa batteries", True),
+        ("d cell batteries", "c cell batteries", False),
+        ("medium work gloves", "large work gloves", False),
+        ("medium work gloves", "work gloves medium", True),
+        ("large dog bed", "big dog bed", True),
+        ("large dog bed", "dog bed", True),
+    ],
+)
+def test_letter_sizes_stay(query: str, rewrite: str, kept: bool) -> None:
+    assert keeps_sizes(query, rewrite) is kept
+
+
+def test_a_size_that_nobody_asked_for_is_found() -> None:
+    assert adds_sizes("duracell batteries", "duracell aa batteries")
+    assert not adds_sizes("queen sheets", "queen bed sheets")
+
+
+def test_a_brand_is_guarded_by_itself_and_in_its_longer_forms() -> None:
+    brands = Brands(["behr premium", "hampton bay", "best choice"])
+    assert not brands.keeps("behr paint", "paint in white")
+    assert brands.keeps("behr paint", "behr premium paint")
+    assert not brands.keeps("hampton bay fan", "hampton fan")
+    assert brands.keeps("best fan", "good fan"), "an English word is no brand by itself"
