@@ -35,10 +35,10 @@ from service.redis.client import AnyRedis, connect
 from service.resilience.admission import Admission
 from service.resilience.metrics import AdmissionMetrics, BreakerMetrics
 from service.routing.document import DOCUMENT, SCHEMA, Kill, Routing
-from service.routing.exposures import ExposureMetrics, Exposures, choose_sink
-from service.routing.metrics import RoutingMetrics
+from service.routing.exposures import Exposures, choose_sink
+from service.routing.metrics import ExposureMetrics, RoutingMetrics, ShadowMetrics
 from service.routing.router import Router
-from service.routing.shadow import Shadow, ShadowMetrics
+from service.routing.shadow import Shadow
 from service.telemetry.logging import query_fields
 from service.telemetry.registry import service_registry
 from service.versions.desired import DesiredVersions
@@ -184,7 +184,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         return await rewriter.preview(version, query)
 
     shadow = Shadow(
-        wanted=lambda: router.shadow,
+        wanted=router.shadow,
         generate=preview,
         foreground=lambda: len(flights),
         metrics=ShadowMetrics(registry),

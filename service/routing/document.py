@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 DOCUMENT = "routing"
 """Name of the document in the document store."""
 SCHEMA = 1
-"""Raised when an older release could no longer understand the document."""
+"""Increased when older releases could no longer read the document."""
 MAX_ARMS = 32
 SHARE_TOLERANCE = 1e-6
 """How far the sum of the shares may be from 1."""
@@ -24,21 +24,21 @@ class _Part(BaseModel):
 
 
 class ShadowTraffic(_Part):
-    """Requests that a candidate version answers too, unseen by the caller."""
+    """Requests that a candidate version answers too, in the background."""
 
     version: Annotated[VersionName, Field(description="The candidate.")]
     share: Annotated[Share, Field(description="Part of the requests, from 0 to 1.")]
 
 
 class Kill(_Part):
-    """The emergency switch, which goes before everything else."""
+    """The emergency switch, which overrides everything else."""
 
     version: Annotated[
         VersionName | None,
         Field(description="The one version that serves all requests; null: no rewrites at all."),
     ]
     reason: Annotated[
-        str, Field(min_length=1, max_length=500, description="Why, for those who come later.")
+        str, Field(min_length=1, max_length=500, description="Why, for whoever reads it later.")
     ]
 
 

@@ -1,19 +1,19 @@
-"""Exposure records: which unit was assigned to which arm, and what it then got.
+"""Exposure records: the arm that a unit was assigned to, and the answer that it got.
 
-One record is written for each request that was assigned by its ``unit_id`` (not for pins, the
-default or while the kill switch is on). It is one JSON object:
+Each request that is assigned by its ``unit_id`` has one record (pins, the default and the kill
+switch assign otherwise). It is one JSON object:
 
 ==============  =====================================================================
 field           meaning
 ==============  =====================================================================
-``schema``      1; raised when a field changes its meaning
+``schema``      1; increased when a field changes its meaning
 ``time_ms``     when it was answered, in milliseconds since 1970-01-01 UTC
-``request_id``  of the answer; the same twice is the same exposure written twice
-``unit_id``     as the caller sent it
+``request_id``  of the answer; two records with the same one are duplicates
+``unit_id``     as the client sent it
 ``salt``        of the routing document: the experiment
 ``revision``    of the routing document
 ``arm``         the version that the unit was assigned to: analyse by this one
-``version``     the version that answered; another than ``arm`` if that was not ready
+``version``     the version that answered; not ``arm`` if that was not ready
 ``why``         why that version: ``unit``, or ``fallback`` where it is not the arm
 ``status``      of the answer (ok, partial, timeout, none, fallback)
 ``source``      of the answer (engine, memory, redis, coalesced, override, none)
@@ -21,15 +21,15 @@ field           meaning
 ==============  =====================================================================
 
 In Redis each record is an entry of the stream ``requery:exposures`` with the one field ``record``
-(``XREAD``, ``XRANGE`` or a consumer group read it); the stream is trimmed to about
-``REQUERY_EXPOSURES_MAX_ENTRIES``, so whoever analyses it should read it steadily. In the log each
-record is one line of level ``info`` with ``"event": "exposure"`` and the same fields.
+(``XREAD``, ``XRANGE`` or a consumer group read it). The stream is trimmed to about
+``REQUERY_EXPOSURES_MAX_ENTRIES`` entries, so read it steadily. In the log each record is one line
+of level ``info`` with ``"event": "exposure"`` and the same fields.
 
-``unit_id`` can be personal data. Let the caller send a pseudonym, or set ``REQUERY_EXPOSURES=off``.
+``unit_id`` can be personal data: send a pseudonym, or set ``REQUERY_EXPOSURES=off``.
 
-Recording costs a request a few microseconds and never waits: records go to a bounded queue, and are
-dropped (and counted) when it is full. A batch that could not be written is tried again for a
-while; after a fault in between a record may be written twice, and is known by its request id.
+Recording takes a few microseconds and never blocks: records go to a bounded queue, and are dropped
+and counted when it is full. A batch that could not be written is retried for a while; then a record
+may be written twice, with the same request id.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from service.redis.client import FAULTS, AnyRedis, disconnect
 from service.resilience.outage_log import OutageLogThrottle
+from service.routing.metrics import ExposureMetrics
 
 _log = structlog.get_logger(component="exposures")
 
@@ -56,7 +56,7 @@ Mode = Literal["auto", "off", "log", "redis"]
 
 
 class Exposure(NamedTuple):
-    """One record; the module says what each field means."""
+    """One record; the module docstring explains the fields."""
 
     time_ms: int
     request_id: str
@@ -72,58 +72,32 @@ class Exposure(NamedTuple):
 
 
 def as_json(exposure: Exposure) -> dict[str, Any]:
-    """The record as it is written."""
+    """The record as a JSON object."""
     return {"schema": SCHEMA, **exposure._asdict()}
-
-
-class ExposureMetrics:
-    """What became of exposure records.
-
-    Args:
-        registry: where they are registered.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        records = Counter(
-            "requery_exposures",
-            "Exposure records: written, dropped (the queue was full), failed (given up)",
-            ["result"],
-            registry=registry,
-        )
-        self.written, self.dropped, self.failed = (
-            records.labels(result) for result in ("written", "dropped", "failed")
-        )
-        self._queued = Gauge(
-            "requery_exposures_queued", "Exposure records not yet written", registry=registry
-        )
-
-    def watch(self, queued: Callable[[], int]) -> None:
-        """Read at every scrape how many records wait."""
-        self._queued.set_function(queued)
 
 
 class Sink(Protocol):
     """Where records go."""
 
     async def write(self, batch: Sequence[Exposure]) -> None:
-        """Write all of them; raises if it is not sure that it did."""
+        """Write all of them; raises if some may not be written."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
 
 
 class LogSink:
     """One line of the log each."""
 
     async def write(self, batch: Sequence[Exposure]) -> None:
-        """Write all of them, a few at a time so that requests come in between."""
+        """Write all of them, yielding to requests after every few."""
         for i, exposure in enumerate(batch, start=1):
             _log.info("exposure", **as_json(exposure))
             if i % 20 == 0:
                 await asyncio.sleep(0)
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: there is no connection."""
 
 
 class StreamSink:
@@ -131,11 +105,11 @@ class StreamSink:
 
     Args:
         client: of ``redis.asyncio``; closed with the sink.
-        max_entries: about how many the stream keeps.
+        max_entries: approximate length of the stream.
     """
 
     def __init__(self, client: AnyRedis, *, max_entries: int) -> None:
-        # Its stubs cannot tell whether a command is to be awaited.
+        # The stubs do not say whether a command must be awaited.
         self._client: Any = client
         self._max_entries = max_entries
 
@@ -154,15 +128,15 @@ class StreamSink:
 
 
 class Exposures:
-    """Takes records on the hot path and writes them in the background.
+    """Queues records on the hot path and writes them in the background.
 
     Args:
-        sink: where they go; ``None`` records nothing.
-        metrics: counts them.
-        max_queued: most that wait; more are dropped.
-        batch: most that are written at a time.
-        linger_s: how long a batch gathers.
-        tries: how often a batch is tried, ``pause_s`` apart.
+        sink: where they are written; ``None`` disables recording.
+        metrics: count records.
+        max_queued: limit on queued records; more are dropped.
+        batch: limit on the records written at once.
+        linger_s: how long a batch is collected.
+        tries: attempts to write a batch, ``pause_s`` apart.
         pause_s: see ``tries``.
     """
 
@@ -192,7 +166,7 @@ class Exposures:
 
     @property
     def on(self) -> bool:
-        """Whether records are wanted at all."""
+        """Whether records are written at all."""
         return self._sink is not None
 
     def record(
@@ -208,7 +182,7 @@ class Exposures:
         source: str,
         rewrites: int,
     ) -> None:
-        """Take one record; never waits and never raises."""
+        """Queue one record; never blocks and never raises."""
         if self._sink is None:
             return
         if len(self._queue) >= self._max_queued:
@@ -228,7 +202,7 @@ class Exposures:
             self._task = asyncio.create_task(self._run(self._sink))
 
     async def close(self, *, within_s: float = 2.0) -> None:
-        """Write what waits, if that takes no longer than ``within_s``; idempotent."""
+        """Write what is queued, for at most ``within_s`` seconds; idempotent."""
         task, self._task = self._task, None
         if task is None or self._sink is None:
             return
@@ -259,18 +233,18 @@ class Exposures:
             await asyncio.sleep(self._pause_s)
 
     async def _write(self, sink: Sink) -> bool:
-        """Write one batch, and take it off the queue once it is written."""
+        """Write one batch, and remove it from the queue once it is written."""
         batch = [self._queue[i] for i in range(min(self._batch, len(self._queue)))]
         try:
             await sink.write(batch)
         except (*FAULTS, TimeoutError) as error:
-            self._tell(well=False, why=f"{type(error).__name__}: {error}")
+            self._log_outage(ok=False, why=f"{type(error).__name__}: {error}")
             return False
-        except Exception:  # noqa: BLE001 - a record that nobody can write must not stop the others
+        except Exception:  # noqa: BLE001 - one bad record must not stop the others
             _log.exception("exposures_lost", records=len(batch))
             self._metrics.failed.inc(self._take(len(batch)))
             return True
-        self._tell(well=True)
+        self._log_outage(ok=True)
         self._metrics.written.inc(self._take(len(batch)))
         return True
 
@@ -279,7 +253,7 @@ class Exposures:
             pass
 
     def _take(self, n: int) -> int:
-        """Take the first ``n`` off the queue; how many there were."""
+        """Remove the first ``n`` records from the queue; returns how many there were."""
         taken = min(n, len(self._queue))
         for _ in range(taken):
             self._queue.popleft()
@@ -287,10 +261,10 @@ class Exposures:
             self._some.clear()
         return taken
 
-    def _tell(self, *, well: bool, why: str = "") -> None:
-        if well and self._outage.recovered():
+    def _log_outage(self, *, ok: bool, why: str = "") -> None:
+        if ok and self._outage.recovered():
             _log.info("exposures_back", detail="records are written again")
-        elif not well and self._outage.failed():
+        elif not ok and self._outage.failed():
             _log.warning(
                 "exposures_not_written",
                 detail="records wait, and are dropped when there are too many",
@@ -304,16 +278,16 @@ def choose_sink(
 ) -> Sink | None:
     """The sink for a setting.
 
-    ``auto`` takes the log if there is no Redis. With Redis it takes the stream: a log that is kept
-    for days is no place for ids of shoppers, and a stream is bounded.
+    ``auto`` takes the stream if there is a Redis, else the log: a stream is bounded, and a log that
+    holds ids of shoppers may be kept for long.
 
     Args:
         mode: as in ``REQUERY_EXPOSURES``.
         client: makes a client; ``None`` without Redis.
-        max_entries: about how many the stream keeps.
+        max_entries: approximate length of the stream.
 
     Raises:
-        ValueError: the stream is asked for, and there is no Redis.
+        ValueError: the mode is ``redis`` and there is no Redis.
     """
     if mode == "auto":
         mode = "log" if client is None else "redis"
@@ -334,6 +308,6 @@ def _encoded(exposure: Exposure) -> bytes:
 
 
 def _cancelled() -> bool:
-    """Whether this task is to end, though redis-py may have swallowed the cancellation."""
+    """Whether this task was cancelled; redis-py may have swallowed the exception."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

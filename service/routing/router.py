@@ -1,4 +1,4 @@
-"""Which version serves a request: the routing document, and the assignment of units to arms.
+"""Assigns requests to versions, and units of an experiment to arms.
 
 **Assignment** is weighted rendezvous hashing. A unit (a shopper, a session) and the salt give each
 arm *i* of share *w_i* > 0 a number *u_i*, uniform in (0, 1) and independent between arms, units and
@@ -6,8 +6,8 @@ salts, and the unit goes to the arm with the least
 
     -ln(u_i) / w_i
 
-Each of these is exponential with rate *w_i*, so arm *i* is the least with probability *w_i* (the
-shares sum to 1). Nothing is stored: every replica gives a unit the same arm, today and tomorrow.
+Each of these is exponential with rate *w_i*, so arm *i* has the least with probability *w_i* (the
+shares sum to 1). Nothing is stored: every replica always gives a unit the same arm.
 
 **Which units move when the shares change.** A unit goes from arm *i* to arm *j* only if *j*'s share
 grew by a larger factor than *i*'s: ``w_j'/w_j > w_i'/w_i``. Then:
@@ -19,11 +19,11 @@ grew by a larger factor than *i*'s: ``w_j'/w_j > w_i'/w_i``. Then:
   relative to each other (50/50 to 40/40/20);
 - in general a unit stays with probability ``sum over i of 1 / sum over j of max(w_j/w_i,
   w_j'/w_i')`` (terms with w_i or w_i' = 0 are 0). With three arms or more, moving share from one
-  arm to another also moves a few units of the arms between: 0.5/0.3/0.2 to 0.6/0.3/0.1 moves
-  12.7 % of the units, where 10 % would do. To keep units where they are, change the shares of two
-  arms at a time by little, or all in proportion.
+  arm to another also moves a few units of the others: 0.5/0.3/0.2 to 0.6/0.3/0.1 moves 12.7 % of
+  the units, where 10 % would do. To move few units, change the shares of two arms at a time by
+  little, or all in proportion.
 
-A new salt draws every unit anew: its arm under one salt tells nothing of its arm under another.
+A new salt assigns every unit anew, independently of its arm under another salt.
 
 References: Thaler and Ravishankar, *Using name-based mappings to increase hit rates*, 1998
 (rendezvous hashing); Schindelhauer and Schomaker, *Weighted distributed hash tables*, 2005 (the
@@ -45,26 +45,26 @@ Why = Literal["pin", "unit", "default", "kill"]
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Which version serves a request, and why."""
+    """The version of a request, and why."""
 
     version: str
     arm: str | None
-    """The arm that the unit was assigned to; ``None`` if it was not assigned by its id."""
+    """The arm of the unit; ``None`` if the request was not assigned by its unit."""
     why: Why
     off: bool = False
-    """Answer without rewrites: the kill switch says so."""
+    """Whether the kill switch turns rewrites off."""
     revision: int = 0
     """Of the routing document; 0 if it was never written."""
     salt: str = ""
-    """The experiment that the unit was assigned in; empty if it was not assigned by its id."""
+    """The experiment of the arm; empty if there is no arm."""
 
 
-class Live(Protocol):
-    """The routing document as it is now; :class:`service.control.documents.Document` is one."""
+class LiveRouting(Protocol):
+    """The routing document in force: a :class:`service.control.documents.Document`."""
 
     @property
     def value(self) -> Routing:
-        """What is in force; another object after each change."""
+        """The document; another object after each change."""
 
     @property
     def revision(self) -> int:
@@ -72,16 +72,15 @@ class Live(Protocol):
 
 
 class Router:
-    """Assigns requests to versions. No I/O, no clock, nothing remembered about a unit.
+    """Assigns requests to versions, without I/O, clock or memory of a unit.
 
-    The kill switches go first, before a pin too: this replica's own, then the document's. Then
-    come the pin, the weights, the default.
+    In order: this replica's kill switch, the document's, the pin, the weights, the default.
 
     Args:
-        routing: the document; what it says is followed from the next request on.
+        routing: the document; a change takes effect with the next request.
     """
 
-    def __init__(self, routing: Live) -> None:
+    def __init__(self, routing: LiveRouting) -> None:
         self._routing = routing
         self._local_kill: Kill | None = None
         self._table = _Table(routing.value, routing.revision, None)
@@ -90,9 +89,9 @@ class Router:
         """The version for one request; a few microseconds.
 
         Args:
-            pin: the version that the caller asks for.
-            unit_id: who is asking. Any text; compared code point by code point. An empty one is
-                none: all who send it would be one unit.
+            pin: the version that the client asks for.
+            unit_id: any text, compared code point by code point. An empty one counts as none,
+                because all clients that send it would be one unit.
         """
         table = self._now()
         if table.kill is not None:
@@ -103,9 +102,8 @@ class Router:
             return table.default
         return table.assign(unit_id)
 
-    @property
     def shadow(self) -> ShadowTraffic | None:
-        """Shadow traffic that is wanted now; none while a kill switch is on."""
+        """The shadow traffic that is configured now; none while a kill switch is on."""
         table = self._now()
         return table.routing.shadow if table.kill is None else None
 
@@ -115,10 +113,10 @@ class Router:
         return self._local_kill
 
     def kill_locally(self, kill: Kill | None) -> None:
-        """Set or take back the kill switch of this replica alone, from the next request on.
+        """Set or reset the kill switch of this replica alone, from the next request on.
 
-        It needs no shared document, and so works while there is none to be had. Nobody else sees
-        it, and it ends with the process.
+        It works without the shared document, is invisible to other replicas, and ends with the
+        process.
         """
         self._local_kill = kill
 
@@ -132,7 +130,7 @@ class Router:
 
 
 class _Table:
-    """One revision of the document, made ready for :meth:`Router.assign`."""
+    """One revision of the document, prepared for :meth:`Router.assign`."""
 
     def __init__(self, routing: Routing, revision: int, local_kill: Kill | None) -> None:
         self.routing = routing
@@ -169,14 +167,14 @@ class _Table:
 
 
 def _hasher(salt: str, version: str) -> hashlib.blake2b:
-    """A hash that has read all but the unit. No salt and no name of a version has a NUL in it."""
+    """A hash of everything except the unit; salts and names of versions contain no NUL."""
     prefix = f"requery.routing.1\0{salt}\0{version}\0"
     return hashlib.blake2b(prefix.encode("utf-8", "surrogatepass"), digest_size=8)
 
 
 def _uniform(hasher: hashlib.blake2b, unit: bytes) -> float:
-    """A number in (0, 1), neither end included."""
+    """A number in the open interval (0, 1)."""
     own = hasher.copy()
     own.update(unit)
-    # 52 bits and a half: exact in a float, and never rounded up to 1.
+    # 52 bits and a half: exact in a float, and never rounded to 1.
     return ((int.from_bytes(own.digest(), "big") >> 12) + 0.5) / (1 << 52)

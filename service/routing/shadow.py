@@ -1,13 +1,13 @@
-"""Shadow traffic: a candidate version answers some requests too, and nobody waits for it.
+"""Shadow traffic: a candidate version answers some requests too, in the background.
 
-The candidate's rewrites are compared with those that were served, as metrics and one line of the
-log each, and thrown away. It never slows an answer: a request is offered once its own answer is
-built, offering does nothing but put it into a small queue, and a candidate's generation begins only
-while few enough requests are being generated for shoppers, and is broken off as soon as there are
-more. What does not fit in is dropped and counted: shadow traffic is a sample anyway.
+The candidate's rewrites are compared with those that were served, in metrics and one log line each,
+and discarded. It never slows an answer: a request is offered once its answer is built, and only put
+into a small queue. A candidate's generation begins only while few generations for shoppers are in
+flight, and is cancelled as soon as there are more. What does not fit is dropped and counted because
+shadow traffic is a sample anyway.
 
-A candidate that shares its device with what serves gets its turn in the gaps only; on a device that
-is never idle, raise ``REQUERY_SHADOW_MAX_FOREGROUND`` to see it at all.
+A candidate that shares its device with the serving version runs in the gaps only; on a device that
+is never idle, raise ``REQUERY_SHADOW_MAX_FOREGROUND``.
 """
 
 from __future__ import annotations
@@ -15,101 +15,25 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from service.routing.document import ShadowTraffic
-from service.telemetry.fast_metrics import LATENCY_BUCKETS_S
+from service.routing.metrics import Comparison, ShadowMetrics
 
 _log = structlog.get_logger(component="shadow")
-
-RESULTS = ("compared", "dropped_busy", "dropped_full", "broken_off", "timeout", "failed")
-"""What can become of a request that was sampled."""
-
-
-class Comparison(NamedTuple):
-    """Two sets of rewrites of one query."""
-
-    served: int
-    candidate: int
-    common: int
-
-    @classmethod
-    def of(cls, served: Sequence[str], candidate: Sequence[str]) -> Comparison:
-        """Compare the texts."""
-        left, right = set(served), set(candidate)
-        return cls(len(left), len(right), len(left & right))
-
-    @property
-    def overlap(self) -> float:
-        """Rewrites in common, as a share of those that either gave; 1 if neither gave any."""
-        union = self.served + self.candidate - self.common
-        return self.common / union if union else 1.0
-
-
-class ShadowMetrics:
-    """What became of shadow traffic, and how the candidate compares.
-
-    Args:
-        registry: where they are registered.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._results = Counter(
-            "requery_shadow",
-            "Requests sampled for a candidate version, by what became of them",
-            ["version", "result"],
-            registry=registry,
-        )
-        self._rewrites = Counter(
-            "requery_shadow_rewrites",
-            "Accepted rewrites of compared requests: served, from the candidate, in common",
-            ["version", "side"],
-            registry=registry,
-        )
-        self._overlap = Histogram(
-            "requery_shadow_overlap",
-            "Rewrites in common, as a share of those that either version gave",
-            ["version"],
-            buckets=tuple(i / 10 for i in range(11)),
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "requery_shadow_duration_seconds",
-            "Time that the candidate took for a compared request",
-            ["version"],
-            buckets=LATENCY_BUCKETS_S,
-            registry=registry,
-        )
-
-    def count(self, version: str, result: str) -> None:
-        """Count one of :data:`RESULTS`."""
-        self._results.labels(version, result).inc()
-
-    def compared(self, version: str, comparison: Comparison, *, seconds: float) -> None:
-        """Record a comparison."""
-        self.count(version, "compared")
-        for side, n in (
-            ("served", comparison.served),
-            ("candidate", comparison.candidate),
-            ("common", comparison.common),
-        ):
-            self._rewrites.labels(version, side).inc(n)
-        self._overlap.labels(version).observe(comparison.overlap)
-        self._seconds.labels(version).observe(seconds)
 
 
 class Generate(Protocol):
     """Answers a query with a given version, as it would be served."""
 
-    async def __call__(self, version: str, query: str) -> Sequence[str]:
-        """The texts of the rewrites that would be accepted; raises if there can be none.
+    def __call__(self, version: str, query: str) -> Coroutine[Any, Any, Sequence[str]]:
+        """The texts of the rewrites that would be accepted; raises if it cannot generate.
 
-        It takes no permit, joins no generation and fills no cache that serves shoppers. It can be
-        cancelled at any time, and lets go of the engine then.
+        It joins no generation of a shopper and fills no cache. Cancelling it stops the engine's
+        work.
         """
 
 
@@ -125,16 +49,16 @@ class Shadow:
     """Runs shadow traffic in the background.
 
     Args:
-        wanted: the shadow traffic of the routing document, if there is any
-            (:attr:`service.routing.router.Router.shadow`).
+        wanted: the shadow traffic that is configured now, if any
+            (:meth:`service.routing.router.Router.shadow`).
         generate: answers with the candidate.
-        foreground: generations under way for shoppers.
-        metrics: where results are counted.
-        max_foreground: shadow generations run only while there are at most this many.
-        concurrency: shadow generations at a time.
-        max_queued: most requests that wait for their turn.
-        timeout_s: bound on one shadow generation.
-        check_s: between two looks at the foreground during a shadow generation.
+        foreground: counts the generations in flight for shoppers.
+        metrics: count results.
+        max_foreground: limit on those while a shadow generation runs.
+        concurrency: limit on shadow generations at a time.
+        max_queued: limit on queued requests.
+        timeout_s: limit on one shadow generation.
+        check_s: interval at which the foreground is checked during a shadow generation.
         query_fields: log fields for a query.
         draw: a uniform number in [0, 1) for sampling.
     """
@@ -168,12 +92,12 @@ class Shadow:
         self._tasks: tuple[asyncio.Task[None], ...] = ()
 
     def offer(self, *, query: str, served: Sequence[str], version: str, request_id: str) -> None:
-        """Take a request that has its answer, if it is sampled; never waits and never raises.
+        """Queue an answered request, if it is sampled; never blocks and never raises.
 
         Args:
-            query: as the caller sent it: the candidate may have another normal form.
+            query: as the client sent it, because the candidate may have another normal form.
             served: texts of the rewrites in the answer.
-            version: that served it. A candidate is not compared with itself.
+            version: the version that served it. A candidate is not compared with itself.
             request_id: of the answer.
         """
         wanted = self._wanted()
@@ -195,7 +119,7 @@ class Shadow:
             self._tasks = tuple(asyncio.create_task(self._work()) for _ in range(self._concurrency))
 
     async def close(self) -> None:
-        """Stop, engine requests included; idempotent."""
+        """Cancel everything, engine requests included; idempotent."""
         tasks, self._tasks = self._tasks, ()
         for task in tasks:
             task.cancel()
@@ -218,7 +142,7 @@ class Shadow:
 
     async def _compare(self, offer: _Offer) -> None:
         started = time.monotonic()
-        generation = asyncio.create_task(self._generated(offer))
+        generation = asyncio.create_task(self._generate(offer.candidate, offer.query))
         try:
             result = await self._watched(generation, until=started + self._timeout_s)
         finally:
@@ -242,13 +166,10 @@ class Shadow:
             **self._query_fields(offer.query),
         )
 
-    async def _generated(self, offer: _Offer) -> Sequence[str]:
-        return await self._generate(offer.candidate, offer.query)
-
     async def _watched(
         self, generation: asyncio.Task[Sequence[str]], *, until: float
     ) -> str | None:
-        """Wait for ``generation``; what to count instead if it was not to be waited for."""
+        """Wait for ``generation``; the result to count if it must not be waited for."""
         while not generation.done():
             await asyncio.wait((generation,), timeout=self._check_s)
             if generation.done():

@@ -24,7 +24,8 @@ from service.control.store import AUDIT_ENTRIES
 from service.errors import DocumentStoreUnavailable, NewerSchema, StaleRevision
 from service.redis.client import connect
 from service.routing.document import Routing
-from service.routing.exposures import STREAM, ExposureMetrics, Exposures, StreamSink
+from service.routing.exposures import STREAM, Exposures, StreamSink
+from service.routing.metrics import ExposureMetrics
 from service.routing.router import Router
 from tests.support.auth import open_guard
 from tests.support.redis_server import RedisServer

@@ -16,7 +16,6 @@ from service.redis.client import connect
 from service.routing.exposures import (
     SCHEMA,
     Exposure,
-    ExposureMetrics,
     Exposures,
     LogSink,
     Mode,
@@ -24,6 +23,7 @@ from service.routing.exposures import (
     as_json,
     choose_sink,
 )
+from service.routing.metrics import ExposureMetrics
 from tests.support.waiting import until
 
 

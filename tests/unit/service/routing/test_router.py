@@ -230,11 +230,11 @@ def test_a_change_of_the_document_is_followed_at_once() -> None:
 
 def test_shadow_traffic_stops_while_the_kill_switch_is_on() -> None:
     shadow = {"version": "v1", "share": 0.1}
-    assert router(shadow=shadow).shadow == ShadowTraffic(version="v1", share=0.1)
-    assert router(shadow=shadow, kill={"version": None, "reason": "x"}).shadow is None
+    assert router(shadow=shadow).shadow() == ShadowTraffic(version="v1", share=0.1)
+    assert router(shadow=shadow, kill={"version": None, "reason": "x"}).shadow() is None
     live = router(shadow=shadow)
     live.kill_locally(Kill(version="v1", reason="x"))
-    assert live.shadow is None
+    assert live.shadow() is None
 
 
 def test_a_document_is_stored_and_read_unchanged() -> None:

@@ -11,7 +11,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from service.routing.document import ShadowTraffic
-from service.routing.shadow import RESULTS, Comparison, Shadow, ShadowMetrics
+from service.routing.metrics import SHADOW_RESULTS, Comparison, ShadowMetrics
+from service.routing.shadow import Shadow
 from tests.support.waiting import turns, until
 
 
@@ -64,7 +65,7 @@ class World:
 
     @property
     def counts(self) -> dict[str, float]:
-        return {result: n for result in RESULTS if (n := self.count(result))}
+        return {result: n for result in SHADOW_RESULTS if (n := self.count(result))}
 
 
 @pytest.fixture
