@@ -56,11 +56,10 @@ class RawEngine:
 
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._options.arguments))
         labels, rpc = self._prompts.labels, self._llm.collective_rpc
+        await rpc(WorkerExtension.end_with_parent.__name__)
         if self._extended:
             ids = [labels.relevant, labels.irrelevant]
             await rpc(WorkerExtension.extend.__name__, args=(ids,))
-        else:
-            await rpc(WorkerExtension.end_with_parent.__name__)
         self._params = self._sampling(self._prompts)
         for _ in range(2):
             await self.generate(_WARM_UP)

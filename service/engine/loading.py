@@ -23,6 +23,7 @@ from service.engine.errors import EngineUnavailable
 from service.engine.vllm import OnTokens, VllmEngine
 from service.engine.worker.extension import WorkerExtension
 from service.engine.worker.kernels import CAPACITY
+from service.engine.worker.parent_watch import ParentWatch
 
 Device = Literal["cpu", "cuda"]
 
@@ -55,6 +56,8 @@ class EngineSettings:
         threads: CPU only; default is the cores that this process may use, at most 16.
         compiled: compile the model (CPU: some 100 s at start for less time per token; default on
             CUDA, where it is quick).
+        extensions: use private attributes of vLLM to compute faster and to supervise engines; else
+            vLLM runs with its public API alone.
         log_level: of vLLM's own loggers, which write plain lines to standard error.
     """
 
@@ -63,6 +66,7 @@ class EngineSettings:
     max_sequences: int | None = None
     threads: int | None = None
     compiled: bool | None = None
+    extensions: bool = True
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "ERROR"
 
 
@@ -101,6 +105,7 @@ def load_engine(
         stop_ids=special_ids(tokenizer, prompts),
         arguments=engine_arguments(manifest, folder, settings, device),
         environment=engine_environment(settings, device),
+        extensions=settings.extensions,
         on_tokens=on_tokens,
     )
 
@@ -130,6 +135,7 @@ def engine_arguments(
 ) -> dict[str, Any]:
     """Keyword arguments of vLLM's ``AsyncEngineArgs`` for a version on a device."""
     on_cpu = device == "cpu"
+    extension = WorkerExtension if settings.extensions else ParentWatch
     arguments: dict[str, Any] = {
         "model": str(folder),
         # Prompts are token ids and answers are decoded here: one tokenizer, in one place.
@@ -151,7 +157,7 @@ def engine_arguments(
         # Off, with the collectors that vLLM would put into the process's global registry.
         "disable_log_stats": True,
         "enable_log_requests": False,
-        "worker_extension_cls": f"{WorkerExtension.__module__}.{WorkerExtension.__qualname__}",
+        "worker_extension_cls": f"{extension.__module__}.{extension.__qualname__}",
     }
     if on_cpu:
         # The default on a CPU is 128, longer than almost every prompt: whole blocks are what the

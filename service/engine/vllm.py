@@ -1,7 +1,7 @@
-"""A model version served by vLLM. The only module that imports vllm, and only when one starts.
+"""A model version served by vLLM. The only module that imports vllm, when an engine starts.
 
-One code path serves CPU and GPU: what differs is decided in :mod:`service.engine.loading` and
-arrives here as engine arguments and environment variables.
+One code path serves CPU and GPU: :mod:`service.engine.loading` decides what differs and passes it
+as engine arguments and environment variables.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ import multiprocessing
 import os
 import tempfile
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from dataclasses import dataclass
 from functools import cache
 from multiprocessing.process import BaseProcess
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -30,17 +33,34 @@ from service.engine.errors import EngineUnavailable
 from service.engine.protocol import Candidate
 from service.engine.scoring import read_candidate, relevance, within
 from service.engine.worker.extension import WorkerExtension
+from service.engine.worker.parent_watch import ParentWatch
 
 _log = structlog.get_logger(component="engine")
 
 OnTokens = Callable[[int, int], None]
-"""Told of each finished engine request: its prompt tokens and its generated tokens."""
+"""Called for each finished engine request with its prompt tokens and its generated tokens."""
 
 _WARM_UP_QUERY = "3/4 in. galvanized steel stake"
 _WARM_UP_ROUNDS = 2
-"""The first round meets code paths and allocations; the second is what a shopper will see."""
+"""The first round meets code paths and allocations; the second runs as requests will."""
+_TRIAL_PAIRS = tuple(
+    (_WARM_UP_QUERY, rewrite) for rewrite in (_WARM_UP_QUERY, "steel stake", "led", "tent")
+)
+_TRIAL_CANDIDATES = 8
+"""Greedy, so that they stay equal: rows are shared at every step."""
+_TRIAL_CLOSE = 0.1
+"""Largest difference of a relevance with and without the extension. With logits in bfloat16 the
+same pair differs by up to 0.03 between batches."""
 _KILL_SECONDS = 10.0
-"""How long to wait for a killed engine core to be gone, with its memory: the kernel may be busy."""
+"""How long to wait for a killed engine core to release its memory: the kernel may be busy."""
+_PRIVATE = {
+    "engine_core.get_output_async": "a hung engine is noticed later",
+    "engine_core.resources.ctx": "a closed engine leaves sockets open",
+    "engine_core.resources.input_socket": "a closed engine leaves sockets open",
+    "engine_core.resources.output_socket": "a closed engine leaves sockets open",
+    "output_handler": "closing an engine logs an error of vLLM's",
+}
+"""Private attributes of an ``AsyncLLM`` that are used, and what is lost without each."""
 
 # Environment variables belong to the whole process: one engine is constructed at a time.
 _constructing = threading.Lock()
@@ -60,6 +80,9 @@ class VllmEngine:
             which have no place in a rewrite. One that ends by those has no relevance.
         arguments: keyword arguments of vLLM's ``AsyncEngineArgs``.
         environment: variables for vLLM and its engine core, in force while it is constructed.
+        extensions: use private attributes of vLLM: ``arguments`` then name
+            :class:`service.engine.worker.extension.WorkerExtension` as the worker's extension, else
+            :class:`service.engine.worker.parent_watch.ParentWatch`.
         on_tokens: see :data:`OnTokens`; warming up is not reported.
     """
 
@@ -72,6 +95,7 @@ class VllmEngine:
         stop_ids: Sequence[int],
         arguments: Mapping[str, Any],
         environment: Mapping[str, str],
+        extensions: bool = True,
         on_tokens: OnTokens | None = None,
     ) -> None:
         self._prompts = prompts
@@ -80,13 +104,16 @@ class VllmEngine:
         self._stop_ids = frozenset(stop_ids)
         self._arguments = dict(arguments)
         self._environment = dict(environment)
+        self._extensions = extensions
+        self._extended = extensions
+        """Whether to extend the worker: not once an extended engine has failed."""
         self._on_tokens = on_tokens
-        self._llm: Any = None
+        self._started: _Started | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._ready = False
         self._progress = 0
         self._calls: set[asyncio.Task[Any]] = set()
-        """Those that wait for an answer, each for one engine request."""
+        """Each waits for the answer to one engine request."""
         self._ids = itertools.count()
         self._rewrite_params: list[Any] = []
         self._tag_params: Any = None
@@ -103,24 +130,33 @@ class VllmEngine:
 
     @property
     def progress(self) -> int:
-        """Grows with every step whose tokens the engine core reports."""
+        """Grows with every step whose tokens the engine core reports, and every request."""
         return self._progress
 
     @property
     def effort(self) -> float:
-        """CPU seconds that the engine core has used."""
+        """CPU seconds that the engine core has used; without its process, time that has passed."""
         pid = self.core_pid
-        return 0.0 if pid is None else cpu_seconds(pid)
+        if pid is not None:
+            return cpu_seconds(pid)
+        # A supervisor that cannot see the core compute must not take a busy one for hung.
+        return 0.0 if self._started is None else time.monotonic()
 
     @property
     def core_pid(self) -> int | None:
         """Process id of the engine core, if there is one."""
-        return None if self._llm is None else _core(self._llm).pid
+        processes = () if self._started is None else self._started.processes
+        return processes[0].pid if processes else None
+
+    @property
+    def _llm(self) -> Any:
+        return None if self._started is None else self._started.llm
 
     async def start(self) -> None:
         """Load and warm up; a second call does nothing. Cancelling stops the load.
 
-        The event loop stays free: importing and loading happen in a thread.
+        The event loop stays free: importing and loading happen in a thread. An engine that fails
+        with the extension, or tags otherwise than without, is started again without.
 
         Raises:
             EngineUnavailable: the weights or the device cannot be used.
@@ -128,20 +164,13 @@ class VllmEngine:
         if self._ready:
             return
         try:
-            # vLLM leaves the sockets between the two processes behind, and a core that had to be
-            # killed leaves more: they live, and go, with this folder.
-            self._scratch = tempfile.TemporaryDirectory(prefix="requery-")
-            scratch = {"VLLM_RPC_BASE_PATH": self._scratch.name, "TMPDIR": self._scratch.name}
-            self._llm = await _construct(self._arguments, self._environment | scratch)
-            self._listen()
-            await self._extend()
-            self._rewrite_params = [
-                self._sampling(temperature, self._decoding.max_tokens)
-                for temperature in self._decoding.temperatures
-            ]
-            self._tag_params = self._sampling(0.0, 1)
+            await self._launch()
+            if self._extended and (fault := await self._extend()):
+                self._extended = False
+                self._warn_slower({"all": fault})
+                await self.close()
+                await self._launch()
             await self._warm_up()
-            await self._check()
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             await self.close()
             raise EngineUnavailable(f"the engine could not start: {error}") from error
@@ -184,68 +213,104 @@ class VllmEngine:
         return [relevance(labels, _last_logprobs(output)) for output in outputs]
 
     async def close(self) -> None:
-        """End what is outstanding, stop the engine core and free its memory; idempotent.
+        """End outstanding requests, stop the engine core and free its memory; idempotent.
 
-        The core is killed rather than asked: asked, it spends seconds on collecting garbage, and
-        never answers if it hangs. It has nothing to save, and its files are removed here.
+        The core is killed: asked to stop, it spends seconds on collecting garbage, and it never
+        answers if it hangs. It has nothing to save, and its files are removed here.
         """
-        llm, self._llm, self._ready = self._llm, None, False
+        started, self._started, self._ready = self._started, None, False
         scratch, self._scratch = self._scratch, None
-        await asyncio.shield(_shut_down(llm, scratch, tuple(self._calls)))
+        await asyncio.shield(_shut_down(started, scratch, tuple(self._calls)))
 
-    def _listen(self) -> None:
-        """Count what the engine core reports: it does so after every step with tokens."""
+    async def _launch(self) -> None:
+        """Start the engine core, as vLLM has it but for the watch of its parent."""
+        # vLLM leaves the sockets between the two processes behind, and a killed core leaves more
+        # files: all of them live in this folder and go with it.
+        self._scratch = tempfile.TemporaryDirectory(prefix="requery-")
+        scratch = {"VLLM_RPC_BASE_PATH": self._scratch.name, "TMPDIR": self._scratch.name}
+        self._started = await _construct(
+            self._arguments, self._environment | scratch, private=self._extensions
+        )
+        if self._extensions:
+            self._supervise()
+        await self._llm.collective_rpc(ParentWatch.end_with_parent.__name__)
+        self._rewrite_params = [
+            self._sampling(temperature, self._decoding.max_tokens)
+            for temperature in self._decoding.temperatures
+        ]
+        self._tag_params = self._sampling(0.0, 1)
+
+    def _supervise(self) -> None:
+        """Count the steps that the engine core reports; warn of what cannot be supervised."""
+        lost = {name: loss for name, loss in _PRIVATE.items() if not _has(self._llm, name)}
+        if self.core_pid is None:
+            lost["process"] = "a hung engine is noticed later and may be left running"
+        if lost:
+            _log.warning("engine_unsupervised", model=self._arguments.get("model"), left_out=lost)
+        if "engine_core.get_output_async" in lost:
+            return
         core = self._llm.engine_core
         get_output = core.get_output_async
 
-        async def heard() -> Any:
+        async def counted() -> Any:
             outputs = await get_output()
             self._progress += 1
             return outputs
 
-        core.get_output_async = heard
+        core.get_output_async = counted
 
-    async def _extend(self) -> None:
-        """What :class:`WorkerExtension` adds to the engine core."""
-        labels = self._prompts.labels
+    async def _extend(self) -> str:
+        """Add :class:`WorkerExtension` to the engine core and try it; why it failed, if it did."""
+        labels, rpc = self._prompts.labels, self._llm.collective_rpc
         ids = [labels.relevant, labels.irrelevant]
-        for left_out in await self._llm.collective_rpc(
-            WorkerExtension.extend.__name__, args=(ids,)
-        ):
-            if left_out["exact_labels"]:
-                _log.warning(
-                    "relevance_rounded",
-                    model=self._arguments.get("model"),
-                    reason=left_out["exact_labels"],
-                    detail="relevance is rounded to the steps of bfloat16: the same pair may get "
-                    "values up to 0.03 apart",
-                )
-            _log.info(
-                "engine_extended",
+        plain = await self.tag(_TRIAL_PAIRS)
+        try:
+            (left_out,) = await rpc(WorkerExtension.extend.__name__, args=(ids,))
+            await self._try_candidates()
+            tags = await self.tag(_TRIAL_PAIRS)
+            (given_up,) = await rpc(WorkerExtension.given_up.__name__)
+        except Exception as error:
+            if self._started is None:  # close() was called
+                raise
+            return f"the extended engine fails: {type(error).__name__}: {error}"
+        apart = max(abs(tag - own) for tag, own in zip(tags, plain, strict=True))
+        if not apart <= _TRIAL_CLOSE:
+            return f"tags differ by {apart:.2f} from those of the engine without the extension"
+        if reason := left_out.get("exact_labels"):
+            given_up.pop("exact_labels", None)
+            _log.warning(
+                "relevance_rounded",
                 model=self._arguments.get("model"),
-                left_out={name: reason for name, reason in left_out.items() if reason},
+                reason=reason,
+                detail="relevance is rounded to the steps of bfloat16: the same pair may get "
+                "values up to 0.03 apart",
             )
+        if given_up:
+            self._warn_slower(given_up)
+        _log.info("engine_extended", model=self._arguments.get("model"), left_out=left_out)
+        return ""
 
-    async def _check(self) -> None:
-        """Say so if a part of the extension gave something else than the model itself."""
-        for given_up in await self._llm.collective_rpc(WorkerExtension.given_up.__name__):
-            if given_up:
-                _log.warning(
-                    "engine_slower",
-                    model=self._arguments.get("model"),
-                    reason=given_up,
-                    detail="the model is served as vLLM has it, which takes longer",
-                )
+    def _warn_slower(self, reasons: Mapping[str, str]) -> None:
+        _log.warning(
+            "engine_slower",
+            model=self._arguments.get("model"),
+            reason=reasons,
+            detail="the model is served without these parts of the extension, which takes longer",
+        )
+
+    async def _try_candidates(self) -> None:
+        """Have rows shared at every step."""
+        prompt = self._prompts.rewrite_prompt(_WARM_UP_QUERY)
+        greedy = self._sampling(0.0, self._decoding.max_tokens)
+        async with aclosing(self._each_as_done(prompt, [greedy] * _TRIAL_CANDIDATES)) as outputs:
+            async for _ in outputs:
+                pass
 
     async def _warm_up(self) -> None:
-        on_tokens, self._on_tokens = self._on_tokens, None
-        try:
-            for _ in range(_WARM_UP_ROUNDS):
-                async for _candidate in self.generate(_WARM_UP_QUERY):
-                    pass
-                await self.tag([(_WARM_UP_QUERY, _WARM_UP_QUERY)])
-        finally:
-            self._on_tokens = on_tokens
+        for _ in range(_WARM_UP_ROUNDS):
+            async for _candidate in self.generate(_WARM_UP_QUERY):
+                pass
+            await self.tag([(_WARM_UP_QUERY, _WARM_UP_QUERY)])
 
     def _sampling(self, temperature: float, max_tokens: int) -> Any:
         from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -255,17 +320,17 @@ class VllmEngine:
             temperature=temperature,
             top_p=self._decoding.top_p,
             max_tokens=max_tokens,
-            # The base's end of text is one of them: it must end a rewrite as malformed, not as
-            # finished, so vLLM's own handling of it is off.
+            # They include the base's end of text, which ends a rewrite as malformed, not as
+            # finished: so vLLM's own handling of it is off.
             stop_token_ids=sorted(self._stop_ids),
             ignore_eos=True,
-            # On every request: in a batch where only some ask for it, vLLM can give the others
-            # wrong rows.
+            # On every request: in a batch where only some set it, vLLM can give the others wrong
+            # rows.
             logprob_token_ids=[labels.relevant, labels.irrelevant],
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            # Shared by all requests and never changed, so it need not be copied deeply for each.
+            # All requests share it and nothing changes it, so no request needs a deep copy.
             skip_clone=True,
         )
 
@@ -287,8 +352,7 @@ class VllmEngine:
             raise EngineUnavailable("the engine is not running; try again shortly")
         self._calls.add(call)
         try:
-            # A copy of the prompt, since vLLM keeps the list; a request id of our own, since
-            # aborting goes by it.
+            # A copy of the prompt, because vLLM keeps the list.
             outputs = llm.generate(tokens_input([*prompt]), params, f"requery-{next(self._ids)}")
             async with aclosing(outputs):
                 final = [output async for output in outputs][-1]
@@ -297,14 +361,15 @@ class VllmEngine:
         except asyncio.CancelledError:
             if self._llm is llm and call.cancelling():
                 raise
-            # Not by the caller: by close(), or by the end of a socket of vLLM's.
+            # Cancelled by close(), or by the end of one of vLLM's sockets.
             raise EngineUnavailable("the engine was stopped; try again shortly") from None
         finally:
             self._calls.discard(call)
         completion = final.outputs[0]
         if completion.finish_reason not in ("stop", "length"):
             raise EngineUnavailable("the engine dropped the request; try again shortly")
-        if self._on_tokens is not None:
+        self._progress += 1
+        if self._on_tokens is not None and self._ready:
             self._on_tokens(len(prompt), len(completion.token_ids))
         return completion
 
@@ -324,79 +389,113 @@ async def _stop(tasks: Sequence[asyncio.Task[Any]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """An engine that has been constructed.
+
+    Attributes:
+        llm: vLLM's ``AsyncLLM``.
+        processes: of its engine core.
+        private: whether its private attributes may be used.
+    """
+
+    llm: Any
+    processes: Sequence[BaseProcess]
+    private: bool
+
+    async def stop(self) -> None:
+        """Kill the engine core and free its sockets; never raises."""
+        if self.private:
+            # It would report the core's intended end as a failure.
+            handler = getattr(self.llm, "output_handler", None)
+            if isinstance(handler, asyncio.Task):
+                await _stop([handler])
+        # Waits for the core process to end, which must not hold up the event loop.
+        await asyncio.to_thread(self._kill)
+        self.free_sockets()
+
+    def shut_down(self) -> None:
+        """Have vLLM end the engine core."""
+        with suppress(Exception):
+            self.llm.shutdown(timeout=0)
+
+    def _kill(self) -> None:
+        """Kill the engine core, a stopped one (SIGSTOP) too, and reap it."""
+        self.shut_down()
+        for process in self.processes:
+            with suppress(ValueError):  # vLLM has closed it
+                process.kill()
+                process.join(_KILL_SECONDS)
+
+    def free_sockets(self) -> None:
+        """Free the ZeroMQ context and its I/O threads, which vLLM leaves to the collector."""
+        if not self.private:
+            return
+        with suppress(Exception):
+            resources = self.llm.engine_core.resources
+            for each in (resources.input_socket, resources.output_socket):
+                if each is not None:
+                    each.close(linger=0)
+            resources.ctx.term()
+
+
 async def _shut_down(
-    llm: Any,
+    started: _Started | None,
     scratch: tempfile.TemporaryDirectory[str] | None,
     calls: Sequence[asyncio.Task[Any]],
 ) -> None:
     for call in calls:
         # vLLM would leave it waiting for ever.
         call.cancel()
-    if llm is not None:
-        if llm.output_handler is not None:
-            # It would report the core's end, which is meant, as a failure.
-            await _stop([llm.output_handler])
-        # Waits for the core process to end, which must not hold up the event loop.
-        await asyncio.to_thread(_end, llm)
-        _free_sockets(llm)
+    if started is not None:
+        await started.stop()
     if scratch is not None:
         scratch.cleanup()
     await asyncio.gather(*calls, return_exceptions=True)
 
 
-def _end(llm: Any) -> None:
-    """Kill the engine core, which a stopped one (SIGSTOP) heeds too, and reap it."""
-    core = _core(llm)
-    llm.shutdown(timeout=0)
-    core.join(_KILL_SECONDS)
+def _has(llm: Any, path: str) -> bool:
+    try:
+        attrgetter(path)(llm)
+    except AttributeError:
+        return False
+    return True
 
 
-def _core(llm: Any) -> BaseProcess:
-    core: BaseProcess = llm.engine_core.resources.engine_manager.processes[0]
-    return core
-
-
-def _free_sockets(llm: Any) -> None:
-    """Free the ZeroMQ context and its I/O threads, which vLLM leaves to the garbage collector."""
-    resources = llm.engine_core.resources
-    for each in (resources.input_socket, resources.output_socket):
-        if each is not None:
-            each.close(linger=0)
-    resources.ctx.term()
-
-
-async def _construct(arguments: Mapping[str, Any], environment: Mapping[str, str]) -> Any:
-    """An ``AsyncLLM``, made in a daemon thread so that a process told to end need not wait for it.
+async def _construct(
+    arguments: Mapping[str, Any], environment: Mapping[str, str], *, private: bool
+) -> _Started:
+    """Start an engine in a daemon thread, so that the process can end without waiting for it.
 
     If the caller is cancelled meanwhile, the half-started engine core is killed.
     """
     loop = asyncio.get_running_loop()
     made: asyncio.Future[None] = loop.create_future()
-    load = _Load(arguments, environment)
-    # Errors of imports that some library keeps would keep the frames below, and with them the first
-    # engine after its end: so it leaves no trace there.
-    engines: list[Any] = []
+    load = _Load(arguments, environment, private=private)
+    # Some libraries keep errors of imports, which keep the frames below, and with them the engine:
+    # so no frame refers to it for longer than it must.
+    engines: list[_Started] = []
 
-    def settle(llm: Any, error: BaseException | None) -> None:
+    def settle(started: _Started | None, error: BaseException | None) -> None:
         if made.cancelled():
-            if llm is not None:
-                llm.shutdown(timeout=0)
-                _free_sockets(llm)
+            if started is not None:
+                started.shut_down()
+                started.free_sockets()
         elif error is not None:
             made.set_exception(error)
-        else:
-            engines.append(llm)
+        elif started is not None:
+            engines.append(started)
             made.set_result(None)
 
     def run() -> None:
-        llm, error = None, None
+        started, error = None, None
         try:
-            llm = load()
-        except BaseException as caught:  # noqa: BLE001 - handed over to the caller
+            started = load()
+        except BaseException as caught:  # noqa: BLE001 - raised where it is awaited
             error = caught
         with suppress(RuntimeError):  # the loop has been closed; the core goes with the process
-            loop.call_soon_threadsafe(settle, llm, error)
-        llm = error = None
+            loop.call_soon_threadsafe(settle, started, error)
+        started = error = None
 
     threading.Thread(target=run, name="engine-load", daemon=True).start()
     try:
@@ -408,28 +507,31 @@ async def _construct(arguments: Mapping[str, Any], environment: Mapping[str, str
 
 
 class _Load:
-    """One attempt to construct an ``AsyncLLM``, which another thread may give up."""
+    """One attempt to start an engine, which another thread may give up."""
 
-    def __init__(self, arguments: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, arguments: Mapping[str, Any], environment: Mapping[str, str], *, private: bool
+    ) -> None:
         self._arguments = arguments
         self._environment = environment
+        self._private = private
         self._abandoned = False
         self._others: set[int | None] | None = None
 
-    def __call__(self) -> Any:
+    def __call__(self) -> _Started:
         with _constructing, _variables(self._environment), warnings.catch_warnings():
-            # What vLLM and its dependencies deprecate among themselves is not ours to mend.
+            # Deprecations among vLLM and its dependencies are not ours to fix.
             warnings.simplefilter("ignore")
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            _keep_what_is_there()
+            _freeze_imports()
 
             class Llm(AsyncLLM):  # type: ignore[misc]
                 """``AsyncLLM`` that only :meth:`VllmEngine.close` shuts down.
 
-                Its own finaliser would do so again, and fails when the interpreter ends. The
-                engine core goes with the process all the same: its client sees to that.
+                Its own finaliser would shut it down again, and fails when the interpreter ends. The
+                engine core ends with the process all the same: its client sees to that.
                 """
 
                 def __del__(self) -> None:
@@ -439,27 +541,32 @@ class _Load:
             if self._abandoned:
                 raise RuntimeError("the load was given up")
             try:
-                return Llm.from_engine_args(AsyncEngineArgs(**self._arguments))
+                llm = Llm.from_engine_args(AsyncEngineArgs(**self._arguments))
             except BaseException as error:
-                # Its traceback would keep the half-made client, sockets and all.
+                # Its traceback would keep the half-made client and its sockets.
                 traceback.clear_frames(error.__traceback__)
                 gc.collect()
                 raise
+            return _Started(llm, self._children(), private=self._private)
 
     def abandon(self) -> None:
         """Make the load fail soon."""
         self._abandoned = True
-        if self._others is not None:
-            for child in multiprocessing.active_children():
-                if child.pid not in self._others:
-                    child.kill()
+        for child in self._children():
+            child.kill()
+
+    def _children(self) -> list[BaseProcess]:
+        """Processes that this load has started."""
+        if self._others is None:
+            return []
+        return [c for c in multiprocessing.active_children() if c.pid not in self._others]
 
 
 @cache
-def _keep_what_is_there() -> None:
-    """Spare the garbage collector the million objects that came with vLLM, and stay; once.
+def _freeze_imports() -> None:
+    """Exempt the million objects that came with vLLM, and stay, from garbage collection.
 
-    Else each of its full passes goes through all of them, in the middle of somebody's request.
+    Else each full collection visits all of them, in the middle of a request.
     """
     gc.collect()
     gc.freeze()

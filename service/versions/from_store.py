@@ -186,6 +186,7 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         max_sequences=settings.engine_max_sequences,
         threads=settings.engine_threads,
         compiled=settings.engine_compiled,
+        extensions=settings.engine_extensions,
         log_level=settings.engine_log_level,
     )
 

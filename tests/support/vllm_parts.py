@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 HIDDEN, HEADS, KV_HEADS, SIZE, WIDE, VOCABULARY = 16, 4, 2, 4, 24, 11
-LAYERS, BLOCK, BLOCKS_EACH, SEQUENCES = 2, 4, 4, 8
+LAYERS, BLOCK, BLOCKS_EACH, SEQUENCES = 2, 4, 4, 16
 """A sequence has at most ``BLOCK * BLOCKS_EACH`` tokens."""
 
 
@@ -218,6 +218,47 @@ class LlamaForCausalLM(nn.Module):
             yield layer.self_attn.attn
 
 
+class Found(NamedTuple):
+    """As vLLM's ``LogprobsTensors``."""
+
+    logprob_token_ids: Any
+    logprobs: Any
+    selected_token_ranks: Any
+    cu_num_generated_tokens: list[int] | None = None
+
+
+class Sampler:
+    """As vLLM's: log probabilities first, then the temperatures, in place; then what was asked."""
+
+    @staticmethod
+    def compute_logprobs(logits: Any) -> Any:
+        return logits.log_softmax(dim=-1, dtype=torch.float32)
+
+    def gather_specific_token_logprobs(
+        self, logprobs: Any, asked: Mapping[int, Sequence[int]], drawn: Any
+    ) -> Found | None:
+        if not asked:
+            return None
+        most = max(map(len, asked.values()))
+        ids = torch.zeros(len(logprobs), most + 1, dtype=torch.int64)
+        valid = torch.zeros(len(logprobs), most + 1, dtype=torch.bool)
+        valid[:, 0] = True
+        for row, tokens in asked.items():
+            ids[row, 1 : len(tokens) + 1] = torch.tensor(tokens)
+            valid[row, 1 : len(tokens) + 1] = True
+        ids[:, 0] = drawn
+        gathered = logprobs.gather(-1, ids).masked_fill(~valid, float("-inf"))
+        ranks = (logprobs >= logprobs.gather(-1, drawn.unsqueeze(-1))).sum(-1)
+        return Found(ids.to(torch.int32), gathered, ranks)
+
+    def __call__(self, logits: Any, temperatures: Any, asked: Any) -> tuple[Any, Found | None]:
+        """The drawn tokens, all greedy, and what was asked for."""
+        raw = self.compute_logprobs(logits)
+        drawn = logits.argmax(-1)
+        logits.div_(temperatures.unsqueeze(1))
+        return drawn, self.gather_specific_token_logprobs(raw, asked, drawn)
+
+
 class Runner:
     """As much of vLLM's model runner as is looked at, and steps of its own.
 
@@ -227,9 +268,8 @@ class Runner:
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self.model = model
-        self.input_batch = SimpleNamespace(
-            num_reqs=0, req_ids=[], num_computed_tokens_cpu=np.zeros(SEQUENCES, dtype=np.int32)
-        )
+        self.sampler: Any = Sampler()
+        self.input_batch = SimpleNamespace(num_reqs=0, req_ids=[])
         self.query_start_loc = SimpleNamespace(np=np.zeros(SEQUENCES + 1, dtype=np.int32))
         self.lora_config = self.speculative_config = None
         self.uses_mrope = False
@@ -242,6 +282,12 @@ class Runner:
         self.model_runner = self
         self._lengths: dict[str, int] = {}
         self._blocks: dict[str, list[int]] = {}
+        self._free = list(range(SEQUENCES))
+
+    def forget(self, name: str) -> None:
+        """Free the blocks of a sequence that has ended."""
+        self._free.append(self._blocks.pop(name)[-1] // BLOCKS_EACH)
+        del self._lengths[name]
 
     def get_model(self) -> LlamaForCausalLM:
         return self.model
@@ -257,11 +303,12 @@ class Runner:
         starts, lengths = [0], []
         positions: list[int] = []
         slots: list[int] = []
-        for i, (name, tokens) in enumerate(batch.items()):
+        for name, tokens in batch.items():
             begin = self._lengths.get(name, 0)
-            first = len(self._blocks) * BLOCKS_EACH
-            blocks = self._blocks.setdefault(name, [*range(first, first + BLOCKS_EACH)][::-1])
-            known.num_computed_tokens_cpu[i] = begin
+            if name not in self._blocks:
+                first = self._free.pop(0) * BLOCKS_EACH
+                self._blocks[name] = [*range(first, first + BLOCKS_EACH)][::-1]
+            blocks = self._blocks[name]
             places = range(begin, begin + len(tokens))
             positions += places
             slots += [blocks[place // BLOCK] * BLOCK + place % BLOCK for place in places]

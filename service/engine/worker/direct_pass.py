@@ -1,12 +1,12 @@
-"""Runs inside the engine core: a small Llama on a CPU, without the way to its kernels.
+"""Runs inside the engine core: calls the kernels of a small Llama on a CPU directly.
 
-A step of a model with 135 million parameters takes nearly as long in Python, between the kernels,
-as in the kernels: each of its 30 layers is a dozen modules, and each module asks once more what it
-is and where its metadata are. Here the same kernels are called one after the other, with what they
-need looked up once. Norms and activations use vLLM's own kernels, where its modules for CPUs fall
-back on chains of torch's operations.
+A step of a model with 135 million parameters spends nearly as much time in Python as in kernels:
+each of its 30 layers is a dozen modules, and each module looks up its configuration and metadata
+again. Here the same kernels are called one after the other, with arguments looked up once. Norms
+and activations use vLLM's kernels, where its modules for CPUs fall back on chains of torch's
+operations.
 
-What is not known is left alone (:class:`NotKnown`), and the first pass is computed both ways.
+Other models are left alone, and the first pass is computed both ways.
 """
 
 from __future__ import annotations
@@ -16,11 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from service.engine.worker.errors import LayoutChanged, NotApplicable
 from service.engine.worker.shared_rows import Rows, SharedForward, attention_layers, close
-
-
-class NotKnown(Exception):
-    """The model is not made of the parts that are known here; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +33,14 @@ class Matrix:
         """Of vLLM's layer.
 
         Raises:
-            NotKnown: it is quantised, or divided among devices.
+            NotApplicable: it is divided among devices.
+            LayoutChanged: it is not multiplied by the kernel.
         """
+        if getattr(module, "tp_size", 1) != 1:
+            raise NotApplicable("a matrix is divided among devices")
         multiply = getattr(module, "cpu_linear", None)
-        if multiply is None or getattr(module, "tp_size", 1) != 1:
-            raise NotKnown("a matrix is not multiplied by vLLM's kernel for CPUs")
+        if multiply is None:
+            raise LayoutChanged("a matrix is not multiplied by vLLM's kernel for CPUs")
         return cls(multiply, module.weight, getattr(module, "bias", None))
 
     def __call__(self, rows: Any) -> Any:
@@ -60,17 +60,18 @@ class Norm:
         """Of vLLM's layer.
 
         Raises:
-            NotKnown: it is of another kind.
+            NotApplicable: it has no weight, or covers a part of its columns.
+            LayoutChanged: it is of another class.
         """
         _named(module, "RMSNorm")
         if not module.has_weight or module.variance_size_override is not None:
-            raise NotKnown("a norm has no weight, or covers a part of its columns")
+            raise NotApplicable("a norm has no weight, or covers a part of its columns")
         return cls(module.weight.data, module.variance_epsilon)
 
 
 @dataclass(slots=True)
 class Layer:
-    """What a decoder layer is made of."""
+    """The parts of a decoder layer."""
 
     before: Norm
     qkv: Matrix
@@ -91,7 +92,8 @@ class Layer:
             dtype: of the hidden states.
 
         Raises:
-            NotKnown: it is of another kind.
+            NotApplicable: its attention, or the cache, is of another kind.
+            LayoutChanged: it has parts of other classes.
         """
         _named(module, "LlamaDecoderLayer")
         _named(module.self_attn, "LlamaAttention")
@@ -102,9 +104,9 @@ class Layer:
         _named(attention.impl, "CPUAttentionBackendImpl")
         impl = attention.impl
         if impl.sinks is not None or impl.alibi_slopes is not None or impl.use_zentorch_sdpa:
-            raise NotKnown("attention has sinks or slopes, or a library of its own")
+            raise NotApplicable("attention has sinks or slopes, or a library of its own")
         if impl.kv_cache_dtype != "auto" or attention.query_quant is not None:
-            raise NotKnown("keys and values are quantised")
+            raise NotApplicable("keys and values are quantised")
         return cls(
             before=Norm.of(module.input_layernorm),
             qkv=Matrix.of(module.self_attn.qkv_proj),
@@ -123,13 +125,14 @@ class DirectPass:
 
     Args:
         model: vLLM's, for its layers.
-        own: its own pass.
+        own: the model's own pass.
         rows: of the pass that is running.
         kernels: vLLM's operators (``torch.ops._C``).
         context: vLLM's ``get_forward_context``.
 
     Raises:
-        NotKnown: see there.
+        NotApplicable: the model is no plain Llama on one CPU.
+        LayoutChanged: its layers have other parts than expected.
     """
 
     def __init__(
@@ -140,14 +143,18 @@ class DirectPass:
         kernels: Any,
         context: Callable[[], Any],
     ) -> None:
-        _named(model, "LlamaForCausalLM")
+        name = type(model).__name__
+        if name != "LlamaForCausalLM":
+            raise NotApplicable(f"{name} is not known here, only LlamaForCausalLM")
         inner = model.model
+        if inner.embed_tokens.weight.device.type != "cpu":
+            raise NotApplicable("the kernels are those of CPUs")
         self._embed = inner.embed_tokens
         if getattr(self._embed, "tp_size", 1) != 1:
-            raise NotKnown("the model is divided among devices")
+            raise NotApplicable("the model is divided among devices")
         self._layers = [Layer.of(each, self._embed.weight.dtype) for each in inner.layers]
         if len(self._layers) != len(attention_layers(model)):
-            raise NotKnown("the model has other layers beside")
+            raise NotApplicable("the model has further attention layers")
         self._norm = Norm.of(inner.norm)
         attention = self._layers[0].attention
         self._heads, self._kv_heads = attention.num_heads, attention.num_kv_heads
@@ -158,37 +165,40 @@ class DirectPass:
         self._kernels = kernels
         self._context = context
         self._caches: list[tuple[Any, Any, Any]] = []
-        self._checked = False
+        self.tried = False
+        """Whether a batch has been computed both ways."""
         self.refused = ""
         """Why the model's own pass is used after all."""
 
     def __call__(self, input_ids: Any = None, positions: Any = None, **others: Any) -> Any:
         """Hidden states (rows, hidden size)."""
-        metadata = self._context().attn_metadata
-        known = isinstance(metadata, dict) and all(value is None for value in others.values())
-        if self.refused or not known:
+        if self.refused or any(value is not None for value in others.values()):
             return self._own(input_ids=input_ids, positions=positions, **others)
-        if self._checked:
-            return self._pass(input_ids, positions, metadata[self._name])
-        self._checked = True
-        direct = self._tried(input_ids, positions, metadata)
+        if not self.tried:
+            return self._both_ways(input_ids, positions, others)
+        metadata = self._context().attn_metadata
+        if not isinstance(metadata, dict):
+            return self._own(input_ids=input_ids, positions=positions, **others)
+        return self._pass(input_ids, positions, metadata[self._name])
+
+    def _both_ways(self, input_ids: Any, positions: Any, others: Any) -> Any:
+        """The first time: compare with the model's own pass, and decide."""
+        direct = None
+        try:
+            metadata = self._context().attn_metadata
+            if isinstance(metadata, dict):
+                self.tried = True
+                common = metadata[self._name]
+                if any(metadata[each.attention.layer_name] is not common for each in self._layers):
+                    raise LayoutChanged("layers have blocks of their own")  # noqa: TRY301 - as below
+                direct = self._pass(input_ids, positions, common)
+        except Exception as error:  # noqa: BLE001 - whatever vLLM has changed, it serves
+            self.refused = f"vLLM's kernels are others: {type(error).__name__}: {error}"
         # Last, so that its keys and values are those that stay.
         own = self._own(input_ids=input_ids, positions=positions, **others)
         if direct is not None and not close(own, direct):
-            self.refused = "the model's own pass gives something else"
+            self.refused = "the model's own pass gives other numbers"
         return own
-
-    def _tried(self, input_ids: Any, positions: Any, metadata: Any) -> Any:
-        """The first pass; ``None`` if there cannot be any."""
-        common = metadata[self._name]
-        if any(metadata[each.attention.layer_name] is not common for each in self._layers):
-            self.refused = "layers have blocks of their own"
-            return None
-        try:
-            return self._pass(input_ids, positions, common)
-        except (AttributeError, RuntimeError, TypeError) as error:
-            self.refused = f"vLLM's kernels are others: {error}"
-            return None
 
     def _pass(self, input_ids: Any, positions: Any, metadata: Any) -> Any:
         kernels, rows = self._kernels, self._rows
@@ -238,7 +248,7 @@ class DirectPass:
         return hidden
 
     def _cached(self) -> list[tuple[Any, Any, Any]]:
-        """Of each layer the cache, and the keys and the values in it."""
+        """For each layer its cache, and the keys and the values in it."""
         caches = [layer.attention.kv_cache for layer in self._layers]
         if len(self._caches) != len(caches) or any(
             known[0] is not cache for known, cache in zip(self._caches, caches, strict=True)
@@ -259,41 +269,40 @@ class DirectPasses:
     shared_forward: SharedForward | None
     direct_pass: DirectPass | None = None
 
-    def pass_directly(self) -> str:
-        """From now on the model's layers are passed through directly.
+    def pass_directly(self) -> None:
+        """From now on the kernels of the model's layers are called directly.
 
-        Returns:
-            Why not, if the model is not one that is known here, or rows are not shared
-            (:meth:`service.engine.worker.shared_rows.SharedRows.share_rows`, which goes first);
-            then all
-            is left as it is. Empty if it was done: the first batch is computed both ways, and if
-            they differ the model's own pass is used after all.
+        :meth:`service.engine.worker.shared_rows.SharedRows.share_rows` goes first. The first batch
+        is computed both ways; if they differ the model's own pass is used after all.
+
+        Raises:
+            NotApplicable: the model is no Llama on a CPU, or rows are not shared.
+            LayoutChanged, AttributeError: the model has other parts; nothing has changed.
         """
         shared = self.shared_forward
         if shared is None:
-            return "rows are not shared"
-        # They are loaded, since vLLM has called this.
-        kernels = sys.modules["torch"].ops._C  # noqa: SLF001 - that is what vLLM calls its kernels
+            raise NotApplicable("rows are not shared")
+        # Both modules are loaded, because vLLM has called this.
+        kernels = sys.modules["torch"].ops._C  # noqa: SLF001 - vLLM's name for its kernels
         context = sys.modules["vllm.forward_context"].get_forward_context
         model = self.model_runner.get_model()
-        try:
-            self.direct_pass = DirectPass(model, shared.inner, shared.rows, kernels, context)
-        except (NotKnown, AttributeError) as reason:
-            return str(reason)
+        self.direct_pass = DirectPass(model, shared.inner, shared.rows, kernels, context)
         shared.inner = self.direct_pass
-        return ""
 
-    def passed_directly(self) -> str:
-        """Why passes are not direct any more; empty if they are."""
-        return "" if self.direct_pass is None else self.direct_pass.refused
+    def direct_pass_refused(self) -> str:
+        """Why passes are not direct after all; empty if they are, or never were to be."""
+        direct = self.direct_pass
+        if direct is None or direct.refused:
+            return "" if direct is None else direct.refused
+        return "" if direct.tried else "no batch has metadata of the known kind"
 
 
 def _named(module: Any, name: str) -> None:
-    """Refuse what is of another class than is known, a subclass too.
+    """Refuse modules of any other class, subclasses included.
 
     Raises:
-        NotKnown: it is.
+        LayoutChanged: the class has another name.
     """
     found = type(module).__name__
     if found != name:
-        raise NotKnown(f"{found} is not known here, only {name}")
+        raise LayoutChanged(f"{found} is not known here, only {name}")

@@ -1,10 +1,9 @@
-"""Runs inside the engine core: the two labels' logits in float32, whatever the model computes in.
+"""Runs inside the engine core: computes the two labels' logits in float32.
 
 A model served in bfloat16 gives its logits in bfloat16, whose numbers are 1/8 apart between 16
-and 32. The same sequence in a batch of another shape can fall on the next of them, which moves a
-relevance of 0.5 by 0.03. The sampler works in float32 anyway; so the two columns that a relevance
-is made of are computed once more from the hidden states, in float32, and the other 49,000 are left
-as they are.
+and 32. The same sequence in a batch of another shape can round to the next of them, which moves a
+relevance of 0.5 by 0.03. The sampler works in float32 anyway; so the two columns of a relevance are
+computed once more from the hidden states, in float32, and the other 49,000 are left as they are.
 
 Only methods of the tensors that vLLM hands over are used: neither torch nor vLLM is imported.
 """
@@ -15,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from service.engine.worker.errors import NotApplicable
+
 ComputeLogits = Callable[..., Any]
 """A model's ``compute_logits``: hidden states (rows, hidden size) to logits (rows, vocabulary), or
 ``None`` where another process has them."""
@@ -23,16 +24,12 @@ _RELATIVE = 2**-5
 _ABSOLUTE = 1e-3
 """How far from the model's own logits the exact ones may be: bfloat16 has eight bits, so that
 rounding of inputs, sums and outputs stays well below one part in 32. A scale, a cap or a bias that
-was not understood does not."""
-
-
-class NotUnderstood(Exception):
-    """The model makes its logits in a way that is not known here; the message says which."""
+was missed does not."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelHead:
-    """What makes the logits of a few tokens out of hidden states.
+    """Computes the logits of a few tokens from hidden states.
 
     Attributes:
         ids: of the tokens.
@@ -53,16 +50,16 @@ class LabelHead:
         """The head of a vLLM model for text.
 
         Raises:
-            NotUnderstood: it has none, has it in pieces, or not as plain numbers.
+            NotApplicable: it has no head, a divided one, or one that is not plain numbers.
         """
         head, processor = getattr(model, "lm_head", None), getattr(model, "logits_processor", None)
         weight = getattr(head, "weight", None)
         if processor is None or weight is None:
-            raise NotUnderstood("the model has no lm_head and logits_processor of the usual kind")
+            raise NotApplicable("the model has no lm_head and logits_processor of the usual kind")
         if getattr(head, "tp_size", 1) != 1:
-            raise NotUnderstood("the vocabulary is divided among several devices")
+            raise NotApplicable("the vocabulary is divided among several devices")
         if weight.ndim != 2 or not weight.is_floating_point() or weight.shape[0] <= max(ids):
-            raise NotUnderstood("the output weights are quantised or packed")
+            raise NotApplicable("the output weights are quantised or packed")
         picked = list(ids)
         bias = getattr(head, "bias", None)
         return cls(
@@ -124,25 +121,20 @@ class ExactLabels:
     model_runner: Any
     """The worker's own."""
 
-    def compute_labels_exactly(self, ids: list[int]) -> str:
+    def compute_labels_exactly(self, ids: list[int]) -> None:
         """From now on, logits of these tokens are exact.
 
         Args:
             ids: of the two labels.
 
-        Returns:
-            Why not, if the model makes its logits in a way that is not known; then all is left as
-            it is. Empty if it was done.
+        Raises:
+            NotApplicable: the model computes its logits in another way; nothing has changed.
         """
         model = self.model_runner.get_model()
-        try:
-            head = LabelHead.of(model, ids)
-        except NotUnderstood as reason:
-            return str(reason)
-        # States that the labels' own rows answer to, and one that shows a bias.
+        head = LabelHead.of(model, ids)
+        # The labels' own rows, to which their logits respond, and zeros, which show a bias.
         states = model.lm_head.weight.detach()[[*ids, ids[0]]].clone()
         states[-1] = 0
         if not agree(model.compute_logits, head, states):
-            return "the model changes its logits in a way of its own"
+            raise NotApplicable("the model changes its logits in a way of its own")
         model.compute_logits = with_exact_labels(model.compute_logits, head)
-        return ""

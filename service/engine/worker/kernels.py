@@ -1,17 +1,19 @@
-"""Runs inside the engine core: oneDNN's code for matrices, made at the start instead of on the way.
+"""Runs inside the engine core: has oneDNN compile its matrix kernels at the start.
 
-On a CPU oneDNN makes code for each number of rows that a matrix meets, and keeps what its bound
-allows (see :mod:`service.engine.loading`). Made on the way, each costs some shopper ten times the
-time of the product itself, and the process grows for hours; made at the start, the cache is full
-before the first query comes.
+On a CPU oneDNN compiles a kernel for each number of rows that a matrix meets, and keeps as many as
+its bound allows (see :mod:`service.engine.loading`). Compiled while serving, each kernel costs a
+request ten times the time of the product itself, and the process grows for hours; compiled at the
+start, the cache is full before the first query comes.
 
-Only what vLLM hands over is used: neither torch nor vLLM is imported.
+Only objects that vLLM hands over are used: neither torch nor vLLM is imported.
 """
 
 from __future__ import annotations
 
 import os
 from typing import Any
+
+from service.engine.worker.errors import NotApplicable
 
 CAPACITY = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 """The environment variable that bounds oneDNN's cache, in kernels."""
@@ -27,21 +29,21 @@ class Kernels:
         """Multiply each size of matrix with 1, 2, 3... rows until the cache of kernels is full.
 
         Returns:
-            Products made; 0 if the cache has no bound here, or the matrices are not oneDNN's, or
-            take other inputs: then kernels are made on the way, and the engine starts all the same.
+            Products made.
+
+        Raises:
+            NotApplicable: the cache has no bound, or the matrices are not oneDNN's.
+            RuntimeError, TypeError: the matrices take other inputs.
         """
         capacity = int(os.environ.get(CAPACITY, "0"))
         sizes = matrices(self.model_runner.get_model())
-        if not sizes:
-            return 0
+        if not capacity or not sizes:
+            raise NotApplicable("no matrix is oneDNN's, or its cache has no bound")
         rows = capacity // len(sizes)
         # Few rows last: they are the commonest, and the least recently used are dropped first.
-        try:
-            for count in range(rows, 0, -1):
-                for (width, _), matrix in sizes.items():
-                    matrix.cpu_linear(matrix.weight.new_zeros(count, width), matrix.weight, None)
-        except (RuntimeError, TypeError):
-            return 0
+        for count in range(rows, 0, -1):
+            for (width, _), matrix in sizes.items():
+                matrix.cpu_linear(matrix.weight.new_zeros(count, width), matrix.weight, None)
         return rows * len(sizes)
 
 

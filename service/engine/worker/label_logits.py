@@ -1,62 +1,74 @@
-"""Runs inside the engine core: log probabilities of the two labels without those of the vocabulary.
+"""Runs inside the engine core: reports the two labels' logits instead of log probabilities.
 
-A tag is the difference of two logits (:func:`service.engine.scoring.label_probability`), so nothing
-that is the same for both matters: not the sum over the vocabulary that makes log probabilities of
-logits, and not the rank of the token that was drawn. vLLM's sampler computes both at every step for
-every sequence, which on a CPU costs more than drawing the token does.
+A tag is the difference of two logits (:func:`service.engine.scoring.label_probability`). The sum
+over the vocabulary, which turns logits into log probabilities, cancels out, and nothing reads the
+rank of the drawn token. vLLM's sampler computes both at every step for every sequence, which costs
+a CPU more than drawing the token.
 
-Only what vLLM hands over is used: neither torch nor vLLM is imported.
+Neither torch nor vLLM is imported: vLLM has loaded torch before.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from service.engine.worker.errors import LayoutChanged
+
 Gather = Callable[[Any, Mapping[int, Sequence[int]], Any], Any]
 """The sampler's ``gather_specific_token_logprobs``: log probabilities (rows, vocabulary), token ids
-by row, and the tokens drawn (rows,), to vLLM's tensors of log probabilities."""
+by row, and the drawn tokens (rows,), to vLLM's tensors of log probabilities."""
+
+_TRIAL_ROWS = 4
+_CLOSE = 1e-3
+"""Largest difference of a tag's log-odds in the trial, whose logits are between -8 and 8."""
 
 
-def label_columns(ids: Sequence[int]) -> Callable[[Any], Any]:
-    """What takes the place of the log probabilities (rows, vocabulary): the labels' logits.
+class LabelColumns:
+    """Two functions of the sampler, for the columns of the labels alone.
 
     Args:
+        gather: the sampler's own.
         ids: of the labels, in the order in which every request asks for them.
-
-    Returns:
-        A function from float32 logits (rows, vocabulary) to a copy of (rows, labels): the sampler
-        goes on to divide the logits by the temperatures in place.
     """
 
-    def columns(logits: Any) -> Any:
-        found = logits.new_empty((logits.shape[0], len(ids)))
-        for place, token in enumerate(ids):
+    def __init__(self, gather: Gather, ids: Sequence[int]) -> None:
+        self._gather = gather
+        self._ids = tuple(ids)
+        self._places = list(range(len(ids)))
+        self.refused = ""
+        """Why log probabilities of the vocabulary are reported after all."""
+
+    def compute(self, logits: Any) -> Any:
+        """Replaces ``compute_logprobs``: logits (rows, vocabulary) to a copy of (rows, labels).
+
+        A copy, because the sampler then divides the logits by the temperatures in place.
+        """
+        found = logits.new_empty((logits.shape[0], len(self._ids)))
+        for place, token in enumerate(self._ids):
             found[:, place] = logits[:, token]
         return found
 
-    return columns
+    def gather(self, columns: Any, asked: Mapping[int, Sequence[int]], drawn: Any) -> Any:
+        """Replaces ``gather_specific_token_logprobs``.
 
-
-def gather_labels(gather: Gather, ids: Sequence[int]) -> Gather:
-    """``gather`` for what :func:`label_columns` leaves of the vocabulary.
-
-    What it reports for the token that was drawn is the first label's logit, with a rank among the
-    labels: nobody reads it.
-    """
-    places = list(range(len(ids)))
-
-    def gathered(columns: Any, asked: Mapping[int, Sequence[int]], drawn: Any) -> Any:
-        found = gather(columns, dict.fromkeys(asked, places), drawn.new_zeros(drawn.shape))
+        The drawn token's entry holds the first label's logit and a rank among the labels: nothing
+        reads them.
+        """
+        if columns.shape[-1] != len(self._ids):
+            self.refused = "the sampler computes log probabilities in another way"
+            return self._gather(columns, asked, drawn)
+        found = self._gather(
+            columns, dict.fromkeys(asked, self._places), drawn.new_zeros(drawn.shape)
+        )
         if found is None:
             return None
         tokens = found.logprob_token_ids.clone()
         tokens[:, 0] = drawn
-        for place, token in enumerate(ids):
+        for place, token in enumerate(self._ids):
             tokens[:, place + 1] = token
         return found._replace(logprob_token_ids=tokens)
-
-    return gathered
 
 
 class LabelLogits:
@@ -64,8 +76,9 @@ class LabelLogits:
 
     model_runner: Any
     """The worker's own."""
+    label_columns: LabelColumns | None = None
 
-    def report_labels_alone(self, ids: list[int]) -> str:
+    def report_labels_alone(self, ids: list[int]) -> None:
         """From now on log probabilities are logits, and only of these tokens.
 
         Every request must ask for just these, by ``logprob_token_ids``, in this order.
@@ -73,14 +86,41 @@ class LabelLogits:
         Args:
             ids: of the two labels.
 
-        Returns:
-            Why not, if the sampler is not one that is known here; then all is left as it is. Empty
-            if it was done.
+        Raises:
+            LayoutChanged: the sampler gives other tags than with log probabilities.
+            AttributeError: the sampler has other methods.
         """
-        sampler: Any = getattr(self.model_runner, "sampler", None)
-        gather = getattr(sampler, "gather_specific_token_logprobs", None)
-        if gather is None or not hasattr(sampler, "compute_logprobs"):
-            return "vLLM's sampler is not of the kind that is known here"
-        sampler.compute_logprobs = label_columns(ids)
-        sampler.gather_specific_token_logprobs = gather_labels(gather, ids)
-        return ""
+        sampler: Any = self.model_runner.sampler
+        columns = LabelColumns(sampler.gather_specific_token_logprobs, ids)
+        _try(sampler, columns, ids, next(self.model_runner.get_model().parameters()).device)
+        sampler.compute_logprobs = columns.compute
+        sampler.gather_specific_token_logprobs = columns.gather
+        self.label_columns = columns
+
+    def labels_refused(self) -> str:
+        """Why log probabilities are reported after all; empty if they are not."""
+        return "" if self.label_columns is None else self.label_columns.refused
+
+
+def _try(sampler: Any, columns: LabelColumns, ids: Sequence[int], device: Any) -> None:
+    """Compare the tags of some logits with those of the sampler's own log probabilities.
+
+    Raises:
+        LayoutChanged: they differ.
+    """
+    width = max(ids) + 2
+    numbers = sys.modules["torch"].arange(_TRIAL_ROWS * width, device=device)
+    logits = numbers.float().sin().mul(8).view(_TRIAL_ROWS, width)
+    drawn = logits.argmax(-1)
+    asked = {row: list(ids) for row in range(_TRIAL_ROWS)}
+    own = sampler.gather_specific_token_logprobs(sampler.compute_logprobs(logits), asked, drawn)
+    ours = columns.gather(columns.compute(logits), asked, drawn)
+    if ours.logprob_token_ids.tolist() != own.logprob_token_ids.tolist():
+        raise LayoutChanged("the sampler reports other tokens than the labels")
+    apart = _log_odds(own.logprobs) - _log_odds(ours.logprobs)
+    if not bool((apart.abs() <= _CLOSE).all()):
+        raise LayoutChanged("the sampler gives other log probabilities")
+
+
+def _log_odds(logprobs: Any) -> Any:
+    return logprobs[:, 1] - logprobs[:, 2]

@@ -1,8 +1,8 @@
-"""Runs inside the engine core: it ends with the process that started it, and not before.
+"""Runs inside the engine core: ends it together with the process that started it.
 
-vLLM's engine core outlives a parent that was killed (by the kernel's out-of-memory killer, say),
-holding the model's memory for nobody. And it leaves by itself when a whole group of processes is
-told to stop (Ctrl-C, a service manager), while the service still has requests to finish.
+vLLM's engine core outlives a killed parent (by the kernel's out-of-memory killer, say) and keeps
+the model's memory. And it stops at once when a whole process group gets a signal (Ctrl-C, a service
+manager), while the service still has requests to finish. No private attribute of vLLM is used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class ParentWatch:
     """Mixed into vLLM's worker by its option ``worker_extension_cls``."""
 
     def end_with_parent(self) -> None:
-        """Watch the parent from now on; its death ends this process at once, a signal does not."""
-        with suppress(ValueError):  # only a main thread may, and only there do signals arrive
+        """End at once when the parent dies; ignore the signals that stop the whole group."""
+        with suppress(ValueError):  # raised outside the main thread, where no signal arrives
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_IGN)
         parent = os.getppid()
@@ -29,7 +29,6 @@ class ParentWatch:
         def watch() -> None:
             while os.getppid() == parent:
                 time.sleep(_INTERVAL_SECONDS)
-            # Nobody is left to clean up for.
             os._exit(1)
 
         threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -151,9 +151,12 @@ def test_importing_the_engine_imports_neither_torch_nor_vllm() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_worker_gets_an_extension_that_vllm_can_import() -> None:
-    arguments = engine_arguments(MANIFEST, Path("/m"), EngineSettings(), "cpu")
+@pytest.mark.parametrize("extensions", [True, False])
+def test_the_worker_gets_an_extension_that_vllm_can_import(*, extensions: bool) -> None:
+    settings = EngineSettings(extensions=extensions)
+    arguments = engine_arguments(MANIFEST, Path("/m"), settings, "cpu")
     module, _, name = arguments["worker_extension_cls"].rpartition(".")
     extension = getattr(import_module(module), name)
-    assert callable(extension.extend)
-    assert callable(extension.given_up)
+    assert callable(extension.end_with_parent)
+    assert hasattr(extension, "extend") is extensions
+    assert hasattr(extension, "given_up") is extensions

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from service.engine.worker.errors import LayoutChanged, NotApplicable
+
 torch = pytest.importorskip("torch")
 
 from service.engine.worker.direct_pass import DirectPasses  # noqa: E402 - torch may not be there
@@ -30,6 +32,9 @@ APART: list[dict[str, list[int]]] = [
 """Nothing to share in any of them."""
 
 
+Begin = Callable[["Worker"], None]
+
+
 class Worker(SharedRows, DirectPasses):
     """A worker that the extension has been mixed into."""
 
@@ -48,14 +53,14 @@ def operators(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 @pytest.fixture
-def begin(operators: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[[Worker], str]:
-    """Shares rows and passes directly; why not, if so."""
+def begin(operators: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Begin:
+    """Shares rows and passes directly."""
 
-    def extend(worker: Worker) -> str:
+    def extend(worker: Worker) -> None:
         context = SimpleNamespace(get_forward_context=lambda: worker.model.context)
         monkeypatch.setitem(sys.modules, "vllm.forward_context", context)
-        assert worker.share_rows() == ""
-        return worker.pass_directly()
+        worker.share_rows()
+        worker.pass_directly()
 
     return extend
 
@@ -73,14 +78,12 @@ def alike(worker: Worker, own: Runner, batch: dict[str, list[int]]) -> bool:
 
 
 @pytest.mark.parametrize("steps", [STEPS, APART], ids=["shared", "apart"])
-def test_all_is_as_in_the_models_own_pass(
-    begin: Callable[[Worker], str], steps: list[dict[str, list[int]]]
-) -> None:
+def test_all_is_as_in_the_models_own_pass(begin: Begin, steps: list[dict[str, list[int]]]) -> None:
     own, worker = Runner(LlamaForCausalLM()), Worker()
-    assert begin(worker) == ""
+    begin(worker)
     for batch in steps:
         assert alike(worker, own, batch)
-    assert worker.passed_directly() == worker.rows_shared()[2] == ""
+    assert worker.direct_pass_refused() == worker.rows_refused() == ""
     assert (worker.rows_shared()[1] > 0) is (steps is STEPS)
     # The first batch both ways; after that the model's own pass is not called again.
     assert worker.model.passed == own.model.passed[:1]
@@ -115,19 +118,19 @@ WRONG = [wrong_norm, wrong_first_norm, wrong_activation, wrong_attention]
 @pytest.mark.parametrize("change", WRONG)
 @pytest.mark.parametrize("steps", [STEPS, APART], ids=["shared", "apart"])
 def test_a_wrong_kernel_is_noticed_at_the_first_pass(
-    begin: Callable[[Worker], str],
+    begin: Begin,
     operators: SimpleNamespace,
     change: Callable[[SimpleNamespace], None],
     steps: list[dict[str, list[int]]],
 ) -> None:
     own, worker = Runner(LlamaForCausalLM()), Worker()
     change(operators)
-    assert begin(worker) == ""
+    begin(worker)
     for batch in steps:
         assert alike(worker, own, batch)
-    assert "gives something else" in worker.passed_directly()
+    assert "gives other numbers" in worker.direct_pass_refused()
     # Rows are shared all the same.
-    assert worker.rows_shared()[2] == ""
+    assert worker.rows_refused() == ""
     assert (worker.rows_shared()[1] > 0) is (steps is STEPS)
 
 
@@ -148,24 +151,24 @@ def with_more_arguments(operators: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize("change", [missing, of_another_signature, with_more_arguments])
 def test_a_kernel_that_cannot_be_called_keeps_nobody_from_an_answer(
-    begin: Callable[[Worker], str],
+    begin: Begin,
     operators: SimpleNamespace,
     change: Callable[[SimpleNamespace], None],
 ) -> None:
     own, worker = Runner(LlamaForCausalLM()), Worker()
     change(operators)
-    assert begin(worker) == ""
+    begin(worker)
     for batch in STEPS:
         assert alike(worker, own, batch)
-    assert "vLLM's kernels are others" in worker.passed_directly()
+    assert "vLLM's kernels are others" in worker.direct_pass_refused()
 
 
 def test_layers_that_keep_their_keys_in_blocks_of_their_own_are_found_out(
-    begin: Callable[[Worker], str],
+    begin: Begin,
 ) -> None:
     """As where some see all and some the last tokens: each kind has its metadata."""
     worker = Worker()
-    assert begin(worker) == ""
+    begin(worker)
     assert worker.direct_pass is not None
     worker.direct_pass._own = lambda **_: "own"
     worker.model.context.attn_metadata = {
@@ -174,10 +177,10 @@ def test_layers_that_keep_their_keys_in_blocks_of_their_own_are_found_out(
     zeros = torch.zeros(3, dtype=torch.int64)
     for _ in range(2):
         assert worker.model.forward(input_ids=zeros, positions=zeros) == "own"
-    assert worker.passed_directly() == "layers have blocks of their own"
+    assert worker.direct_pass_refused().endswith("layers have blocks of their own")
 
 
-def test_caches_are_looked_up_again_where_others_are_bound(begin: Callable[[Worker], str]) -> None:
+def test_caches_are_looked_up_again_where_others_are_bound(begin: Begin) -> None:
     own, worker = Runner(LlamaForCausalLM()), Worker()
     begin(worker)
     assert alike(worker, own, STEPS[0])
@@ -193,7 +196,7 @@ def test_caches_are_looked_up_again_where_others_are_bound(begin: Callable[[Work
 
 @pytest.mark.parametrize("metadata", [None, [{}]], ids=["none", "several"])
 def test_without_metadata_of_the_usual_kind_the_models_own_pass_is_used(
-    begin: Callable[[Worker], str], metadata: Any
+    begin: Begin, metadata: Any
 ) -> None:
     worker = Worker()
     begin(worker)
@@ -212,7 +215,7 @@ def test_without_metadata_of_the_usual_kind_the_models_own_pass_is_used(
 
 
 def test_embeddings_in_place_of_tokens_take_the_models_own_pass(
-    begin: Callable[[Worker], str],
+    begin: Begin,
 ) -> None:
     own, worker = Runner(LlamaForCausalLM()), Worker()
     begin(worker)
@@ -227,8 +230,9 @@ def test_embeddings_in_place_of_tokens_take_the_models_own_pass(
 
 def test_rows_must_be_shared_first() -> None:
     worker = Worker()
-    assert worker.pass_directly() == "rows are not shared"
-    assert worker.passed_directly() == ""
+    with pytest.raises(NotApplicable, match="rows are not shared"):
+        worker.pass_directly()
+    assert worker.direct_pass_refused() == ""
 
 
 class Subclass(RMSNorm):
@@ -268,7 +272,7 @@ UNKNOWN: list[tuple[str, Callable[[LlamaForCausalLM], object]]] = [
     ("Identity is not known", without_final_norm),
     ("kernel for CPUs", lambda model: delattr(last(model).mlp.down_proj, "cpu_linear")),
     ("kernel for CPUs", lambda model: setattr(first(model).self_attn.o_proj, "cpu_linear", None)),
-    ("kernel for CPUs", lambda model: setattr(first(model).self_attn.qkv_proj, "tp_size", 2)),
+    ("divided", lambda model: setattr(first(model).self_attn.qkv_proj, "tp_size", 2)),
     ("divided", lambda model: setattr(model.model.embed_tokens, "tp_size", 2)),
     ("quantised", lambda model: impl(model, kv_cache_dtype="fp8")),
     ("quantised", lambda model: setattr(first(model).self_attn.attn, "query_quant", object())),
@@ -287,22 +291,24 @@ UNKNOWN: list[tuple[str, Callable[[LlamaForCausalLM], object]]] = [
 
 @pytest.mark.parametrize(("reason", "change"), UNKNOWN)
 def test_a_model_of_other_parts_is_left_as_it_was(
-    begin: Callable[[Worker], str], reason: str, change: Callable[[LlamaForCausalLM], object]
+    begin: Begin, reason: str, change: Callable[[LlamaForCausalLM], object]
 ) -> None:
     worker = Worker(change)
-    assert reason in begin(worker)
+    with pytest.raises((NotApplicable, LayoutChanged, AttributeError), match=reason):
+        begin(worker)
     assert worker.direct_pass is None
-    assert worker.passed_directly() == ""
+    assert worker.direct_pass_refused() == ""
     # Rows are shared by the model's own pass: a bound method, not one of ours.
     assert worker.shared_forward is not None
     assert vars(worker.shared_forward)["inner"].__self__ is worker.model
 
 
-def test_layers_beside_those_of_the_decoder_are_not_known(begin: Callable[[Worker], str]) -> None:
+def test_layers_beside_those_of_the_decoder_are_not_known(begin: Begin) -> None:
     beside: Any = torch.nn.Module()
     beside.kv_cache, beside.impl = torch.zeros(1), object()
     worker = Worker(lambda model: model.add_module("beside", beside))
     layers = worker.model_runner.vllm_config.compilation_config.static_forward_context
     layers["beside"] = beside
-    assert begin(worker) == "the model has other layers beside"
+    with pytest.raises(NotApplicable, match="further attention layers"):
+        begin(worker)
     assert worker.direct_pass is None

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from service.engine.worker.errors import NotApplicable
+
 torch = pytest.importorskip("torch")
 
 from service.engine.worker.exact_labels import (  # noqa: E402 - torch may not be there
@@ -82,7 +84,7 @@ def states(rows: int = 9) -> Any:
 def test_labels_are_exact_and_all_else_is_as_the_model_has_it(options: dict[str, Any]) -> None:
     model, hidden = Model(**options), states()
     before = model.compute_logits(hidden)
-    assert worker(model).compute_labels_exactly(LABELS) == ""
+    worker(model).compute_labels_exactly(LABELS)
     after = model.compute_logits(hidden)
     assert after.dtype is torch.float32
     expected = model.in_float64(hidden)
@@ -135,13 +137,15 @@ def quantised(model: Model) -> None:
 def test_a_model_that_is_not_understood_is_left_alone(change: Any, reason: str) -> None:
     model = Model()
     change(model)
-    assert reason in worker(model).compute_labels_exactly(LABELS)
+    with pytest.raises(NotApplicable, match=reason):
+        worker(model).compute_labels_exactly(LABELS)
     assert "compute_logits" not in vars(model)
 
 
 def test_a_model_that_scales_its_states_is_found_out() -> None:
     model = Model(known=False)
-    assert "a way of its own" in worker(model).compute_labels_exactly(LABELS)
+    with pytest.raises(NotApplicable, match="a way of its own"):
+        worker(model).compute_labels_exactly(LABELS)
     assert "compute_logits" not in vars(model)
 
 
@@ -149,7 +153,8 @@ def test_a_bias_that_is_not_that_of_the_head_is_found_out() -> None:
     model = Model()
     ordinary = model.compute_logits
     model.compute_logits = lambda hidden: ordinary(hidden) + 0.5  # type: ignore[method-assign]
-    assert "a way of its own" in worker(model).compute_labels_exactly(LABELS)
+    with pytest.raises(NotApplicable, match="a way of its own"):
+        worker(model).compute_labels_exactly(LABELS)
 
 
 def test_the_extension_is_imported_without_torch_and_without_vllm() -> None:

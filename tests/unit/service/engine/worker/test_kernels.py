@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from service.engine.worker.errors import NotApplicable
 from service.engine.worker.kernels import CAPACITY, Kernels, matrices
 
 
@@ -75,9 +76,11 @@ def test_nothing_is_made_where_nothing_is_bounded_or_nothing_is_onednns(
 ) -> None:
     layer = Linear(4, 8)
     monkeypatch.delenv(CAPACITY, raising=False)
-    assert Worker(layer).make_kernels() == 0
+    with pytest.raises(NotApplicable):
+        Worker(layer).make_kernels()
     monkeypatch.setenv(CAPACITY, "10")
-    assert Worker(Norm()).make_kernels() == 0
+    with pytest.raises(NotApplicable):
+        Worker(Norm()).make_kernels()
     assert layer.products == []
 
 
@@ -87,14 +90,3 @@ def test_sizes_are_told_apart_by_both_sides() -> None:
         (8, 4),
         (4, 4),
     }
-
-
-def test_a_matrix_that_takes_other_inputs_keeps_no_engine_from_starting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    class Other(Linear):
-        def cpu_linear(self, x: Weight, weight: Weight, bias: None) -> None:
-            raise RuntimeError("expected an 8-bit input")
-
-    monkeypatch.setenv(CAPACITY, "10")
-    assert Worker(Other(4, 8)).make_kernels() == 0

@@ -2,68 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from service.engine.scoring import label_probability  # noqa: E402
-from service.engine.worker.label_logits import (  # noqa: E402 - torch may not be there
-    LabelLogits,
-    gather_labels,
-    label_columns,
-)
+from service.engine.scoring import label_probability  # noqa: E402 - torch may not be there
+from service.engine.worker.errors import LayoutChanged  # noqa: E402
+from service.engine.worker.label_logits import LabelColumns, LabelLogits  # noqa: E402
+from tests.support.vllm_parts import Found, LlamaForCausalLM, Sampler  # noqa: E402
 
 LABELS = [7, 3]
 VOCABULARY = 12
 
 
-class Found(NamedTuple):
-    """As vLLM's ``LogprobsTensors``."""
-
-    logprob_token_ids: Any
-    logprobs: Any
-    selected_token_ranks: Any
-    cu_num_generated_tokens: list[int] | None = None
-
-
-class Sampler:
-    """As vLLM's: log probabilities first, then the temperatures, in place; then what was asked."""
-
-    @staticmethod
-    def compute_logprobs(logits: Any) -> Any:
-        return logits.log_softmax(dim=-1, dtype=torch.float32)
-
-    def gather_specific_token_logprobs(
-        self, logprobs: Any, asked: Mapping[int, Sequence[int]], drawn: Any
-    ) -> Found | None:
-        if not asked:
-            return None
-        most = max(map(len, asked.values()))
-        ids = torch.zeros(len(logprobs), most + 1, dtype=torch.int64)
-        valid = torch.zeros(len(logprobs), most + 1, dtype=torch.bool)
-        valid[:, 0] = True
-        for row, tokens in asked.items():
-            ids[row, 1 : len(tokens) + 1] = torch.tensor(tokens)
-            valid[row, 1 : len(tokens) + 1] = True
-        ids[:, 0] = drawn
-        gathered = logprobs.gather(-1, ids).masked_fill(~valid, float("-inf"))
-        ranks = (logprobs >= logprobs.gather(-1, drawn.unsqueeze(-1))).sum(-1)
-        return Found(ids.to(torch.int32), gathered, ranks)
-
-    def __call__(self, logits: Any, temperatures: Any, asked: Any) -> tuple[Any, Found | None]:
-        raw = self.compute_logprobs(logits)
-        drawn = logits.argmax(-1)
-        logits.div_(temperatures.unsqueeze(1))
-        return drawn, self.gather_specific_token_logprobs(raw, asked, drawn)
-
-
 def worker(sampler: Any) -> LabelLogits:
     made = LabelLogits()
-    made.model_runner = SimpleNamespace(sampler=sampler)
+    made.model_runner = SimpleNamespace(sampler=sampler, get_model=LlamaForCausalLM)
     return made
 
 
@@ -82,7 +39,7 @@ TEMPERATURES = torch.tensor([1.0, 0.5, 2.0, 0.8, 1.2])
 def test_tags_and_tokens_are_those_of_the_whole_vocabulary() -> None:
     usual_drawn, usual = Sampler()(logits(), TEMPERATURES, ASKED)
     sampler = Sampler()
-    assert worker(sampler).report_labels_alone(LABELS) == ""
+    worker(sampler).report_labels_alone(LABELS)
     drawn, found = sampler(logits(), TEMPERATURES, ASKED)
     assert usual is not None
     assert found is not None
@@ -116,7 +73,7 @@ def test_a_drawn_label_has_a_logit_of_its_own() -> None:
 def test_logits_are_copied_before_the_temperatures_divide_them() -> None:
     raw = logits()
     before = raw[:, LABELS].clone()
-    found = label_columns(LABELS)(raw)
+    found = LabelColumns(lambda *_: None, LABELS).compute(raw)
     raw.div_(TEMPERATURES.unsqueeze(1))
     assert torch.equal(found, before)
     assert not torch.equal(found, raw[:, LABELS])
@@ -125,8 +82,9 @@ def test_logits_are_copied_before_the_temperatures_divide_them() -> None:
 
 def test_what_the_sampler_gathered_is_not_written_to() -> None:
     kept = Found(torch.zeros(1, 3, dtype=torch.int32), torch.zeros(1, 3), torch.ones(1))
-    gathered = gather_labels(lambda *_: kept, LABELS)
-    found = gathered(torch.zeros(1, 2), {0: LABELS}, torch.tensor([9]))
+    found = LabelColumns(lambda *_: kept, LABELS).gather(
+        torch.zeros(1, 2), {0: LABELS}, torch.tensor([9])
+    )
     assert found.logprob_token_ids.tolist() == [[9, *LABELS]]
     assert kept.logprob_token_ids.tolist() == [[0, 0, 0]]
     assert found.logprobs is kept.logprobs
@@ -140,6 +98,30 @@ def test_where_nothing_is_asked_for_nothing_is_reported() -> None:
     assert torch.equal(drawn, logits().argmax(-1))
 
 
+def other_numbers(sampler: Any) -> None:
+    own = sampler.compute_logprobs
+    sampler.compute_logprobs = lambda logits: own(logits / 2)
+
+
+def other_tokens(sampler: Any) -> None:
+    own = sampler.gather_specific_token_logprobs
+
+    def sorted_by_id(logprobs: Any, asked: Any, drawn: Any) -> Any:
+        return own(logprobs, {row: sorted(ids) for row, ids in asked.items()}, drawn)
+
+    sampler.gather_specific_token_logprobs = sorted_by_id
+
+
+@pytest.mark.parametrize("change", [other_numbers, other_tokens])
+def test_a_sampler_that_gives_other_tags_is_left_alone(change: Any) -> None:
+    sampler = Sampler()
+    change(sampler)
+    before = dict(vars(sampler))
+    with pytest.raises(LayoutChanged):
+        worker(sampler).report_labels_alone(LABELS)
+    assert vars(sampler) == before
+
+
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -149,13 +131,22 @@ def test_where_nothing_is_asked_for_nothing_is_reported() -> None:
         SimpleNamespace(gather_specific_token_logprobs=print),
     ],
 )
-def test_a_sampler_that_is_not_known_is_left_alone(sampler: Any) -> None:
+def test_a_sampler_with_other_methods_is_left_alone(sampler: Any) -> None:
     before = dict(vars(sampler)) if sampler else {}
-    assert "not of the kind" in worker(sampler).report_labels_alone(LABELS)
+    with pytest.raises((AttributeError, TypeError)):
+        worker(sampler).report_labels_alone(LABELS)
     assert (vars(sampler) if sampler else {}) == before
 
 
-def test_a_runner_without_a_sampler_is_left_alone() -> None:
-    made = LabelLogits()
-    made.model_runner = SimpleNamespace()
-    assert "not of the kind" in made.report_labels_alone(LABELS)
+def test_log_probabilities_computed_elsewhere_are_reported_as_they_are() -> None:
+    sampler = Sampler()
+    made = worker(sampler)
+    made.report_labels_alone(LABELS)
+    assert made.labels_refused() == ""
+    raw, drawn = Sampler.compute_logprobs(logits()), logits().argmax(-1)
+    found = sampler.gather_specific_token_logprobs(raw, ASKED, drawn)
+    expected = Sampler().gather_specific_token_logprobs(raw, ASKED, drawn)
+    assert found is not None
+    assert expected is not None
+    assert torch.equal(found.logprobs, expected.logprobs)
+    assert "another way" in made.labels_refused()

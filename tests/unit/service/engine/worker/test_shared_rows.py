@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.engine.worker.errors import NotApplicable
 from service.engine.worker.shared_rows import LEAST_SAVED, Histories, SharedRows, Sharing
 
 torch = pytest.importorskip("torch")
@@ -192,20 +193,20 @@ STEPS: list[dict[str, list[int]]] = [
 
 def test_hidden_states_logits_and_caches_are_those_of_the_models_own_pass() -> None:
     own, worker = Runner(LlamaForCausalLM()), Worker()
-    assert worker.share_rows() == ""
+    worker.share_rows()
     for batch in STEPS:
         hidden, logits = worker.model_runner.step(batch)
         own_hidden, own_logits = own.step(batch)
         assert same(hidden, own_hidden)
         assert same(logits, own_logits)
         assert same(worker.model_runner.caches(), own.caches())
-    seen, saved, refused = worker.rows_shared()
+    seen, saved = worker.rows_shared()
     assert seen == sum(own.model.passed)
     # Of the first prompts six rows are left, and of the later ones and the two that still are the
     # same five less; three, two and one are not worth it.
-    assert (saved, refused) == (12 + 5, "")
-    # The first batch both ways.
-    assert worker.model.passed == [18, 6, 5, 5, 13 - 5, 6]
+    assert (saved, worker.rows_refused()) == (12 + 5, "")
+    # The first prompts, and the first that sequences go on with, both ways.
+    assert worker.model.passed == [18, 6, 5, 5, 13, 13 - 5, 6]
 
 
 def test_the_head_is_computed_for_distinct_rows_alone() -> None:
@@ -247,7 +248,7 @@ def test_a_step_that_would_save_little_is_the_models_own() -> None:
     little = {"a": list(range(LEAST_SAVED - 1)), "b": [*range(LEAST_SAVED - 1), 9]}
     worker.model_runner.step(little)
     assert worker.model.passed == [2 * LEAST_SAVED - 1]
-    assert worker.rows_shared() == (2 * LEAST_SAVED - 1, 0, "")
+    assert worker.rows_shared() == (2 * LEAST_SAVED - 1, 0)
     enough = {"c": [*range(LEAST_SAVED), 8], "d": [*range(LEAST_SAVED), 9]}
     worker.model_runner.step(enough)
     assert worker.rows_shared()[1] == LEAST_SAVED
@@ -263,14 +264,14 @@ class Mixing(LlamaForCausalLM):
 
 def test_a_model_whose_rows_depend_on_each_other_is_found_out() -> None:
     own, worker = Runner(Mixing()), Worker(Mixing())
-    assert worker.share_rows() == ""
+    worker.share_rows()
     for batch in STEPS:
         hidden, logits = worker.model_runner.step(batch)
         own_hidden, own_logits = own.step(batch)
         assert same(hidden, own_hidden)
         assert same(logits, own_logits)
         assert same(worker.model_runner.caches(), own.caches())
-    assert "depend on each other" in worker.rows_shared()[2]
+    assert "depend on each other" in worker.rows_refused()
     # The first batch as it is, shared, and as it is again; then no more than is asked for.
     assert worker.model.passed == [18, 6, 18, *own.model.passed[1:]]
     assert worker.model.headed == own.model.headed
@@ -370,10 +371,11 @@ def test_what_is_not_known_to_be_right_is_left_alone(
 ) -> None:
     worker = Worker()
     change(worker)
-    assert reason in worker.share_rows()
+    with pytest.raises(NotApplicable, match=reason):
+        worker.share_rows()
     assert not {"forward", "compute_logits"} & vars(worker.model).keys()
     assert not any("forward" in vars(module) for module in worker.model.modules())
-    assert worker.rows_shared() == (0, 0, "")
+    assert worker.rows_shared() == (0, 0)
 
 
 def test_passes_are_close_if_they_differ_by_rounding_alone() -> None:
