@@ -72,7 +72,7 @@ class QueryTooLong(RequeryError):
 
 
 class Unauthorized(RequeryError):
-    """The caller did not say who it is, or not rightly."""
+    """The API key is missing or unknown."""
 
     status, slug, title = 401, "unauthorized", "A valid key is needed"
 

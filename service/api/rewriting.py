@@ -52,22 +52,22 @@ _CACHE_STATUS: dict[Source, bytes] = {
     "override": b"requery; fwd=bypass",
 }
 """``Cache-Status`` (RFC 9211) by source."""
-_CACHE_HEADER = response_header("Cache-Status", "Where the answer is from, as RFC 9211 has it.")
+_CACHE_HEADER = response_header("Cache-Status", "The source of the answer (RFC 9211).")
 _DIGITS = 4
 """Decimals of a relevance on the wire."""
 
 
 class RewritingApi:
-    """The routes of the online path.
+    """The routes that rewrite queries and tag pairs.
 
     Args:
         rewriter: the pipeline.
         tagger: the tag task.
         rewrite_deadline: for /rewrite.
-        tag_deadline: for /relevance and batches, which nobody calls from a search page.
+        tag_deadline: for /relevance and batches, which no search page waits for.
         query_fields: log fields for a query.
-        guard: who may ask.
-        batch_concurrency: queries of all batches under way at a time.
+        guard: checks the API key.
+        batch_concurrency: concurrent queries of all batches.
     """
 
     def __init__(
@@ -133,11 +133,11 @@ class RewritingApi:
         return router
 
     async def rewrite(self, request: Request) -> Response:
-        """Other ways to say the same need, each with its relevance; 200 even when late."""
+        """Rewrites of the query with their relevance; 200 even after the deadline."""
         self._guard.check(request)
         context = context_of(request.scope)
         body = await read_json(request, RewriteRequest)
-        ask = RewriteParams(
+        params = RewriteParams(
             query=body.query,
             deadline=self._rewrite_deadline.deadline(
                 request, body.deadline_ms, started=context.watch.started
@@ -149,7 +149,7 @@ class RewritingApi:
             request_id=context.request_id,
             disconnected=partial(disconnected, request),
         )
-        answer = await self._rewriter.rewrite(ask, context.watch)
+        answer = await self._rewriter.rewrite(params, context.watch)
         context.fields.update(
             version=answer.version,
             source=answer.source,
@@ -161,7 +161,7 @@ class RewritingApi:
         return _json(content, (b"cache-status", _CACHE_STATUS[answer.source]))
 
     async def rewrite_batch(self, request: Request) -> Response:
-        """An answer to each query, in order, by one deadline; 200 even when late."""
+        """An answer to each query, in order, by one deadline; 200 even after it."""
         self._guard.check(request)
         context = context_of(request.scope)
         body = await read_json(request, BatchRequest)
@@ -169,15 +169,15 @@ class RewritingApi:
             request, body.deadline_ms, started=context.watch.started
         )
         outcomes: dict[int, Outcome] = {}
-        asks: dict[int, RewriteParams] = {}
+        valid: dict[int, RewriteParams] = {}
         for i, item in enumerate(body.queries):
             try:
-                asks[i] = _batch_ask(item, body, deadline, f"{context.request_id}.{i}")
+                valid[i] = _batch_params(item, body, deadline, f"{context.request_id}.{i}")
             except InvalidRequest as error:
                 outcomes[i] = error
         context.watch.lap("prepare")
-        answered = await unless_disconnected(request, self._batches.answer([*asks.values()]))
-        outcomes |= zip(asks, answered, strict=True)
+        answered = await unless_disconnected(request, self._batches.answer([*valid.values()]))
+        outcomes |= zip(valid, answered, strict=True)
         context.watch.lap("batch")
         answers = [
             _batch_content(i, outcomes[i], context.request_id, explain=body.explain)
@@ -212,13 +212,19 @@ class RewritingApi:
         )
 
 
-def _batch_ask(
+def _batch_params(
     item: object, shared: BatchRequest, deadline: Deadline, request_id: str
 ) -> RewriteParams:
-    """One query of a batch; ``request_id`` is that of its exposure.
+    """The parameters of one query of a batch.
+
+    Args:
+        item: a text, or an object with the fields of :class:`BatchQuery`.
+        shared: the batch.
+        deadline: of the batch.
+        request_id: of this query, for its exposure.
 
     Raises:
-        InvalidRequest: it is neither a text nor an object that describes one.
+        InvalidRequest: the item is neither.
     """
     if isinstance(item, str):
         item = {"query": item}
@@ -243,7 +249,7 @@ def _batch_ask(
 def _batch_content(
     index: int, outcome: Outcome, request_id: str, *, explain: bool
 ) -> dict[str, Any]:
-    """One member of the answer to a batch."""
+    """One item of the response to a batch."""
     if isinstance(outcome, Done):
         return _rewrite_content(outcome.answer, outcome.watch, request_id, explain=explain)
     return {**problem_objects.content(outcome, request_id), "index": index}
@@ -252,11 +258,12 @@ def _batch_content(
 def _rewrite_content(
     answer: Answer, watch: Stopwatch, request_id: str, *, explain: bool
 ) -> dict[str, Any]:
+    accepted, rejected = answer.selection
     content: dict[str, Any] = {
         "query": answer.query,
         "rewrites": [
             {"text": one.text, "relevance": round(one.relevance or 0.0, _DIGITS)}
-            for one in answer.selection.accepted
+            for one in accepted
         ],
         "status": answer.status,
         "source": answer.source,
@@ -270,8 +277,12 @@ def _rewrite_content(
                 "relevance": None if one.relevance is None else round(one.relevance, _DIGITS),
                 "reason": one.verdict.value,
             }
-            for one in answer.selection.rejected
+            for one in rejected
         ]
+        for shown, judged in ((content["rewrites"], accepted), (content["rejected"], rejected)):
+            for item, one in zip(shown, judged, strict=True):
+                if one.votes > 1:
+                    item["votes"] = one.votes
         content["stages_ms"] = {
             stage: round(seconds * 1000, 3) for stage, seconds in watch.stages.items()
         }
@@ -279,11 +290,11 @@ def _rewrite_content(
 
 
 class _Json(Response):
-    """A JSON answer whose headers are bytes from the start.
+    """A JSON response whose headers are bytes from the start.
 
     Args:
         body: the JSON.
-        headers: more headers than every answer has.
+        headers: in addition to those of every response.
     """
 
     def __init__(self, body: bytes, *headers: tuple[bytes, bytes]) -> None:

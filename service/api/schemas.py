@@ -142,6 +142,16 @@ class BatchRequest(Body):
     explain: bool = False
 
 
+Votes = Annotated[
+    int | None,
+    Field(
+        ge=2,
+        description="Only with `explain`: candidates that it counts for, if several; a spelling "
+        "correction counts for four, and for each time that the model repeats it.",
+    ),
+]
+
+
 class Rewrite(BaseModel):
     """One accepted rewrite."""
 
@@ -149,16 +159,18 @@ class Rewrite(BaseModel):
     relevance: float = Field(
         ge=0,
         le=1,
-        description="P(it means what the shopper meant); 1 if a person has pinned it.",
+        description="P(it means what the shopper meant); 1 if it is pinned.",
     )
+    votes: Votes = None
 
 
 class Rejected(BaseModel):
-    """A candidate that was not taken."""
+    """A rejected candidate."""
 
     text: str
     relevance: float | None
     reason: str
+    votes: Votes = None
 
 
 class RewriteResponse(BaseModel):

@@ -86,6 +86,7 @@ async def serving() -> AsyncIterator[Serve]:
         async def start(
             engine: ScriptedEngine | None = None,
             *,
+            wrap: Callable[[Engine], Engine] = lambda engine: engine,
             more_versions: tuple[ModelVersion, ...] = (),
             more_engines: Engines | None = None,
             ready: bool = True,
@@ -100,7 +101,7 @@ async def serving() -> AsyncIterator[Serve]:
                 if manifest.name != "test-1":
                     return await others(manifest, on_tokens)
                 scripted.on_tokens = on_tokens
-                return scripted
+                return wrap(scripted)
 
             app = create_app(
                 Settings(**(_DEFAULTS | options)),

@@ -8,6 +8,8 @@ import pytest
 
 from service.api.operator_schemas import VersionsResponse
 from service.api.schemas import RelevanceResponse, RewriteResponse
+from service.engine.corrected import VOTES, CorrectedEngine
+from service.engine.spelling import Corrector
 from service.errors import EngineUnavailable, QueryTooLong
 from service.versions.version import ModelVersion
 from tests.support.engine import ScriptedEngine
@@ -73,6 +75,27 @@ async def test_explain_shows_rejected_candidates_and_stages(serve: Serve) -> Non
         {"text": "cut", "relevance": None, "reason": "unfinished"},
     ]
     assert set(answer["stages_ms"]) == {"prepare", "cache", "generate", "filter"}
+
+
+async def test_explain_shows_a_correction_once_with_its_votes(serve: Serve) -> None:
+    said: list[tuple[str, float | None]] = [("steel stake", 0.9), ("steel post", 0.8)]
+    service = await serve(
+        ScriptedEngine({"steel stake": said * 4}, tag=lambda _query, _rewrite: 0.93),
+        wrap=lambda engine: CorrectedEngine(engine, Corrector({"steel": 9, "stake": 9})),
+    )
+    for source in ("engine", "memory"):
+        answer = await service.rewrite("steele stake", explain=True)
+        RewriteResponse.model_validate(answer)
+        assert answer["source"] == source
+        assert {one["text"]: one.get("votes") for one in answer["rewrites"]} == {
+            "steel stake": VOTES + 4, "steel post": None,
+        }  # fmt: skip
+        assert [one["text"] for one in answer["rejected"]] == ["steel post"] * 3
+    plain = await service.rewrite("steele stake")
+    assert {"text": "steel stake", "relevance": 0.93} in plain["rewrites"]
+    name = "requery_candidates_total"
+    assert await service.metric(name, verdict="accepted") == 2
+    assert await service.metric(name, verdict="duplicate") == 3
 
 
 async def test_two_equal_misses_at_once_make_one_generation(serve: Serve) -> None:
