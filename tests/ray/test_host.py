@@ -150,17 +150,17 @@ async def test_an_engine_that_dies_ends_the_replica_once(
     assert not hosted.host.up
     items = [item async for item in hosted.host.generate("a")]
     assert isinstance(items[0], Refusal)
-    # The supervisor goes on looking, and finds the remedy under way.
-    looks = 0
-    look_at = Supervisor._look_at
+    # The supervisor goes on checking, and finds the replacement in progress.
+    checks = 0
+    check = Supervisor.check
 
-    def counted(*arguments: Any) -> None:
-        nonlocal looks
-        looks += 1
-        look_at(*arguments)
+    def counted(supervisor: Supervisor) -> None:
+        nonlocal checks
+        checks += 1
+        check(supervisor)
 
-    monkeypatch.setattr(Supervisor, "_look_at", counted)
-    await until(lambda: looks >= 2)
+    monkeypatch.setattr(Supervisor, "check", counted)
+    await until(lambda: checks >= 2)
     assert hosted.left == 1
     await hosted.host.close()
 
