@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +9,7 @@ from starlette.responses import Response
 from service.api.body import read_json
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import PurgeRequest, PurgeResponse
+from service.api.responses import json_response
 from service.api.schemas import AUTHOR, parameters, problems, request_body
 from service.cache.purges import Purger
 from service.errors import FieldError, InvalidRequest
@@ -70,8 +70,4 @@ class CacheApi:
             "redis": purged.redis,
             "replicas": "all" if self._purger.durable else "this one",
         }
-        return Response(
-            orjson.dumps(content),
-            headers={"cache-control": "no-store"},
-            media_type="application/json",
-        )
+        return json_response(content)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import orjson
 from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -13,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import Liveness, Readiness
+from service.api.responses import json_response
 from service.api.schemas import problems
 from service.errors import NotReady
 from service.security.auth import Guard
@@ -79,7 +79,7 @@ class OperationsApi:
 
     async def live(self, request: Request) -> Response:  # noqa: ARG002 - FastAPI's shape
         """200 as long as the event loop runs."""
-        return _json({"status": "live"})
+        return json_response({"status": "live"})
 
     async def ready(self, request: Request) -> Response:
         """200 once the default version is loaded and healthy, else 503 with the reason."""
@@ -88,7 +88,7 @@ class OperationsApi:
             raise NotReady("the service is stopping; ask another replica")
         version = self._versions.default
         if version.up:
-            return _json({"status": "ready", "model_version": version.name})
+            return json_response({"status": "ready", "model_version": version.name})
         if version.replacing:
             raise NotReady(f"the engine of version {version.name} is being replaced")
         if version.state is State.READY:
@@ -111,11 +111,3 @@ def _server(request: Request) -> ServerState | None:
     """The server; ``None`` if the application is called in process."""
     server: ServerState | None = request.scope.get("state", {}).get(SERVER_STATE)
     return server
-
-
-def _json(content: object) -> Response:
-    return Response(
-        orjson.dumps(content),
-        headers={"cache-control": "no-store"},
-        media_type="application/json",
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +18,7 @@ from service.api.operator_schemas import (
     OverridesRequest,
     OverridesResponse,
 )
+from service.api.responses import NO_STORE, json_response
 from service.api.schemas import (
     AUTHOR,
     ETAG,
@@ -168,7 +168,7 @@ class OverridesApi:
         )
         context_of(request.scope).fields.update(change="overrides.delete")
         return Response(
-            status_code=204, headers={"etag": entity_tag(self._editor.revision), **_NO_STORE}
+            status_code=204, headers={"etag": entity_tag(self._editor.revision), **NO_STORE}
         )
 
     async def replace_all(self, request: Request) -> Response:
@@ -190,7 +190,7 @@ class OverridesApi:
             "persistence": "redis" if self._editor.durable else "process",
             "file_problem": self._overrides.file_problem,
         }
-        return _json(content, 200, {"etag": entity_tag(self._editor.revision)})
+        return json_response(content, 200, {"etag": entity_tag(self._editor.revision)})
 
     def _one(
         self, entry: Entry, *, code: int = 200, source: Source = "api", hits: int = 0
@@ -198,7 +198,7 @@ class OverridesApi:
         headers = {"etag": entity_tag(self._editor.revision)}
         if code == 201:
             headers["location"] = f"/overrides/{entry.id}"
-        return _json(_shown(entry, source, hits), code, headers)
+        return json_response(_shown(entry, source, hits), code, headers)
 
 
 _ID = parameter("path", "id", "Of the override.")
@@ -207,7 +207,6 @@ _REASON = parameter(
     "query", "reason", f"For the audit trail; cut after {_MAX_REASON_CHARS} characters."
 )
 _LOCATION = response_header("Location", "Where the override is.")
-_NO_STORE = {"cache-control": "no-store"}
 
 
 def _note(request: Request, change: str, entry: Entry) -> None:
@@ -216,12 +215,3 @@ def _note(request: Request, change: str, entry: Entry) -> None:
 
 def _shown(entry: Entry, source: Source, hits: int) -> dict[str, Any]:
     return {**entry.model_dump(), "source": source, "hits": hits}
-
-
-def _json(content: object, code: int, headers: dict[str, str]) -> Response:
-    return Response(
-        orjson.dumps(content),
-        status_code=code,
-        headers={**_NO_STORE, **headers},
-        media_type="application/json",
-    )

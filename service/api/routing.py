@@ -6,7 +6,6 @@ import socket
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple, Protocol
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,6 +14,7 @@ from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import AuditResponse, RoutingResponse
+from service.api.responses import json_response
 from service.api.schemas import (
     AUTHOR,
     ETAG,
@@ -227,7 +227,7 @@ class ControlApi:
         """The last changes of all control documents, newest first."""
         self._guard.check(request)
         entries = await self._document_store.notes(_limit(request))
-        return _json({"entries": entries, "persistence": self._persistence()})
+        return json_response({"entries": entries, "persistence": self._persistence()})
 
     async def _switched(
         self, request: Request, kill: Kill | None, action: str, author: str
@@ -285,7 +285,7 @@ class ControlApi:
             "revision": self._routing.revision,
             "persistence": self._persistence(),
         }
-        return _json(content, {"etag": entity_tag(self._routing.stored)})
+        return json_response(content, headers={"etag": entity_tag(self._routing.stored)})
 
     def _persistence(self) -> str:
         return "redis" if self._routing.durable else "process"
@@ -339,11 +339,3 @@ def _limit(request: Request) -> int:
 
 def _dumped(kill: Kill | None) -> dict[str, Any] | None:
     return None if kill is None else kill.model_dump(mode="json")
-
-
-def _json(content: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return Response(
-        orjson.dumps(content),
-        headers={"cache-control": "no-store", **(headers or {})},
-        media_type="application/json",
-    )

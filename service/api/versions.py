@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import VersionInfo, VersionsResponse
+from service.api.responses import NO_STORE, json_response
 from service.api.schemas import AUTHOR, parameter, parameters, problems
 from service.errors import FieldError, InvalidRequest, LoadFailed, VersionNotLoaded
 from service.security.auth import Guard
@@ -27,7 +27,6 @@ Weights = Callable[[], Mapping[str, float]]
 """Share of each version by name, as the routing document has it; empty if all goes to the
 default."""
 
-_NO_STORE = {"cache-control": "no-store"}
 _DIGITS = 3
 """Decimals of a latency on the wire, in milliseconds."""
 
@@ -121,7 +120,7 @@ class VersionsApi:
             },
             "versions": [self._shown(version) for version in self._versions],
         }
-        return _json(content)
+        return json_response(content)
 
     async def load(self, request: Request) -> Response:
         """Answers at once with the state; with ``wait`` once it is ready or has failed.
@@ -135,7 +134,7 @@ class VersionsApi:
         context_of(request.scope).fields.update(change="load", version=version.name)
         if wait:
             await self._until_loaded(version)
-        return _json(self._shown(version), 200 if version.state is State.READY else 202)
+        return json_response(self._shown(version), 200 if version.state is State.READY else 202)
 
     async def unload(self, request: Request) -> Response:
         """No request is routed to it from now on; with ``wait`` answers once its engine is gone.
@@ -147,11 +146,11 @@ class VersionsApi:
         version = await self._reconciler.unload(request.path_params["name"], author=author)
         context_of(request.scope).fields["change"] = "unload"
         if version is None:
-            return Response(status_code=204, headers=_NO_STORE)
+            return Response(status_code=204, headers=NO_STORE)
         context_of(request.scope).fields["version"] = version.name
         if wait:
             await self._loader.finished(version.name, timeout_s=self._wait_s)
-        return _json(self._shown(version), 200 if version.state is State.AVAILABLE else 202)
+        return json_response(self._shown(version), 200 if version.state is State.AVAILABLE else 202)
 
     async def _until_loaded(self, version: ModelVersion) -> None:
         failure: Exception | None = None
@@ -214,12 +213,3 @@ def _flag(request: Request, name: str) -> bool:
     if given not in ("true", "false"):
         raise InvalidRequest([FieldError(f"query {name}", "must be true or false")])
     return given == "true"
-
-
-def _json(content: object, code: int = 200) -> Response:
-    return Response(
-        orjson.dumps(content),
-        status_code=code,
-        headers=_NO_STORE,
-        media_type="application/json",
-    )

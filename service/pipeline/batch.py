@@ -1,15 +1,14 @@
-"""Many queries at a time: answered in order by one deadline, a few of them at once.
+"""Batches: many queries answered in order by one deadline, a few of them at once.
 
-What the pipeline does for one query it does for each of these; equal ones share a generation. The
-bound on how many are under way holds for all batches together, so that single requests, which
-come with a shopper, find the engine free.
+Each query goes through the pipeline; equal ones share a generation. All batches share one limit on
+concurrent queries, so that shoppers' requests find the engine free.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import structlog
 
@@ -21,21 +20,20 @@ from service.telemetry.stopwatch import Stopwatch
 _log = structlog.get_logger(component="batch")
 
 MAX_BATCH = 256
-"""Most queries of one batch."""
+"""Most queries in one batch."""
 
 Rewrite = Callable[[RewriteParams, Stopwatch], Awaitable[Answer]]
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """An answer, and where its time went."""
+class Done(NamedTuple):
+    """An answer and the time of its stages."""
 
     answer: Answer
     watch: Stopwatch
 
 
 Outcome = Done | RequeryError
-"""What became of one query of a batch."""
+"""Of one query of a batch."""
 
 
 class Batches:
@@ -43,7 +41,7 @@ class Batches:
 
     Args:
         rewrite: answers one query by its deadline.
-        concurrency: queries of all batches under way at a time.
+        concurrency: concurrent queries of all batches.
     """
 
     def __init__(self, rewrite: Rewrite, *, concurrency: int) -> None:
@@ -51,47 +49,46 @@ class Batches:
         self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
 
-    async def answer(self, asks: Sequence[RewriteParams]) -> list[Outcome]:
-        """The outcome of each query, in order; a fault of one harms no other.
+    async def answer(self, queries: Sequence[RewriteParams]) -> list[Outcome]:
+        """The outcome of each query, in order; the failure of one does not affect the others.
 
         Args:
-            asks: the queries, with the deadline that they share.
+            queries: with the deadline that they share.
         """
         outcomes: dict[int, Outcome] = {}
-        waiting = iter(range(len(asks)))
+        waiting = iter(range(len(queries)))
 
         async def work() -> None:
             for i in waiting:
-                outcomes[i] = await self._one(asks[i])
+                outcomes[i] = await self._one(queries[i])
 
-        workers = min(self._concurrency, len(asks))
         async with asyncio.TaskGroup() as group:
-            for _ in range(workers):
+            for _ in range(min(self._concurrency, len(queries))):
                 group.create_task(work())
-        return [outcomes[i] for i in range(len(asks))]
+        return [outcomes[i] for i in range(len(queries))]
 
-    async def _one(self, ask: RewriteParams) -> Outcome:
-        if not await self._turn(ask):
-            # What a person or the cache has decided costs no turn.
-            return await self._answered(replace(ask, may_generate=False))
+    async def _one(self, params: RewriteParams) -> Outcome:
+        if not await self._slot(params):
+            # Overrides and cache hits need no slot.
+            return await self._answered(params._replace(may_generate=False))
         try:
-            return await self._answered(ask)
+            return await self._answered(params)
         finally:
             self._slots.release()
 
-    async def _answered(self, ask: RewriteParams) -> Outcome:
+    async def _answered(self, params: RewriteParams) -> Outcome:
         watch = Stopwatch()
         try:
-            return Done(await self._rewrite(ask, watch), watch)
+            return Done(await self._rewrite(params, watch), watch)
         except RequeryError as error:
             return error
-        except Exception:  # noqa: BLE001 - the others still have an answer
+        except Exception:  # noqa: BLE001 - the other queries still get an answer
             _log.exception("unhandled_error")
             return RequeryError("the server failed on this query; its log has the details")
 
-    async def _turn(self, ask: RewriteParams) -> bool:
-        """Take a slot; whether one came free by the deadline."""
-        left = ask.deadline.remaining()
+    async def _slot(self, params: RewriteParams) -> bool:
+        """Take a slot; ``False`` if none became free by the deadline."""
+        left = params.deadline.remaining()
         if not left:
             return False
         try:

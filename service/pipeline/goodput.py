@@ -1,7 +1,4 @@
-"""What callers got: answers in time and not, and which arm they were assigned to.
-
-Goodput is what the load tests call so too: answers that a search page can use, by their deadline.
-"""
+"""Goodput: answers that a search page can use, by their deadline; and assignments to versions."""
 
 from __future__ import annotations
 
@@ -18,32 +15,32 @@ from service.telemetry.fast_metrics import FastCounter, FastCounters
 Result = Literal["in_time", "late", "timeout", "fallback"]
 
 GRACE_S = 0.05
-"""What an answer may come after its deadline and still be in time, in seconds."""
+"""Seconds after the deadline in which an answer still counts as in time."""
 _USEFUL: frozenset[Status] = frozenset({"ok", "none", "partial"})
 _KINDS = (Kind.SHOPPER, Kind.BATCH)
-"""Who asks for answers; the other kinds are work of our own."""
+"""Kinds of clients' requests; the others are internal work."""
 
 
 class Goodput:
     """Counts every answer of /rewrite and /rewrite/batch: an ``AnswerObserver``.
 
     Args:
-        registry: where the counters are registered.
+        registry: registers the counters.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._answers = FastCounters(
             "requery_answers",
-            "Answers by whether the caller could use them: in_time, late (over the deadline by "
-            f"more than {GRACE_S * 1000:.0f} ms), timeout (nothing by the deadline), fallback (no "
-            "engine); what was turned away is in requery_shed_total",
+            "Answers by usefulness: in_time, late (over the deadline by more than "
+            f"{GRACE_S * 1000:.0f} ms), timeout (nothing by the deadline), fallback (no engine); "
+            "requery_shed_total counts rejected requests",
             ["version", "kind", "result"],
             registry=registry,
         )
         self._assignments = FastCounters(
             "requery_assignments",
-            "Answered requests by the version that they were assigned and why: unit (the arm of "
-            "an experiment), pin, default, kill; another version may have answered",
+            "Answered requests by assigned version and reason: unit (the arm of an experiment), "
+            "pin, default, kill; another version may have answered",
             ["version", "why"],
             registry=registry,
         )
@@ -51,7 +48,7 @@ class Goodput:
         self._assignments_of: dict[tuple[str, str], FastCounter] = {}
 
     def watch(self, version: str) -> None:
-        """Show ``version`` from the start, with zeros: a rate needs two values."""
+        """Show ``version`` with zeros from the start, because a rate needs two values."""
         for kind in _KINDS:
             for result in get_args(Result):
                 self._answer(version, kind, result)

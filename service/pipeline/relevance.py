@@ -1,4 +1,4 @@
-"""Relevance of given pairs: the tag task on its own."""
+"""The tag task: the relevance of given pairs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from service.versions.registry import VersionRegistry
 from service.versions.version import ModelVersion
 
 _PAIRS_PER_CANDIDATE = 4
-"""A tag is one step of the engine; a candidate is a handful."""
+"""A tag takes one step of the engine; a candidate takes several."""
 
 
 class Tagger:
     """Tags pairs of query and rewrite with a version's engine.
 
     Args:
-        versions: where requests are routed to.
-        admission: lets work to the engines.
+        versions: the versions and their engines.
+        admission: limits the work of each engine.
     """
 
     def __init__(self, versions: VersionRegistry, admission: Admission) -> None:
@@ -31,13 +31,13 @@ class Tagger:
     async def tag(
         self, pairs: Iterable[tuple[str, str]], *, model_version: str | None, deadline: Deadline
     ) -> tuple[str, list[float]]:
-        """Name of the version that judged, and the relevance in [0, 1] of each pair, in order.
+        """The name of the version, and the relevance in [0, 1] of each pair, in order.
 
         Raises:
             UnknownVersion, VersionNotLoaded: the pinned version cannot serve.
             InvalidRequest, QueryTooLong: a text is blank or too long.
             EngineUnavailable: the engine is loading or down.
-            Overloaded: it has enough to do for shoppers.
+            Overloaded: the engine is full.
             DeadlineExceeded: the engine did not finish in time.
         """
         version = self._versions.route(model_version)
@@ -58,7 +58,7 @@ class Tagger:
 
 
 def normal_pairs(version: ModelVersion, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Pairs of query and rewrite in the version's normal form.
+    """The pairs in the version's normal form.
 
     Raises:
         InvalidRequest: names every field that is blank or too long.

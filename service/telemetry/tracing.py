@@ -100,7 +100,7 @@ class Tracing:
         provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(sample)),
             # OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES go before these.
-            resource=Resource.create({"service.versions.version": release}).merge(_named()),
+            resource=Resource.create({"service.version": release}).merge(_named()),
             shutdown_on_exit=False,
         )
         provider.add_span_processor(BatchSpanProcessor(exporter, max_queue_size=MAX_QUEUE))

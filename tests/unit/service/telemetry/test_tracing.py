@@ -247,6 +247,7 @@ async def test_a_real_exporter_sends_otlp_over_http(
     (sent,) = ExportTraceServiceRequest.FromString(body).resource_spans
     resource = {one.key: one.value.string_value for one in sent.resource.attributes}
     assert resource["service.name"] == "requery"
+    assert resource["service.version"]
     assert resource["deployment.environment.name"] == "test"
     spans = [span for scope in sent.scope_spans for span in scope.spans]
     assert {span.name for span in spans} >= {"POST /rewrite", "engine"}
