@@ -1,4 +1,4 @@
-"""What the service is made of, put together from the settings; nothing here starts anything."""
+"""Makes the components of the service from the settings; starts none of them."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ from service.pipeline.generations import Generations
 from service.pipeline.goodput import Goodput
 from service.pipeline.metrics import PipelineMetrics
 from service.pipeline.observers import Experiments
+from service.pipeline.preview import Preview
 from service.pipeline.rewriter import Rewriter
 from service.pipeline.single_flight import SingleFlight
 from service.redis.client import AnyRedis, connect
 from service.resilience.admission import Admission
 from service.resilience.metrics import AdmissionMetrics, BreakerMetrics
-from service.routing.document import DOCUMENT, SCHEMA, Kill, Routing
+from service.routing.document import Routing, routing_document
 from service.routing.exposures import Exposures, choose_sink
 from service.routing.metrics import ExposureMetrics, RoutingMetrics, ShadowMetrics
 from service.routing.router import Router
@@ -53,18 +54,18 @@ from service.versions.version import EngineFactory, ModelVersion
 _DOCUMENT_STORE_CONNECTIONS = 8
 _EXPOSURE_CONNECTIONS = 2
 _BACKGROUND_TIMEOUT_S = 2.0
-"""Of Redis commands that no request of a shopper waits for."""
+"""Limit on Redis commands that no request waits for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeDependencies:
-    """What comes from outside the settings: the versions, and what makes them run.
+    """What the settings do not give: versions, engines and their limits.
 
     Attributes:
-        versions: every known version.
+        versions: all known versions.
         engines: makes the engine of a version.
-        memory: what engines may take.
-        find: looks up a version that came into the store later.
+        memory: the memory that engines may take.
+        find: looks up a version that came into the store after the start.
         gpu: whether engines run on a GPU.
     """
 
@@ -85,14 +86,14 @@ class Documents:
     purges: Document[Purges]
 
     async def refresh(self) -> None:
-        """Read all of them now, side by side: a Redis that hangs is waited for once."""
+        """Read all of them concurrently: a Redis that hangs costs one timeout."""
         documents = (self.routing, self.desired_versions.document, self.overrides, self.purges)
         await asyncio.gather(*(document.refresh() for document in documents))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Components:
-    """All parts. Only :mod:`factory` and :mod:`lifespan` see them together."""
+    """All components; only :mod:`factory` and :mod:`lifespan` see them together."""
 
     settings: Settings
     registry: CollectorRegistry
@@ -116,51 +117,58 @@ class Components:
     rewriter: Rewriter
 
 
-def build_components(settings: Settings, supplies: RuntimeDependencies) -> Components:
-    """Make all parts and connect them.
+def build_components(settings: Settings, dependencies: RuntimeDependencies) -> Components:
+    """Make all components and connect them.
 
     Raises:
         UnknownVersion: the default version is not among the known ones.
         FileInvalid: the overrides file is missing or malformed.
-        ValueError: the Redis URL is none, or exposures go to a Redis that is not configured.
+        ValueError: the Redis URL is malformed, or exposures need a Redis and there is none.
     """
     registry = service_registry(release())
     metrics = PipelineMetrics(registry)
     control = ControlMetrics(registry)
-    versions = VersionRegistry(supplies.versions, default=settings.default_version)
-    versions.watch(lambda known: metrics.watch_engine(known.name, lambda: known.up))
+    versions = VersionRegistry(dependencies.versions, default=settings.default_version)
     goodput = Goodput(registry)
-    versions.watch(lambda known: goodput.watch(known.name))
 
+    def show_version(version: ModelVersion) -> None:
+        metrics.watch_engine(version.name, lambda: version.up)
+        goodput.watch(version.name)
+
+    versions.watch(show_version)
     document_store = _document_store(settings, control)
     documents = _documents(settings, document_store, control)
     routing = documents.routing
-    routing.on_change(lambda plan: versions.want_default(plan.default))
-    plans = RoutingMetrics(registry)
-    plans.show(routing.value)
-    routing.on_change(plans.show)
     router = Router(routing)
     control.watch_local_kill(lambda: router.local_kill is not None)
     breakers = BreakerMetrics(registry)
     loader = Loader(
         versions=versions,
-        engines=supplies.engines,
+        engines=dependencies.engines,
         on_tokens=metrics.count_tokens,
-        memory=supplies.memory,
+        memory=dependencies.memory,
         metrics=LoaderMetrics(registry),
         warm_queries=settings.warm_up(),
         load_timeout_s=settings.load_timeout_s,
         drain_timeout_s=settings.drain_timeout_s,
-        used=lambda: routed_names(routing.value) | killed_names(router.local_kill),
+        used=router.versions,
     )
     reconciler = Reconciler(
         desired=documents.desired_versions,
         versions=versions,
         loader=loader,
         metrics=ReconcilerMetrics(registry),
-        find=supplies.find,
+        find=dependencies.find,
     )
-    routing.on_change(lambda _plan: reconciler.wake())
+    routing_metrics = RoutingMetrics(registry)
+    routing_metrics.show(routing.value)
+
+    def follow_routing(plan: Routing) -> None:
+        versions.want_default(plan.default)
+        routing_metrics.show(plan)
+        reconciler.wake()
+
+    routing.on_change(follow_routing)
     supervisor = Supervisor(
         versions=versions,
         loader=loader,
@@ -174,19 +182,21 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
     flights = SingleFlight(bound_s=settings.generation_timeout_s)
     admission = Admission(
         AdmissionMetrics(registry),
-        highest=settings.most_candidates(gpu=supplies.gpu),
-        target_s=settings.target_ms(gpu=supplies.gpu) / 1000,
+        highest=settings.most_candidates(gpu=dependencies.gpu),
+        target_s=settings.target_ms(gpu=dependencies.gpu) / 1000,
+    )
+    generations = Generations(
+        cache=cache,
+        flights=flights,
+        admission=admission,
+        metrics=metrics,
+        max_refreshing=settings.refresh_max_in_flight,
     )
     exposures = _exposures(settings, registry)
-
-    # The pipeline tells shadow traffic of each answer, which asks the pipeline for another one.
-    async def preview(version: str, query: str) -> Sequence[str]:
-        return await rewriter.preview(version, query)
-
     shadow = Shadow(
         wanted=router.shadow,
-        generate=preview,
-        foreground=lambda: len(flights),
+        generate=Preview(versions=versions, overrides=overrides, generations=generations),
+        foreground=flights.__len__,
         metrics=ShadowMetrics(registry),
         max_foreground=settings.shadow_max_foreground,
         timeout_s=settings.generation_timeout_s,
@@ -198,13 +208,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         router=router,
         versions=versions,
         overrides=overrides,
-        generations=Generations(
-            cache=cache,
-            flights=flights,
-            admission=admission,
-            metrics=metrics,
-            max_refreshing=settings.refresh_max_in_flight,
-        ),
+        generations=generations,
         metrics=metrics,
         observers=[goodput, Experiments(exposures, shadow)],
     )
@@ -212,7 +216,7 @@ def build_components(settings: Settings, supplies: RuntimeDependencies) -> Compo
         settings=settings,
         registry=registry,
         versions=versions,
-        memory=supplies.memory,
+        memory=dependencies.memory,
         document_store=document_store,
         documents=documents,
         router=router,
@@ -240,19 +244,6 @@ def release() -> str:
         return "0+unknown"
 
 
-def routed_names(plan: Routing) -> frozenset[str]:
-    """Versions that a routing document sends requests to, shadow traffic included."""
-    names = {plan.default, *(name for name, share in plan.weights.items() if share > 0)}
-    if plan.shadow is not None:
-        names.add(plan.shadow.version)
-    return frozenset(names) | killed_names(plan.kill)
-
-
-def killed_names(kill: Kill | None) -> frozenset[str]:
-    """The version that a kill switch sends all requests to, if it is on and names one."""
-    return frozenset(() if kill is None or kill.version is None else (kill.version,))
-
-
 def _document_store(settings: Settings, metrics: ControlMetrics) -> DocumentStore:
     client = _client(settings, connections=_DOCUMENT_STORE_CONNECTIONS)
     return LocalDocumentStore() if client is None else RedisDocumentStore(client, metrics)
@@ -261,17 +252,8 @@ def _document_store(settings: Settings, metrics: ControlMetrics) -> DocumentStor
 def _documents(
     settings: Settings, document_store: DocumentStore, metrics: ControlMetrics
 ) -> Documents:
-    initial = Routing(default=settings.default_version, weights={}, salt="requery")
     return Documents(
-        routing=Document(
-            document_store,
-            DOCUMENT,
-            schema=SCHEMA,
-            parse=Routing.parse,
-            initial=initial,
-            dump=Routing.dump,
-            metrics=metrics,
-        ),
+        routing=routing_document(document_store, default=settings.default_version, metrics=metrics),
         desired_versions=DesiredVersions(
             document_store, initial=[settings.default_version], metrics=metrics
         ),
@@ -301,7 +283,7 @@ def _cache(
     client = _client(
         settings,
         connections=settings.redis_max_connections,
-        # Only how long a command goes on that nobody waits for any longer.
+        # Reads and writes have budgets of their own; this ends the commands that exceeded them.
         timeout_s=max(1.0, write_budget_s),
     )
     redis = None
@@ -321,23 +303,17 @@ def _cache(
 
 
 def _exposures(settings: Settings, registry: CollectorRegistry) -> Exposures:
-    def client() -> AnyRedis:
-        made = _client(settings, connections=_EXPOSURE_CONNECTIONS)
-        assert made is not None  # noqa: S101 - for the type checker: asked only with a Redis
-        return made
-
-    sink = choose_sink(
-        settings.exposures,
-        client if settings.redis_url is not None else None,
-        max_entries=settings.exposures_max_entries,
-    )
+    client = None
+    if settings.exposures in ("auto", "redis"):
+        client = _client(settings, connections=_EXPOSURE_CONNECTIONS)
+    sink = choose_sink(settings.exposures, client, max_entries=settings.exposures_max_entries)
     return Exposures(sink, ExposureMetrics(registry))
 
 
 def _client(
     settings: Settings, *, connections: int, timeout_s: float = _BACKGROUND_TIMEOUT_S
 ) -> AnyRedis | None:
-    """A Redis client of its own for each part: none waits for another's connections."""
+    """A client with connections of its own, so that no component waits for those of another."""
     if settings.redis_url is None:
         return None
     url = settings.redis_url.get_secret_value()

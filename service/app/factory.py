@@ -1,4 +1,4 @@
-"""Composition root: settings -> parts -> FastAPI. Nothing else knows how the parts fit."""
+"""Composition root: makes the FastAPI application from the settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from service.api.rewriting import RewritingApi
 from service.api.routing import ControlApi
 from service.api.versions import VersionsApi
 from service.app.components import Components, RuntimeDependencies, build_components, release
-from service.app.lifespan import running
+from service.app.lifespan import lifespan
 from service.config.settings import Settings
 from service.pipeline.relevance import Tagger
 from service.security.auth import Auth
@@ -35,30 +35,29 @@ from service.telemetry.tracing import Tracing, TracingMiddleware, traced
 
 def create_app(
     settings: Settings,
-    supplies: RuntimeDependencies,
+    dependencies: RuntimeDependencies,
     *,
     on_load_failure: Callable[[Exception], None] | None = None,
 ) -> FastAPI:
-    """Put a service together.
+    """Make the application.
 
-    Versions are loaded in the background once the application starts: until the default is ready
-    ``/livez`` answers 200, ``/readyz`` 503 and ``/rewrite`` what the cache has, else
-    ``status: fallback``.
+    Once it starts, versions are loaded in the background. Until the default is ready, ``/livez``
+    answers 200, ``/readyz`` 503, and ``/rewrite`` from the cache, else with ``status: fallback``.
 
     Args:
         settings: all options.
-        supplies: the versions, and what makes them run.
-        on_load_failure: told when the default version could not be loaded at the start.
+        dependencies: versions, engines and their limits.
+        on_load_failure: called if the default version cannot be loaded at the start.
 
     Raises:
         UnknownVersion: the default version is not among the known ones.
         FileInvalid: the overrides file or the API keys file is missing or malformed.
-        ValueError: the Redis URL is none, exposures go to a Redis that is not configured, or
-            traces are wanted and OpenTelemetry is not installed.
+        ValueError: the Redis URL is malformed, exposures need a Redis and there is none, or traces
+            are configured and OpenTelemetry is not installed.
     """
-    # Of the admin key the application keeps only the hash.
-    parts = build_components(settings.model_copy(update={"admin_key": None}), supplies)
-    auth = _auth(settings, parts.registry)
+    # The application keeps only the hash of the admin key.
+    components = build_components(settings.model_copy(update={"admin_key": None}), dependencies)
+    auth = _auth(settings, components.registry)
     tracing = None
     if settings.otlp_endpoint is not None:
         tracing = Tracing.to_collector(
@@ -66,18 +65,18 @@ def create_app(
         )
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with traced(tracing), auth.keys.followed(), running(parts, on_load_failure):
+    async def running(_app: FastAPI) -> AsyncIterator[None]:
+        async with traced(tracing), auth.keys.followed(), lifespan(components, on_load_failure):
             yield
 
     app = FastAPI(
         title="Requery",
         version=release(),
         description="Rewrites shopping queries, each tagged with its relevance.",
-        lifespan=lifespan,
+        lifespan=running,
         redoc_url=None,
     )
-    for router in _routers(parts, auth, gpu=supplies.gpu):
+    for router in _routers(components, auth, gpu=dependencies.gpu):
         app.include_router(router)
     console = Console() if settings.console else None
     if console is not None:
@@ -93,12 +92,12 @@ def create_app(
             auth=auth,
             keys=buckets(*limit),
             addresses=buckets(*limit),
-            # The page is many small files at once, out of memory.
+            # The page loads many small files at once.
             exempt=EXEMPT if console is None else EXEMPT | console.paths,
         )
     app.add_middleware(
         RequestContextMiddleware,
-        metrics=ApiMetrics(parts.registry),
+        metrics=ApiMetrics(components.registry),
         log_requests=settings.log_requests,
     )
     if tracing is not None:
@@ -108,22 +107,22 @@ def create_app(
 
 
 def _auth(settings: Settings, registry: CollectorRegistry) -> Auth:
-    """Who may do what; the file of keys is read."""
+    """Authentication; reads the file of API keys."""
     key_metrics = KeyMetrics(registry)
     keys = KeyRing(admin=settings.admin_key, file=settings.api_keys_file, metrics=key_metrics)
     keys.load()
     return Auth(keys, AuthMetrics(registry), on_use=key_metrics.used)
 
 
-def _routers(parts: Components, auth: Auth, *, gpu: bool) -> list[APIRouter]:
-    settings, versions = parts.settings, parts.versions
+def _routers(components: Components, auth: Auth, *, gpu: bool) -> list[APIRouter]:
+    settings, versions = components.settings, components.versions
     guard, reader = auth.guard("admin"), auth.guard("any")
     slow = DeadlinePolicy(settings.max_deadline_ms, settings.max_deadline_ms)
-    routing = parts.documents.routing
+    routing = components.documents.routing
     return [
         RewritingApi(
-            rewriter=parts.rewriter,
-            tagger=Tagger(versions, parts.admission),
+            rewriter=components.rewriter,
+            tagger=Tagger(versions, components.admission),
             rewrite_deadline=DeadlinePolicy(
                 settings.deadline_ms(gpu=gpu), settings.max_deadline_ms
             ),
@@ -136,9 +135,9 @@ def _routers(parts: Components, auth: Auth, *, gpu: bool) -> list[APIRouter]:
         ).router(),
         VersionsApi(
             versions=versions,
-            reconciler=parts.reconciler,
-            loader=parts.loader,
-            memory=parts.memory,
+            reconciler=components.reconciler,
+            loader=components.loader,
+            memory=components.memory,
             weights=lambda: routing.value.weights,
             guard=guard,
             reader=reader,
@@ -147,14 +146,16 @@ def _routers(parts: Components, auth: Auth, *, gpu: bool) -> list[APIRouter]:
         ControlApi(
             routing=routing,
             versions=versions,
-            document_store=parts.document_store,
-            assigner=parts.router,
+            document_store=components.document_store,
+            assigner=components.router,
             guard=guard,
             reader=reader,
         ).router(),
-        OverridesApi(overrides=parts.overrides, editor=parts.editor, guard=guard).router(),
-        CacheApi(purger=parts.purger, versions=versions, guard=guard).router(),
+        OverridesApi(
+            overrides=components.overrides, editor=components.editor, guard=guard
+        ).router(),
+        CacheApi(purger=components.purger, versions=versions, guard=guard).router(),
         OperationsApi(
-            versions=versions, registry=parts.registry, guard=auth.guard("metrics")
+            versions=versions, registry=components.registry, guard=auth.guard("metrics")
         ).router(),
     ]

@@ -78,22 +78,6 @@ class Rewriter:
             observer.answered(params, assignment, answer)
         return answer
 
-    async def preview(self, name: str, query: str) -> tuple[str, ...]:
-        """Generate a version's rewrites for shadow traffic or a preview, without the cache.
-
-        Raises:
-            UnknownVersion, VersionNotLoaded: the version cannot serve.
-            EngineUnavailable, InvalidQuery, Overloaded, QueryTooLong: it cannot generate.
-        """
-        version = self._versions.serving(name)
-        with version.serving():
-            normal = version.normal_form(query)
-            generation = await self._generations.preview(version, normal)
-            selection = version.filter.select(
-                generation.verdicts(normal, version.filter), blocked=self._overrides.blocked
-            )
-        return tuple(one.text for one in selection.accepted)
-
     def _serving(self, assignment: Assignment) -> ModelVersion:
         """The assigned version; the default if it is not ready, unless the client pinned it."""
         try:

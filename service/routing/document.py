@@ -7,6 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
+from service.control.documents import Document
+from service.control.metrics import ControlMetrics
+from service.control.store import DocumentStore
+
 DOCUMENT = "routing"
 """Name of the document in the document store."""
 SCHEMA = 1
@@ -105,6 +109,15 @@ class Routing(RoutingPlan):
         """The body to store."""
         return self.model_dump(mode="json")
 
+    def versions(self) -> frozenset[str]:
+        """Names of the versions that it sends requests to, shadow traffic included."""
+        names = {self.default, *(name for name, share in self.weights.items() if share > 0)}
+        if self.shadow is not None:
+            names.add(self.shadow.version)
+        if self.kill is not None and self.kill.version is not None:
+            names.add(self.kill.version)
+        return frozenset(names)
+
     def plan(self, plan: RoutingPlan) -> Routing:
         """``plan`` with the kill switch as it is here."""
         return Routing.model_validate({**plan.model_dump(), "kill": self.dump()["kill"]})
@@ -112,3 +125,24 @@ class Routing(RoutingPlan):
     def killed(self, kill: Kill | None) -> Routing:
         """The same plan with another kill switch."""
         return self.model_copy(update={"kill": kill})
+
+
+def routing_document(
+    store: DocumentStore, *, default: str, metrics: ControlMetrics
+) -> Document[Routing]:
+    """The document ``routing``.
+
+    Args:
+        store: where it is stored.
+        default: the version that serves requests until the document is written.
+        metrics: of all control documents.
+    """
+    return Document(
+        store,
+        DOCUMENT,
+        schema=SCHEMA,
+        parse=Routing.parse,
+        initial=Routing(default=default, weights={}, salt="requery"),
+        dump=Routing.dump,
+        metrics=metrics,
+    )

@@ -38,7 +38,7 @@ import asyncio
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
@@ -273,9 +273,7 @@ class Exposures:
             )
 
 
-def choose_sink(
-    mode: Mode, client: Callable[[], AnyRedis] | None, *, max_entries: int
-) -> Sink | None:
+def choose_sink(mode: Mode, client: AnyRedis | None, *, max_entries: int) -> Sink | None:
     """The sink for a setting.
 
     ``auto`` takes the stream if there is a Redis, else the log: a stream is bounded, and a log that
@@ -283,7 +281,7 @@ def choose_sink(
 
     Args:
         mode: as in ``REQUERY_EXPOSURES``.
-        client: makes a client; ``None`` without Redis.
+        client: of ``redis.asyncio``; ``None`` without Redis.
         max_entries: approximate length of the stream.
 
     Raises:
@@ -297,7 +295,7 @@ def choose_sink(
         return LogSink()
     if client is None:
         raise ValueError("REQUERY_EXPOSURES=redis needs REQUERY_REDIS_URL; set it, or take 'log'")
-    return StreamSink(client(), max_entries=max_entries)
+    return StreamSink(client, max_entries=max_entries)
 
 
 def _encoded(exposure: Exposure) -> bytes:

@@ -107,6 +107,12 @@ class Router:
         table = self._now()
         return table.routing.shadow if table.kill is None else None
 
+    def versions(self) -> frozenset[str]:
+        """Names of the versions that requests may be sent to now, shadow traffic included."""
+        names = self._routing.value.versions()
+        kill = self._local_kill
+        return names if kill is None or kill.version is None else names | {kill.version}
+
     @property
     def local_kill(self) -> Kill | None:
         """The kill switch of this replica alone, if it is on."""

@@ -222,10 +222,8 @@ async def test_in_the_log_each_record_is_one_line() -> None:
     ],
 )
 async def test_the_setting_chooses_where_records_go(mode: Mode, redis: bool, kind: type) -> None:
-    def client() -> Any:
-        return connect("redis://localhost:1", max_connections=1, timeout_s=1.0)
-
-    assert isinstance(choose_sink(mode, client if redis else None, max_entries=10), kind)
+    client = connect("redis://localhost:1", max_connections=1, timeout_s=1.0) if redis else None
+    assert isinstance(choose_sink(mode, client, max_entries=10), kind)
 
 
 def test_a_stream_without_redis_is_refused() -> None:
