@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -18,8 +19,7 @@ from service.api.metrics import ApiMetrics
 from service.api.middleware import RequestContextMiddleware
 from service.api.routing import ControlApi
 from service.control.documents import Document
-from service.control.metrics import ControlMetrics
-from service.control.redis_store import AUDIT_KEY, CHANNEL, KEY_PREFIX, RedisDocumentStore
+from service.control.redis_store import AUDIT_KEY, KEY_PREFIX
 from service.control.store import AUDIT_ENTRIES
 from service.errors import DocumentStoreUnavailable, NewerSchema, StaleRevision
 from service.redis.client import connect
@@ -28,25 +28,20 @@ from service.routing.exposures import STREAM, Exposures, StreamSink
 from service.routing.metrics import ExposureMetrics
 from service.routing.router import Router
 from tests.support.auth import open_guard
+from tests.support.document_store import NEVER_S, Replica, listeners, replicas
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
 KEY = KEY_PREFIX + "routing"
-NEVER_S = 3600.0
 
 
-class Replica:
-    """One process's document store and routing document."""
+class RoutingReplica(Replica):
+    """A replica with the routing document."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self.registry = CollectorRegistry()
-        metrics = ControlMetrics(self.registry)
-        self.store = RedisDocumentStore(
-            connect(url, max_connections=4, timeout_s=10.0),
-            metrics,
-            **({"budget_s": 10.0} | options),
-        )
+        super().__init__(url, **options)
         self.routing = Document(
             self.store,
             "routing",
@@ -54,9 +49,8 @@ class Replica:
             parse=Routing.parse,
             initial=plan("initial"),
             dump=Routing.dump,
-            metrics=metrics,
+            metrics=self.metrics,
         )
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def salt(self) -> str:
@@ -67,44 +61,18 @@ class Replica:
             lambda _: plan(salt), expected=expected, action="routing.put", author="ada"
         )
 
-    def follow(self) -> None:
-        self._task = asyncio.create_task(self.store.run())
 
-    async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        await self.store.close()
-
-    def metric(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(name, labels) or 0.0
-
-
-Open = Callable[..., Replica]
+Open = Callable[..., RoutingReplica]
 
 
 def plan(salt: str, **fields: Any) -> Routing:
     return Routing.parse({"default": "a", "weights": {"a": 0.5, "b": 0.5}, "salt": salt} | fields)
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until ``holds()``; the test's own timeout bounds it."""
-    while not holds():  # noqa: ASYNC110 - what is waited for has no event
-        await asyncio.sleep(0.01)
-
-
 @pytest.fixture
 async def replica(server: RedisServer) -> AsyncIterator[Open]:
-    async with AsyncExitStack() as stack:
-
-        def start(*, follows: bool = True, **options: Any) -> Replica:
-            opened = Replica(server.url, **options)
-            stack.push_async_callback(opened.close)
-            if follows:
-                opened.follow()
-            return opened
-
-        yield start
+    async with replicas(RoutingReplica) as start:
+        yield partial(start, server.url)
 
 
 class AnyVersion:
@@ -118,7 +86,7 @@ class AnyVersion:
 
 
 @asynccontextmanager
-async def asking(one: Replica, router: Router) -> AsyncIterator[httpx.AsyncClient]:
+async def asking(one: RoutingReplica, router: Router) -> AsyncIterator[httpx.AsyncClient]:
     """The control routes of a replica."""
     app = FastAPI()
     api = ControlApi(
@@ -140,11 +108,6 @@ def outage(server: RedisServer) -> None:
     with server.client() as client:
         client.save()
     server.stop()
-
-
-def listeners(server: RedisServer) -> int:
-    with server.client() as client:
-        return int(client.pubsub_numsub(CHANNEL)[0][1])
 
 
 async def test_a_change_is_told_to_all_replicas_by_message(
@@ -207,7 +170,7 @@ async def test_unconditional_writers_all_get_their_turn(replica: Open) -> None:
 async def test_updates_by_two_replicas_lose_nothing(replica: Open) -> None:
     one, two = replica(follows=False), replica(follows=False)
 
-    async def add(where: Replica, name: str) -> None:
+    async def add(where: RoutingReplica, name: str) -> None:
         await where.routing.update(
             lambda now: now.model_copy(update={"salt": now.salt + name}),
             action="add",

@@ -15,10 +15,11 @@ from service.cache import metrics as metrics_of_cache
 from service.cache.keys import cache_key, version_prefix
 from service.errors import CacheUnavailable
 from tests.support.engine import ScriptedEngine
-from tests.support.redis_cache import VALUE, entry, open_cache, until
+from tests.support.redis_cache import VALUE, entry, open_cache
 from tests.support.redis_server import RedisServer, free_port
-from tests.support.service import Serve, Service, serving
+from tests.support.service import Serve, Service
 from tests.support.versions import make_manifest
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -329,34 +330,6 @@ async def test_ping_tells_whether_there_is_a_server(server: RedisServer) -> None
         cache = open_cache(url)
         assert await cache.ping(timeout_s=5) is there
         await cache.close()
-
-
-async def test_an_entry_survives_a_restart_of_the_service(server: RedisServer) -> None:
-    async with serving() as start:
-        service = await start(redis_url=server.url, **GENEROUS)
-        assert (await ask(service))[0] == "engine"
-        assert await count(service, "put", "ok") == 1
-    async with serving() as start:
-        restarted = await start(redis_url=server.url, **GENEROUS)
-        assert (await ask(restarted))[0] == "redis"
-        assert restarted.engine.generated == []
-
-
-async def test_purging_a_version_leaves_all_else_alone(server: RedisServer) -> None:
-    cache = open_cache(server.url)
-    others = [b"requery:control:routing", cache_key("cd" * 32, "q").encode(), b"someone:else"]
-    with server.client() as client:
-        for key in others:
-            client.set(key, "x")
-    keys = [cache_key("ab" * 32, f"query {i}") for i in range(2500)]
-    await asyncio.gather(*(cache.put(key, entry()) for key in keys))
-    assert await cache.forget(keys[:3]) == 3
-    assert await cache.forget(keys[:3]) == 0
-    assert await cache.forget_prefix(version_prefix("ab" * 32)) == 2497
-    with server.client() as client:
-        assert sorted(client.scan_iter(count=10_000)) == sorted(others)
-    assert calls(server, "keys") == 0
-    await cache.close()
 
 
 async def test_a_purge_says_so_when_redis_does_not_answer(server: RedisServer) -> None:

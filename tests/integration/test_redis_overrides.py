@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from service.control.metrics import ControlMetrics
-from service.control.redis_store import RedisDocumentStore
 from service.overrides.live import Override
-from service.redis.client import connect
+from tests.support.document_store import Replica, replicas
 from tests.support.overrides import World, block, pin, term
 from tests.support.redis_server import RedisServer
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -22,23 +20,10 @@ pytestmark = pytest.mark.integration
 @asynccontextmanager
 async def process(server: RedisServer) -> AsyncIterator[World]:
     """What one service process has; it follows the document store until the block ends."""
-    client = connect(server.url, max_connections=4, timeout_s=10)
-    store = RedisDocumentStore(client, ControlMetrics(CollectorRegistry()), budget_s=10)
-    world = World(store=store)
-    following = asyncio.create_task(store.run())
-    await world.document.refresh()
-    try:
+    async with replicas(Replica) as start:
+        world = World(store=start(server.url).store)
+        await world.document.refresh()
         yield world
-    finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
-        await store.close()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not holds():  # noqa: ASYNC110 - there is no event for it
-            await asyncio.sleep(0.01)
 
 
 async def test_a_change_reaches_the_other_process_and_outlives_both(server: RedisServer) -> None:

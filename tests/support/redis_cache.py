@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -37,9 +35,3 @@ def open_cache(
         concurrency=concurrency,
         **(defaults | options),
     )
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait until ``holds()``; the test's own timeout bounds it."""
-    while not holds():  # noqa: ASYNC110 - what is waited for has no event
-        await asyncio.sleep(0.01)

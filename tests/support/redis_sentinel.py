@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from tests.support.redis_server import RedisServer, free_port
+from tests.support.waiting import until
 
 SERVICE = "main"
 
@@ -41,12 +42,30 @@ class RedisSentinel:
         for server in (self.master, self.replica, self.sentinel):
             server.start()
         with self.sentinel.client() as client:
-            for _ in range(600):
+            for _ in range(3000):
                 replicas = client.sentinel_slaves(SERVICE)
                 if [one["master-link-status"] for one in replicas] == ["ok"]:
                     return
-                time.sleep(0.1)
+                time.sleep(0.02)
         raise RuntimeError("the sentinel does not know the replica")
+
+    @property
+    def masters(self) -> list[RedisServer]:
+        return [self.master]
+
+    def keys(self) -> list[int]:
+        """How many keys the master has."""
+        return self.master.keys()
+
+    async def demote(self) -> None:
+        """Make the replica the master, and the master its replica; both go on running."""
+        with self.sentinel.client() as client:
+            client.sentinel_failover(SERVICE)
+            port = self.replica.port
+            await until(lambda: client.sentinel_get_master_addr_by_name(SERVICE)[1] == port)
+        with self.master.client() as client:
+            client.replicaof("127.0.0.1", port)  # the sentinel would do so some ten seconds later
+            await until(lambda: client.role()[0] == b"slave")
 
     def settle(self) -> None:
         """Return when the replica has what the master has."""

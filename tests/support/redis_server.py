@@ -41,6 +41,16 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
+    @property
+    def masters(self) -> list[RedisServer]:
+        """Itself, as of a cluster all nodes that hold keys."""
+        return [self]
+
+    def keys(self) -> list[int]:
+        """How many keys each master has."""
+        with self.client() as client:
+            return [int(client.dbsize())]
+
     def start(self, **login: str) -> None:
         """Start it (again, and empty); returns when it answers.
 
@@ -57,14 +67,14 @@ class RedisServer:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         with self.client(**login) as client:
-            for _ in range(200):
+            for _ in range(1000):
                 found = _process_of(client)
                 if found == self._process.pid:
                     return
                 if found is not None or self._process.poll() is not None:
                     self.stop()
                     raise PortTaken(f"port {self.port} is not free any more")
-                time.sleep(0.05)
+                time.sleep(0.01)
         raise RuntimeError("the Redis server did not come up")
 
     def stop(self) -> None:
