@@ -1,9 +1,8 @@
-"""The service gets SIGTERM under load."""
+"""The service is told to stop while requests come."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,25 +10,24 @@ from typing import Any
 
 from loadtests.arrivals import Phase
 from loadtests.exchange import LOST, Failure
-from loadtests.processes import alive
+from loadtests.load import Mix
 from loadtests.queries import Queries
 from loadtests.report import Promise, Report, shown
-from loadtests.runner import Context
-from loadtests.scenarios.traffic import hits_and_misses, load, warm
+from loadtests.scenarios.traffic import Say, hits, load, misses, warm
 from loadtests.summary import summarise
 from loadtests.target import Target
 
 
 @dataclass(frozen=True, slots=True)
 class SigtermPlan:
-    """Sizes and durations.
+    """How long, and how much.
 
     Attributes:
-        rounds: each with a new service.
-        known: repeated queries, which are in the cache.
-        hit_rate, miss_rate: requests per second.
+        rounds: each with a service of its own.
+        known: queries that are sent again and again, and are in the cache.
+        hit_rate, miss_rate: requests a second.
         before_s: before the signal.
-        patience_s: timeout of the exit.
+        patience_s: longest that is waited for the process to end.
     """
 
     rounds: int = 3
@@ -40,17 +38,16 @@ class SigtermPlan:
     patience_s: float = 60.0
 
     def quick(self) -> SigtermPlan:
-        """See :class:`loadtests.runner.Plan`."""
+        """Short, to see that it works; its figures say nothing."""
         return replace(self, rounds=1, known=6, before_s=3.0)
 
 
-async def run(plan: SigtermPlan, context: Context) -> Report:
-    """Some rounds, because the loss depends on the requests in flight."""
+async def run(plan: SigtermPlan, queries: Queries, folder: Path, say: Say, seed: int) -> Report:
+    """Some rounds, since what is lost depends on what is under way just then."""
     rounds: list[dict[str, Any]] = []
     for number in range(plan.rounds):
-        context.say(f"SIGTERM: round {number + 1} of {plan.rounds}")
-        folder = context.folder / f"round-{number + 1}"
-        rounds.append(await _one(plan, context.queries, folder, context.seed + number))
+        say(f"SIGTERM: round {number + 1} of {plan.rounds}")
+        rounds.append(await _one(plan, queries, folder / f"round-{number + 1}", seed + number))
     return Report("sigterm", {"rounds": rounds}, _promises(rounds))
 
 
@@ -58,20 +55,26 @@ async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> 
     known = Queries(queries.known[: plan.known], seed=seed)
     async with Target(folder) as target:
         await warm(target, known.known)
-        rates = (plan.hit_rate, plan.miss_rate)
-        mix = hits_and_misses(known, queries, target, rates, seed=seed)
+        deadline_s = target.default_deadline_s
+        mix = Mix(
+            [
+                (plan.hit_rate, hits(known, deadline_s=deadline_s)),
+                (plan.miss_rate, misses(queries, deadline_s=deadline_s)),
+            ],
+            seed=seed,
+        )
         run_s = plan.before_s + plan.patience_s
         loop = load([Phase("all", mix.rate, run_s)], mix, target, seed=seed)
-        engine = target.engine
+        process, engine = target.process, target.engine
         logged = target.events("info")["request"]
         async with asyncio.TaskGroup() as group:
             running = group.create_task(loop.run())
             await asyncio.sleep(plan.before_s)
             at = loop.now()
-            os.kill(target.pid, signal.SIGTERM)
+            process.send(signal.SIGTERM)
             code = await target.until_exit(plan.patience_s)
             ended = loop.now()
-            # A little longer, because requests must now be refused and not lost.
+            # A little longer: what comes now must be refused, not swallowed.
             await asyncio.sleep(0.5)
             loop.stop()
         outcomes = running.result()
@@ -88,7 +91,7 @@ async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> 
         "refused": len(refused),
         "first_refused_s": round(min(o.sent for o in refused) - at, 3) if refused else None,
         "lost": len(lost),
-        # The service logs a line for each request that it has read.
+        # Of each request that it has read, the service logs a line.
         "read_and_not_answered": read - sum(o.failure is None for o in outcomes),
         "lost_at": [
             {
@@ -102,7 +105,7 @@ async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> 
         "other_5xx": sum(o.code >= 500 and o.code != 503 for o in outcomes),
         "exit_code": code,
         "exit_s": round(ended - at, 3),
-        "engine_core_left": engine is not None and alive(engine),
+        "engine_core_left": engine is not None and engine.alive,
         "logged_errors": errors,
     }
 

@@ -18,13 +18,13 @@ _HEAD = """\
 Every option of `requery serve`; `requery precompute` reads the same. This page is made from
 [service/config/settings.py](../service/config/settings.py) by `python -m service.config.page`.
 An empty setting counts as not set. An invalid one ends the start with one line that names it.
-After the name: the default, if there is one; in brackets: type, unit, bounds.
+After the name: the default, if there is one; in brackets: type or unit, bounds.
 
 """
-_UNITS = {"_per_s": "requests/s", "_ms": "ms", "_bytes": "bytes", "_s": "s"}
+_UNITS = {"_per_s": "requests/s", "_ms": "milliseconds", "_bytes": "bytes", "_s": "seconds"}
 """By how a name ends; the first that fits."""
 _TYPES: dict[Any, str] = {
-    bool: "true or false",
+    bool: "boolean",
     int: "integer",
     float: "number",
     str: "text",
@@ -32,11 +32,11 @@ _TYPES: dict[Any, str] = {
     SecretStr: "secret",
 }
 _BOUNDS = {
-    "ge": "≥ {}",
-    "gt": "> {}",
-    "le": "≤ {}",
-    "lt": "< {}",
-    "min_length": "≥ {} characters",
+    "ge": "≥{}",
+    "gt": ">{}",
+    "le": "≤{}",
+    "lt": "<{}",
+    "min_length": "≥{} characters",
 }
 """By the attribute in which pydantic keeps a bound."""
 
@@ -59,8 +59,8 @@ def _type(name: str, field: FieldInfo) -> str:
         for attribute, words in _BOUNDS.items()
         if getattr(one, attribute, None) is not None
     ]
-    unit = next((f" in {unit}" for end, unit in _UNITS.items() if name.endswith(end)), "")
-    return ", ".join([" or ".join(kinds) + unit, *bounds])
+    unit = next((unit for end, unit in _UNITS.items() if name.endswith(end)), None)
+    return ", ".join([unit or " or ".join(kinds), *bounds])
 
 
 def _kinds(annotation: Any) -> list[Any]:

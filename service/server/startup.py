@@ -51,18 +51,16 @@ class Front:
             await self._live(receive, send)
             return
         connection = connection_of(scope)
-        if connection is not None:
-            send = in_one_piece(send)
-            if connection.arriving:
-                receive = whole(receive, connection)
+        if connection is not None and connection.arriving:
+            receive = whole(receive, connection)
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, in_one_piece(send))
         except asyncio.CancelledError:
             if not self._cutting_off():
                 raise
 
     async def crowded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one over the limit: only health checks are answered."""
+        """The same for a connection over the limit."""
         connection = connection_of(scope)
         if scope["path"] in _HEALTH or connection is None:
             await self(scope, receive, send)
