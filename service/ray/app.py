@@ -1,12 +1,11 @@
 """The application for Ray Serve: ``import_path: service.ray.app:build``.
 
-Two kinds of deployment. Replicas of ``ingress`` run the whole service of
-:mod:`service.app.factory` (HTTP,
-routes, cache, coalescing, admission) and no model. Replicas of ``engine-<version>`` run one engine
-each, and the ingress calls them by a deployment handle. How many there are, and on what, is in the
-Serve config (deploy/ray/serve.yaml).
+There are two kinds of deployment. Replicas of ``ingress`` run the whole service of
+:mod:`service.app.factory` (HTTP, routes, cache, single flight, admission) without a model. Replicas
+of ``engine-<version>`` run one engine each, and the ingress calls them by a deployment handle. The
+Serve config (deploy/ray/serve.yaml) gives their numbers and resources.
 
-Of the online path, this is the only module that imports ray.
+This is the only module of the online path that imports ray.
 """
 
 from __future__ import annotations
@@ -29,9 +28,9 @@ from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, LoadFailed
+from service.ray.dependencies import FROM_STORE, provider
 from service.ray.host import EngineHost
 from service.ray.remote import RemoteEngine, Reply, Stream
-from service.ray.supply import FROM_STORE, supply_of
 from service.ray.wire import Item, Refusal, Tagged
 from service.security.auth import require_keys
 from service.telemetry.logging import configure_logging
@@ -47,9 +46,9 @@ class Arguments(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     versions: list[VersionName] = Field(min_length=1)
-    """Model versions with a deployment of engines, one for each."""
+    """Model versions; each has a deployment of engines."""
     supply: str = FROM_STORE
-    """``package.module:function`` that gives the versions, and what makes their engines."""
+    """``package.module:function`` that gives the runtime dependencies."""
 
 
 class EngineReplica:
@@ -60,19 +59,19 @@ class EngineReplica:
         supply: see :class:`Arguments`.
 
     Raises:
-        LoadFailed: the version cannot be had.
-        Exception: whatever kept its engine from starting; Ray Serve tries again.
+        LoadFailed: the version is not in the store, or cannot be used.
+        Exception: any other fault of the start; Ray Serve tries again.
     """
 
     async def __init__(self, name: str, supply: str) -> None:  # type: ignore[misc] # awaited by Serve
         settings = _with_threads(_settings())
-        supplies = await supply_of(supply)(settings)
-        version = next((one for one in supplies.versions if one.name == name), None)
+        dependencies = await provider(supply)(settings)
+        version = next((one for one in dependencies.versions if one.name == name), None)
         if version is None:
-            if supplies.find is None:
+            if dependencies.find is None:
                 raise LoadFailed(f"version {name} is not in the model store")
-            version = await supplies.find(name)
-        self._host = EngineHost(version, supplies.engines, settings, leave=_leave)
+            version = await dependencies.find(name)
+        self._host = EngineHost(version, dependencies.engines, settings, leave=_leave)
         await self._host.load()
 
     async def generate(self, query: str) -> AsyncIterator[Item | Refusal]:
@@ -86,7 +85,7 @@ class EngineReplica:
         return await self._host.tag(pairs)
 
     async def __del__(self) -> None:
-        """Ray Serve calls this before it ends a replica in order."""
+        """Close the engine: Ray Serve calls this before it ends a replica."""
         host: EngineHost | None = getattr(self, "_host", None)
         if host is not None:
             await host.close()
@@ -100,31 +99,31 @@ class Ingress:
         engines: the handle of each version's deployment.
 
     Raises:
-        ValueError: an option is wrong, or whoever reaches the proxies could do what they like.
+        ValueError: an option is wrong, or the proxies would be open without an API key.
     """
 
     async def __init__(  # type: ignore[misc] # awaited by Serve
         self, supply: str, engines: Mapping[str, DeploymentHandle]
     ) -> None:
         settings = _settings()
-        # Ray Serve listens, not we: unless somebody says that it does so for this machine alone,
-        # others can reach it.
+        # Ray Serve listens. Unless the settings say that it does so for this machine alone, assume
+        # that other machines can reach it.
         if "host" not in settings.model_fields_set:
             settings = settings.model_copy(update={"host": "0.0.0.0"})  # noqa: S104 - to be checked
         require_keys(settings)
-        supplies = await supply_of(supply)(settings)
+        dependencies = await provider(supply)(settings)
         self._made = create_app(
             settings,
-            replace(supplies, engines=_factory(engines), memory=MemoryBudget.unlimited()),
+            replace(dependencies, engines=_factory(engines), memory=MemoryBudget.unlimited()),
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """What Ray Serve's wrapper asks for."""
+        """The application, for Ray Serve's wrapper."""
         return self._made
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application, as the Serve config asks for it.
+    """The application of a Serve config.
 
     Args:
         args: fields of :class:`Arguments`.
@@ -183,7 +182,7 @@ def _factory(engines: Mapping[str, DeploymentHandle]) -> Callable[..., Any]:
 
 
 def _replicas(application: str, deployment: str) -> int:
-    """How many replicas of a deployment run, as the controller sees it."""
+    """How many replicas of a deployment run, according to the controller."""
     status = serve.status().applications[application].deployments[deployment]
     return int(status.replica_states.get(_RUNNING, 0))
 
@@ -195,7 +194,7 @@ def _settings() -> Settings:
 
 
 def _with_threads(settings: Settings) -> Settings:
-    """An engine on a CPU computes on the cores that Ray has given its replica, if it gave any."""
+    """With as many threads of a CPU engine as Ray has assigned cores, if it has assigned any."""
     given = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 0))
     if settings.engine_threads is not None or given < 1:
         return settings
@@ -203,5 +202,5 @@ def _with_threads(settings: Settings) -> Settings:
 
 
 def _leave() -> None:
-    # Ray Serve sees at once that the replica is gone, and callers are told.
+    # Ray Serve notices at once, and fails the calls in flight.
     os._exit(1)

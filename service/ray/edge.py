@@ -1,10 +1,10 @@
-"""Around Ray Serve's HTTP proxy: what it says itself, in the service's own words.
+"""Middleware of Ray Serve's HTTP proxy: repeats lost requests, and answers as the service does.
 
-The proxy answers 500 in plain text when the ingress replica of a request dies, and the request is
-lost. Here it is given to another replica, once, if doing it twice does no harm; else, and for all
-else that the proxy itself has to say, the answer is a 503 as everywhere in this service.
+When the ingress replica of a request dies, the proxy answers 500 in plain text. This middleware
+sends the request to another replica, once, if that is safe. Otherwise, and for all other answers of
+the proxy itself, it answers 503 with the problem document of the service.
 
-Named in the variable ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` of every Ray node.
+The variable ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`` of every Ray node names it.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _OF_SERVE = "/-/"
 _REPEATABLE = frozenset(
     prefix + path for prefix in ("", "/v1") for path in ("/rewrite", "/rewrite/batch", "/relevance")
 )
-"""What changes nothing, though it is a POST."""
+"""POST requests that change nothing."""
 _MAX_BODY = 2**20
-"""Of a request that may be repeated."""
+"""Largest body of a request that is repeated, in bytes."""
 _MARK = b"server-timing"
-"""Every answer of the application has this header, and no other has."""
+"""A header of every answer of the application, and of no other."""
 _REQUEST_ID = b"x-request-id"
 
 
 def middlewares() -> list[Middleware]:
-    """What Ray Serve asks the import path for."""
+    """The middlewares of the proxy: Ray Serve calls this."""
     return [Middleware(Edge)]
 
 
@@ -52,16 +52,16 @@ class Edge:
         if scope["type"] != "http" or scope["path"].startswith(_OF_SERVE):
             await self._app(scope, receive, send)
             return
-        request = _Kept(receive)
+        request = _StoredRequest(receive)
         answer = await self._try(scope, request, send)
-        if answer.lost and request.whole and _repeatable(scope):
+        if answer.lost and request.complete and _repeatable(scope):
             _log.warning("request_repeated", path=scope["path"])
             request.rewind()
             answer = await self._try(scope, request, send)
         if not answer.given and not request.gone:
             await _refuse(scope, answer, receive, send)
 
-    async def _try(self, scope: Scope, request: _Kept, send: Send) -> _Answer:
+    async def _try(self, scope: Scope, request: _StoredRequest, send: Send) -> _Answer:
         answer = _Answer(send)
         # The proxy writes into the scope, which the next try needs as it was.
         copy = {**scope, "headers": list(scope["headers"])}
@@ -69,8 +69,8 @@ class Edge:
         return answer
 
 
-class _Kept:
-    """The body of a request, which can be received again.
+class _StoredRequest:
+    """A request whose body can be received again.
 
     Args:
         receive: the server's.
@@ -82,16 +82,16 @@ class _Kept:
         self._at = 0
         self._bytes = 0
         self.gone = False
-        """Whether the caller has hung up."""
+        """Whether the client has disconnected."""
 
     @property
-    def whole(self) -> bool:
-        """Whether all of it has come, is kept, and somebody waits for the answer."""
+    def complete(self) -> bool:
+        """Whether the whole body is here and the client is still connected."""
         ended = bool(self._messages) and not self._messages[-1].get("more_body", False)
         return ended and self._bytes <= _MAX_BODY and not self.gone
 
     async def receive(self) -> Message:
-        """The next message, kept or new."""
+        """The next message, stored or new."""
         if self._at < len(self._messages):
             self._at += 1
             return self._messages[self._at - 1]
@@ -106,12 +106,12 @@ class _Kept:
         return message
 
     def rewind(self) -> None:
-        """Give the same again from the start."""
+        """Start again with the first message."""
         self._at = 0
 
 
 class _Answer:
-    """Passes an answer of the application on, and keeps what the proxy itself says to itself.
+    """Forwards answers of the application, and holds back those of the proxy itself.
 
     Args:
         send: the server's.
@@ -121,13 +121,13 @@ class _Answer:
         self._send = send
         self.given = False
         self.refused = False
-        """Whether the proxy has refused the request, and said so."""
+        """Whether the proxy has refused the request."""
         self.headers: dict[bytes, bytes] = {}
-        """Of what the proxy said."""
+        """Of the proxy's refusal."""
 
     @property
     def lost(self) -> bool:
-        """Whether the replica was lost before it began to answer."""
+        """Whether the replica died before it began to answer."""
         return not self.given and not self.refused
 
     async def send(self, message: Message) -> None:
@@ -144,7 +144,7 @@ class _Answer:
 
 
 def _with_one_id(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The proxy adds a request id though the application has given one."""
+    """Without the request id that the proxy adds to the application's."""
     ids = [header for header in headers if header[0] == _REQUEST_ID]
     return [header for header in headers if header[0] != _REQUEST_ID] + ids[:1]
 

@@ -1,7 +1,7 @@
-"""One engine in a replica of its own: loaded, supervised, and called from elsewhere.
+"""One engine in a replica of its own, called from other replicas.
 
-The engine is watched here, where it can be seen, by the same :class:`Supervisor` as in a single
-process. Only its remedy differs: the replica ends, and Ray Serve starts another one.
+The same :class:`Supervisor` as in a single process supervises it, but a lost engine ends the
+replica, and Ray Serve starts another one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _log = structlog.get_logger(component="ray")
 _T = TypeVar("_T")
 
 BEAT_S = 0.5
-"""Between two signs of life of an engine that is believed and has nothing to give yet; well below
-the second after which a caller's supervisor would suspect it."""
+"""Seconds between two signs of life of an engine that has no candidate yet; well below the second
+after which the supervisor of a caller suspects it."""
 _CLOSE_S = 30.0
-"""A replica that ends frees its engine first; longest that this may take."""
+"""Limit on closing the engine before the replica ends."""
 
 
 class EngineHost:
@@ -40,8 +40,8 @@ class EngineHost:
     Args:
         version: the version.
         engines: makes its engine.
-        settings: how long loading and silence may take, and what to warm up with.
-        leave: ends this process; called once, when the engine is lost and its memory freed.
+        settings: time limits and warm-up queries.
+        leave: ends this process; called once, after a lost engine has been closed.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class EngineHost:
         self._watching: asyncio.Task[None] | None = None
 
     async def load(self) -> None:
-        """Load and warm up, and begin to supervise.
+        """Load, warm up and start to supervise.
 
         Raises:
             LoadFailed: it took too long, or the engine gave no rewrite.
-            Exception: whatever else kept the engine from starting.
+            Exception: any other fault of the start.
         """
         await self._version.load(
             self._engines,
@@ -84,13 +84,13 @@ class EngineHost:
 
     @property
     def up(self) -> bool:
-        """Whether the engine can answer, as far as can be told."""
+        """Whether the engine is alive and not suspected."""
         return self._version.up
 
     async def generate(self, query: str) -> AsyncGenerator[Item | Refusal]:
         """The candidates for ``query``, each as soon as it has finished; an error comes last.
 
-        Closing it, or cancelling whoever iterates, ends the engine's work.
+        Closing the iterator ends the engine's work.
         """
         try:
             stream: Any = self._engine.generate(query)
@@ -125,30 +125,30 @@ class EngineHost:
         await self._version.close()
 
     def busy(self, _name: str) -> bool:
-        """Whether the remedy of a lost engine is under way; what a supervisor asks a loader."""
+        """Whether the replica is ending: the supervisor's view of a replacement."""
         return self._leaving is not None
 
     def begin_load(self, _name: str) -> None:
-        """Replace the lost engine, which here means: this process and all."""
+        """End the replica, so that Ray Serve replaces it."""
         if self._leaving is None:
             self._leaving = asyncio.create_task(self._end(), name="leave")
 
     async def _end(self) -> None:
         try:
-            # A core that hangs would keep the memory of a device for ever.
+            # A hung engine core would keep the memory of its device.
             async with asyncio.timeout(_CLOSE_S):
                 await self._version.stop_engine()
-        except Exception:  # noqa: BLE001 - there is nothing left to do but to leave
+        except Exception:  # noqa: BLE001 - the process ends anyway
             _log.exception("engine_not_closed")
         finally:
             self._leave()
 
     @property
     def _engine(self) -> Engine:
-        """The engine, believed or not.
+        """The engine, suspected or not.
 
-        Requests wait for one that is silent: Ray Serve sends new ones to the replicas with the
-        fewest under way, and one that failed fast would get them all.
+        Requests wait for a silent engine because Ray Serve prefers replicas with few requests in
+        flight: one that failed fast would get them all.
 
         Raises:
             EngineUnavailable: it has been lost.
@@ -167,7 +167,7 @@ class EngineHost:
 
 
 async def with_beats(stream: AsyncIterator[_T], every_s: float) -> AsyncGenerator[_T | None]:
-    """What comes out of ``stream``, and ``None`` for each ``every_s`` seconds without anything."""
+    """The items of ``stream``, and ``None`` after each ``every_s`` seconds without one."""
     while True:
         step = asyncio.ensure_future(anext(stream))
         try:

@@ -1,4 +1,4 @@
-"""An engine somewhere else in the cluster, called by a deployment handle."""
+"""An engine in other replicas of the cluster, called by a deployment handle."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from service.versions.version import OnTokens
 
 _log = structlog.get_logger(component="ray")
 
-LOOK_S = 1.0
-"""Between two looks at how many replicas run."""
-_TOLD_AFTER = 10
-"""Looks that failed in a row before it is told of; what was known before is kept."""
+POLL_S = 1.0
+"""Seconds between two counts of the running replicas."""
+_LOG_AFTER = 10
+"""Counts that fail in a row before a warning; the last count stays in force."""
 
 
 class Stream(Protocol):
-    """A call whose answer comes in pieces (Ray Serve's ``DeploymentResponseGenerator``)."""
+    """A streaming call (Ray Serve's ``DeploymentResponseGenerator``)."""
 
     def __aiter__(self) -> AsyncIterator[Item | Refusal]: ...
 
     def cancel(self) -> None:
-        """Give the call up, wherever it is."""
+        """Cancel the call on whichever replica has it."""
 
 
 class Reply(Protocol):
@@ -37,7 +37,7 @@ class Reply(Protocol):
     def __await__(self) -> Any: ...
 
     def cancel(self) -> None:
-        """Give the call up, wherever it is."""
+        """Cancel the call on whichever replica has it."""
 
 
 class Calls(Protocol):
@@ -47,21 +47,20 @@ class Calls(Protocol):
         """Begin a generation."""
 
     def tag(self, pairs: Sequence[tuple[str, str]]) -> Reply:
-        """Begin to tag."""
+        """Begin to compute relevance."""
 
 
 class RemoteEngine:
     """All replicas of one version (:class:`service.engine.protocol.Engine`).
 
-    Ray Serve picks the replica, and replaces those that die. An engine that hangs inside its
-    replica is found out there; to the supervisor on this side, silence means that no replica has
-    sent so much as a sign of life.
+    Ray Serve picks the replica, and replaces those that die. A hung engine is detected in its
+    replica; for the supervisor on this side, silence means that no replica sends signs of life.
 
     Args:
         calls: makes the calls.
-        running: how many replicas run; raises if that cannot be told now.
+        running: counts the running replicas; raises if the count is unknown.
         name: of the deployment.
-        on_tokens: told of the prompt and generated tokens of each finished engine request.
+        on_tokens: called with the prompt and generated tokens of each finished engine request.
     """
 
     def __init__(
@@ -78,39 +77,39 @@ class RemoteEngine:
         self._on_tokens = on_tokens
         self._replicas = 0
         self._unknown = 0
-        self._looked = asyncio.Event()
-        self._looking: asyncio.Task[None] | None = None
+        self._polled = asyncio.Event()
+        self._polling: asyncio.Task[None] | None = None
         self._closed = False
-        self._under_way: set[Stream | Reply] = set()
+        self._calls_in_flight: set[Stream | Reply] = set()
         self._progress = 0
 
     @property
     def healthy(self) -> bool:
-        """Whether a replica runs, as of the last look."""
+        """Whether a replica was running at the last count."""
         return not self._closed and self._replicas > 0
 
     @property
     def outstanding(self) -> int:
-        """Calls that have been neither answered nor given up."""
-        return len(self._under_way)
+        """Calls in flight."""
+        return len(self._calls_in_flight)
 
     @property
     def progress(self) -> int:
-        """Grows with everything that comes back, signs of life included."""
+        """Grows with every message from a replica, signs of life included."""
         return self._progress
 
     @property
     def effort(self) -> float:
-        """Nothing is computed here."""
+        """Zero: the replicas use the CPU time."""
         return 0.0
 
     async def start(self) -> None:
-        """Return when a replica runs."""
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._look(), name=f"replicas-{self._name}")
+        """Wait until a replica runs."""
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll(), name=f"replicas-{self._name}")
         while not self.healthy:
-            self._looked.clear()
-            await self._looked.wait()
+            self._polled.clear()
+            await self._polled.wait()
             if self._closed:
                 raise EngineUnavailable("the engine was closed while it waited for a replica")
 
@@ -121,7 +120,7 @@ class RemoteEngine:
             async for item in stream:
                 if isinstance(item, Refusal):
                     raise item.error()
-                self._heard(item.tokens)
+                self._received(item.tokens)
                 if item.candidate is not None:
                     yield item.candidate
 
@@ -132,35 +131,35 @@ class RemoteEngine:
             tagged: Tagged | Refusal = await reply
         if isinstance(tagged, Refusal):
             raise tagged.error()
-        self._heard(tagged.tokens)
+        self._received(tagged.tokens)
         return tagged.relevance
 
     async def close(self) -> None:
-        """Give up what is under way and look no more; replicas are Ray Serve's business."""
+        """Cancel the calls in flight; Ray Serve manages the replicas."""
         self._closed = True
-        self._looked.set()
-        looking, self._looking = self._looking, None
-        if looking is not None:
-            looking.cancel()
-            await asyncio.gather(looking, return_exceptions=True)
-        for call in tuple(self._under_way):
+        self._polled.set()
+        polling, self._polling = self._polling, None
+        if polling is not None:
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
+        for call in tuple(self._calls_in_flight):
             call.cancel()
 
     @contextmanager
     def _call(self, call: Any) -> Iterator[Any]:
-        """One call: given up when the block ends early; what goes wrong is the engine's loss.
+        """One call, cancelled when the block ends early.
 
         Raises:
-            EngineUnavailable: the replica died, or the call did not get to one.
+            EngineUnavailable: the replica died, or none could take the call.
         """
-        self._under_way.add(call)
+        self._calls_in_flight.add(call)
         try:
             yield call
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            # Not by the caller: by close(), or by Ray.
+            # Not this task is cancelled, but the call: by close(), or by Ray.
             raise self._lost() from None
         except RequeryError:
             raise
@@ -168,8 +167,8 @@ class RemoteEngine:
             _log.info("engine_call_failed", deployment=self._name, reason=repr(error)[:300])
             raise self._lost() from error
         finally:
-            self._under_way.discard(call)
-            # Without effect on a call that has ended.
+            self._calls_in_flight.discard(call)
+            # It has no effect on a call that has ended.
             with suppress(Exception):
                 call.cancel()
 
@@ -180,21 +179,21 @@ class RemoteEngine:
         if self._closed:
             raise EngineUnavailable("the engine has been closed; try again shortly")
 
-    def _heard(self, tokens: Tokens) -> None:
+    def _received(self, tokens: Tokens) -> None:
         self._progress += 1
         if self._on_tokens is not None:
             for prompt, generated in tokens:
                 self._on_tokens(prompt, generated)
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         while True:
             try:
                 self._replicas, self._unknown = await self._running(), 0
-            except Exception as error:  # noqa: BLE001 - the controller may be on its way back
+            except Exception as error:  # noqa: BLE001 - the controller may be restarting
                 self._unknown += 1
-                if self._unknown == _TOLD_AFTER:
+                if self._unknown == _LOG_AFTER:
                     _log.warning(
                         "replicas_unknown", deployment=self._name, reason=repr(error)[:300]
                     )
-            self._looked.set()
-            await asyncio.sleep(LOOK_S)
+            self._polled.set()
+            await asyncio.sleep(POLL_S)

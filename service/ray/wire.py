@@ -1,4 +1,4 @@
-"""What crosses a deployment handle: plain values, errors too, which Ray would wrap."""
+"""Messages over a deployment handle: plain values, also for errors because Ray would wrap them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from service.engine.protocol import Candidate
 from service.errors import EngineUnavailable, QueryTooLong, RequeryError
 
 Tokens = tuple[tuple[int, int], ...]
-"""Prompt and generated tokens of each engine request that has finished since they were last sent.
+"""Prompt and generated tokens of each engine request that has finished since the last message.
 
-They count for the version, not for the call that happens to carry them.
+They belong to the version, not to the call that carries them.
 """
 
 
@@ -38,16 +38,16 @@ class Tagged:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The engine's own error, as :mod:`service.engine.protocol` names it."""
+    """An error of the engine."""
 
     kind: Literal["too_long", "unavailable"]
     detail: str
 
     @classmethod
     def of(cls, error: QueryTooLong | EngineUnavailable) -> Refusal:
-        """What to send of an error."""
+        """The message for ``error``."""
         return cls("too_long" if isinstance(error, QueryTooLong) else "unavailable", str(error))
 
     def error(self) -> RequeryError:
-        """The error again."""
+        """The error that it stands for."""
         return (QueryTooLong if self.kind == "too_long" else EngineUnavailable)(self.detail)

@@ -164,13 +164,13 @@ class _Serving:
 
     async def _make(self) -> FastAPI:
         try:
-            supplies = await self._supply(self._settings)
+            dependencies = await self._supply(self._settings)
         except (ModelStoreError, LoadFailed, OSError) as error:
             raise _CannotServe(
                 f"{error} (see 'requery models list'; choose one with --version-name)"
             ) from error
         try:
-            return create_app(self._settings, supplies, on_load_failure=self._not_loaded)
+            return create_app(self._settings, dependencies, on_load_failure=self._not_loaded)
         except ValueError as error:
             raise _CannotServe(str(error), _WRONG_OPTIONS) from error
 

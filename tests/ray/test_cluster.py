@@ -20,7 +20,7 @@ from tests.contract.document import Operation, operations
 from tests.contract.subject import NAMES
 from tests.contract.wire import Answer, Sent
 from tests.ray.cluster import RayCluster
-from tests.ray.supplies import VERSION
+from tests.ray.dependencies import VERSION
 from tests.ray.test_config import config
 from tests.support.raw_http import Caller, rewrite_request
 
@@ -35,7 +35,7 @@ def scripted(*, engines: int, ingress: int = 2) -> dict[str, Any]:
     """The packaged config with scripted engines, few resources and fixed numbers of replicas."""
     found = config()
     (application,) = found["applications"]
-    application["args"] = {"versions": [VERSION], "supply": "tests.ray.supplies:scripted"}
+    application["args"] = {"versions": [VERSION], "supply": "tests.ray.dependencies:scripted"}
     application["runtime_env"]["env_vars"] = {
         "REQUERY_DEVICE": "cpu",
         "REQUERY_DEFAULT_VERSION": VERSION,

@@ -140,8 +140,10 @@ async def listening(
         return scripted
 
     async def real(settings: Settings) -> FastAPI:
-        supplies = RuntimeDependencies(versions=[ModelVersion(make_manifest())], engines=engines)
-        return create_app(settings, supplies)
+        dependencies = RuntimeDependencies(
+            versions=[ModelVersion(make_manifest())], engines=engines
+        )
+        return create_app(settings, dependencies)
 
     settings = Settings(
         **(

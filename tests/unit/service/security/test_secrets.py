@@ -197,8 +197,8 @@ async def test_the_application_keeps_no_more_of_the_admin_key_than_its_hash(
 ) -> None:
     made: list[Components] = []
 
-    def watched(settings: Settings, supplies: RuntimeDependencies) -> Components:
-        made.append(build_components(settings, supplies))
+    def watched(settings: Settings, dependencies: RuntimeDependencies) -> Components:
+        made.append(build_components(settings, dependencies))
         return made[-1]
 
     monkeypatch.setattr("service.app.factory.build_components", watched)

@@ -1,4 +1,4 @@
-"""Where versions and engines come from, in replicas of Ray Serve."""
+"""Versions and engines of replicas of Ray Serve."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from service.config.settings import Settings
 from service.engine.loading import detect_device
 from service.versions.from_store import arriving, engine_factory, known_versions, version_finder
 
-Supply = Callable[[Settings], Awaitable[RuntimeDependencies]]
+Provider = Callable[[Settings], Awaitable[RuntimeDependencies]]
 
-FROM_STORE = "service.ray.supply:from_store"
+FROM_STORE = "service.ray.dependencies:from_store"
 
 
 async def from_store(settings: Settings) -> RuntimeDependencies:
     """The versions of the model store, on vLLM.
 
-    Unlike :func:`service.server.command.from_store` without a budget of memory: each engine has a
-    replica of
-    its own, whose resources Ray hands out. Where the caller itself has no GPU and the engines do,
-    ``REQUERY_DEVICE=cuda`` has to say so.
+    Unlike :func:`service.server.command.from_store`, it has no memory budget, because each engine
+    has a replica of its own whose resources Ray assigns. Set ``REQUERY_DEVICE=cuda`` if the engines
+    have GPUs and the ingress has none.
 
     Raises:
         ModelStoreError: the store cannot be read, or the default version cannot be used.
@@ -42,7 +41,7 @@ async def from_store(settings: Settings) -> RuntimeDependencies:
     )
 
 
-def supply_of(path: str) -> Supply:
+def provider(path: str) -> Provider:
     """The function at ``package.module:name``.
 
     Raises:
@@ -50,7 +49,7 @@ def supply_of(path: str) -> Supply:
     """
     module, _, name = path.partition(":")
     try:
-        supply: Supply = getattr(import_module(module), name)
+        found: Provider = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"supply: {path!r} names no function ({error})") from error
-    return supply
+    return found

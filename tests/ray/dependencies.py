@@ -1,4 +1,4 @@
-"""Versions and engines for the replicas of the tests: ``supply: tests.ray.supplies:scripted``.
+"""Versions and engines for the replicas of the tests: ``supply: tests.ray.dependencies:scripted``.
 
 A query says what is to become of it: one with the word ``held`` gives its first candidate and then
 nothing for a long time. What happens to it is noted in the folder that ``RAY_TEST_NOTES`` names.
