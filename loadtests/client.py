@@ -1,7 +1,7 @@
-"""Carries requests over HTTP, to this machine only.
+"""HTTP client of the load tests; it sends to this machine only.
 
-aiohttp, since it costs the generator the least of the ready-made clients: some 9,000 requests a
-second of one core, where httpx manages 500.
+aiohttp, because it is the fastest ready-made client: some 9,000 requests a second of one core,
+where httpx manages 500.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from loadtests.exchange import Failure, NoReply, Reply, Request
 
 _KEEP_ALIVE_S = 2.0
 """Shorter than uvicorn's 5 s, so that no request is sent on a connection just being closed."""
-_CACHE_STAGE = re.compile(r"\bcache;dur=([0-9.]+)")
+_STAGE = re.compile(r"([a-z]+);dur=([0-9.]+)")
 _JSON = {"content-type": "application/json"}
 
 
 class NotThisMachine(ValueError):
-    """Load was to be sent to another machine."""
+    """The URL names another machine."""
 
 
 class HttpTransport:
-    """Sends requests to one service.
+    """Sends requests to one server.
 
     Args:
-        url: scheme, host and port of the service.
+        url: scheme, host and port.
 
     Raises:
         NotThisMachine: the host is no loopback address.
@@ -43,7 +43,7 @@ class HttpTransport:
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
-            # As many connections as there are requests open: a pool with a bound would queue here.
+            # No limit of connections: a bounded pool would queue requests here.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -61,23 +61,23 @@ class HttpTransport:
             await self._session.close()
 
     async def send(self, request: Request) -> Reply:
-        """The answer to ``request``; cancelling closes its connection.
+        """Send a request; cancelling closes its connection.
 
         Raises:
-            NoReply: there is none.
+            NoReply: no answer came.
         """
         code, headers, content = await self.fetch(
             request.method, request.path, request.body, {**_JSON, **request.headers}
         )
-        status, source = _told(content)
-        stage = _CACHE_STAGE.search(headers.get("server-timing", ""))
-        return Reply(code, status, source, float(stage[1]) / 1000 if stage else None)
+        timing = _STAGE.findall(headers.get("server-timing", ""))
+        stages = {name: float(value) / 1000 for name, value in timing}
+        return Reply(code, *_outcome(content), stages)
 
     async def get(self, path: str) -> tuple[int, bytes]:
         """Code and body of a ``GET``.
 
         Raises:
-            NoReply: there is no answer.
+            NoReply: no answer came.
         """
         code, _, content = await self.fetch("GET", path, None, {})
         return code, content
@@ -88,7 +88,7 @@ class HttpTransport:
         """Code, headers and body of an answer.
 
         Raises:
-            NoReply: there is none.
+            NoReply: no answer came.
         """
         if self._session is None:
             raise RuntimeError("the transport is not open; use it as a context manager")
@@ -120,22 +120,22 @@ def loopback(url: str) -> str:
     except ValueError:
         here = False
     if not here or parts.scheme != "http":
-        raise NotThisMachine(f"{url}: load goes to http://127.0.0.1 and its like only")
+        raise NotThisMachine(f"{url}: load tests send to the loopback only, by http")
     return f"{parts.scheme}://{parts.netloc}"
 
 
-def _told(content: bytes) -> tuple[str, str]:
-    """``status`` and ``source`` of an answer; of a problem, the end of its type."""
+def _outcome(content: bytes) -> tuple[str, str]:
+    """``status`` and ``source`` of an answer; for a problem, the last part of its type."""
     try:
-        told = orjson.loads(content)
+        answer = orjson.loads(content)
     except orjson.JSONDecodeError:
         return "", ""
-    if not isinstance(told, dict):
+    if not isinstance(answer, dict):
         return "", ""
-    kind = told.get("type")
+    kind = answer.get("type")
     if isinstance(kind, str):
         return kind.rpartition(":")[2], ""
-    return _text(told.get("status")), _text(told.get("source"))
+    return _text(answer.get("status")), _text(answer.get("source"))
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""One request and what became of it."""
+"""A request and its outcome."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from enum import StrEnum
 from typing import Protocol
 
 GRACE_S = 0.05
-"""What an answer may come after its deadline and still count as in time.
+"""How late an answer may be and still count as in time, in seconds.
 
-An answer that is partial leaves the service when the deadline is over, never before it.
+A partial answer leaves the service at its deadline, never before it.
 """
 
 USEFUL = frozenset({"ok", "none", "partial", ""})
-"""Values of ``status`` in a 200 that a search page can use; a route without one has "".
+"""Values of ``status`` in a 200 that a search page can use; routes without one have "".
 
-``timeout`` and ``fallback`` say that there was no answer in time.
+``timeout`` and ``fallback`` mean that there was no answer in time.
 """
 
 
 class Failure(StrEnum):
-    """Why a request has no answer."""
+    """The reason why a request has no answer."""
 
     REFUSED = "refused"
-    """No connection could be made: the service never had the request."""
+    """No connection: the service never got the request."""
     DISCONNECTED = "disconnected"
-    """The connection was closed before a byte of the answer."""
+    """The connection was closed before the answer began."""
     RESET = "reset"
     """The connection broke."""
     CUT = "cut"
-    """Only a part of the answer came."""
+    """The answer is incomplete."""
     UNANSWERED = "unanswered"
-    """Nothing came for as long as the generator was willing to wait."""
+    """No answer came within the generator's own timeout."""
     LEFT = "left"
     """The caller hung up, as planned."""
     UNSENT = "unsent"
-    """The generator had too many requests open already."""
+    """The generator had too many open requests."""
 
 
 LOST = frozenset({Failure.DISCONNECTED, Failure.RESET, Failure.CUT, Failure.UNANSWERED})
-"""The service had (or could have had) the request, and did not answer it."""
+"""The service may have got the request and did not answer it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is sent.
+    """A request to send.
 
     Attributes:
-        kind: what figures are grouped by: ``hit``, ``miss``, ``batch``.
+        kind: group of its figures: ``hit``, ``miss``, ``batch``.
         path: with the query string.
-        body: JSON; ``None`` sends none.
-        deadline_s: when the answer has to be there; infinite if nobody said.
-        leave_after_s: the caller hangs up after so long.
+        body: JSON, or ``None``.
+        deadline_s: of the answer; infinite by default.
+        leave_after_s: when the caller hangs up.
     """
 
     kind: str
@@ -66,26 +66,26 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back.
+    """An answer.
 
     Attributes:
-        code: of HTTP.
-        status: of the body; of an error the end of its problem type, such as ``overloaded``.
+        code: HTTP status.
+        status: of the body; for an error the last part of its problem type, such as ``overloaded``.
         source: of the body.
-        cache_s: time that the service spent on looking into its cache, by its own account.
+        stages: seconds of each stage, by the header ``Server-Timing``.
     """
 
     code: int
     status: str = ""
     source: str = ""
-    cache_s: float | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 class NoReply(Exception):
-    """A request that got no answer.
+    """A request got no answer.
 
     Args:
-        failure: why.
+        failure: the reason.
     """
 
     def __init__(self, failure: Failure) -> None:
@@ -94,25 +94,25 @@ class NoReply(Exception):
 
 
 class Transport(Protocol):
-    """Carries requests to a service."""
+    """Sends requests to a service."""
 
     async def send(self, request: Request) -> Reply:
-        """The answer; cancelling hangs up.
+        """Send a request; cancelling hangs up.
 
         Raises:
-            NoReply: there is none.
+            NoReply: no answer came.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request; times are seconds since the start of the run.
+    """The outcome of one request; times are seconds since the start of the run.
 
     Attributes:
-        due: when it should have been sent. Latency counts from here: a generator or a service
-            that is held up must not make its own figures better by sending later.
+        due: when it should have been sent. Latency counts from here, so a stalled generator or
+            service cannot improve its figures by sending later.
         sent: when it was sent.
-        done: when its answer was complete, or it had failed.
+        done: when its answer was complete, or it failed.
         failure: ``None`` if there is an answer.
     """
 
@@ -125,7 +125,7 @@ class Outcome:
     code: int = 0
     status: str = ""
     source: str = ""
-    cache_s: float | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
     failure: Failure | None = None
 
     @property
@@ -135,22 +135,22 @@ class Outcome:
 
     @property
     def lag(self) -> float:
-        """Seconds that the generator was behind its plan."""
+        """Seconds that the generator was behind schedule."""
         return self.sent - self.due
 
     @property
     def over_deadline(self) -> float:
-        """Seconds after the deadline, counted from when it was due; negative: before it."""
+        """Seconds after the deadline, counted from when it was due; negative if before it."""
         return self.latency - self.deadline_s
 
     def late(self, grace_s: float = GRACE_S) -> bool:
-        """Whether it came after its deadline, or not at all; not of callers that hung up."""
+        """Whether it came too late or never; false for callers that hung up."""
         return self.failure is not Failure.LEFT and self.over_deadline > grace_s
 
     def useful(self) -> bool:
-        """Whether it brought what a search page can use, however late."""
+        """Whether a search page can use the answer, however late."""
         return self.failure is None and self.code == 200 and self.status in USEFUL
 
     def good(self, grace_s: float = GRACE_S) -> bool:
-        """Whether it brought that in time: the answers that goodput counts."""
+        """Whether a useful answer came in time; goodput counts these."""
         return self.useful() and self.over_deadline <= grace_s

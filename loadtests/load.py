@@ -1,4 +1,4 @@
-"""The open-loop load generator: each request is sent when it is due, whatever became of others."""
+"""The open-loop load generator: it sends each request when due, without waiting for answers."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from loadtests.arrivals import Arrival
 from loadtests.exchange import Failure, NoReply, Outcome, Reply, Request, Transport
 
 PATIENCE_S = 30.0
-"""How long an answer is waited for: far longer than any deadline, so that a hang is seen whole."""
+"""Timeout of an answer: far longer than any deadline, so that a hang is visible."""
 MAX_OPEN = 4000
-"""Requests open at a time; each takes a descriptor."""
+"""Limit of open requests; each needs a descriptor."""
 
 Maker = Callable[[], Request]
 """Makes the next request of one kind."""
 
 
 class Mix:
-    """Requests of several kinds, drawn by weight; the same for the same seed.
+    """Draws requests of several kinds by weight; reproducible by seed.
 
     Args:
         parts: weight and maker of each kind.
@@ -39,19 +39,19 @@ class Mix:
 
     @property
     def rate(self) -> float:
-        """The sum of the weights: arrivals a second, where the weights are rates."""
+        """Sum of the weights: arrivals per second if the weights are rates."""
         return sum(self._weights)
 
 
 class OpenLoop:
-    """Runs a plan of arrivals once, and keeps the outcomes.
+    """Runs a plan of arrivals once and collects the outcomes.
 
     Args:
         arrivals: the plan, by time.
-        make: the next request, told nothing of the answers so far.
-        transport: carries the requests.
-        patience_s: how long an answer is waited for.
-        max_open: requests open at a time; what is due beyond it is recorded as unsent.
+        make: makes the next request.
+        transport: sends the requests.
+        patience_s: timeout of an answer.
+        max_open: limit of open requests; requests beyond it are recorded as unsent.
         clock: seconds, monotonic and finer than a millisecond.
         sleep: waits for seconds of that clock.
     """
@@ -68,7 +68,7 @@ class OpenLoop:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.outcomes: list[Outcome] = []
-        """In the order in which they were known."""
+        """In order of completion."""
         self._arrivals = arrivals
         self._make = make
         self._transport = transport
@@ -84,16 +84,16 @@ class OpenLoop:
         return self._clock() - self._begin
 
     def stop(self) -> None:
-        """Send nothing more; what is open is still waited for."""
+        """Send nothing more; open requests still finish."""
         self._stopped = True
 
     async def run(self) -> list[Outcome]:
-        """Send everything, wait for every answer; all outcomes."""
+        """Send all requests and wait for all answers."""
         self._begin = self._clock()
         async with asyncio.TaskGroup() as group:
             opened: set[asyncio.Task[None]] = set()
             for arrival in self._arrivals:
-                # Also when it is behind: the answers must be read meanwhile.
+                # Also when behind schedule, because answers must be read meanwhile.
                 await self._sleep(max(0.0, arrival.due - self.now()))
                 if self._stopped:
                     break
@@ -133,7 +133,7 @@ class OpenLoop:
                 code=answer.code,
                 status=answer.status,
                 source=answer.source,
-                cache_s=answer.cache_s,
+                stages=answer.stages,
                 failure=reply if isinstance(reply, Failure) else None,
             )
         )

@@ -1,4 +1,4 @@
-"""What a scenario found: figures for machines, and promises held against them for people."""
+"""Results of one part of a benchmark: figures as JSON, rows as a Markdown table."""
 
 from __future__ import annotations
 
@@ -11,13 +11,30 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """One line of what must hold.
+class Row:
+    """One measurement.
 
     Attributes:
-        text: what is promised.
-        measured: what was seen.
-        held: whether that keeps it; ``None`` if nothing was promised, or nothing could be seen.
+        what: the measured quantity.
+        figure: value with unit and spread.
+        ratio: the value relative to another one, if there is one.
+        note: limits of the figure; starts with "INVALID" if it must not be quoted.
+    """
+
+    what: str
+    figure: str
+    ratio: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """One promise and the measurement that checks it.
+
+    Attributes:
+        text: the promise.
+        measured: the observed value.
+        held: whether the value keeps the promise; ``None`` if that cannot be told.
     """
 
     text: str
@@ -27,29 +44,29 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """One scenario.
+    """One part of a benchmark.
 
     Attributes:
-        scenario: its name.
-        figures: everything measured, for JSON.
-        promises: the lines for people.
+        name: of the part.
+        figures: all measurements, for JSON.
+        rows: for the table.
     """
 
-    scenario: str
+    name: str
     figures: Mapping[str, Any]
-    promises: tuple[Promise, ...] = field(default=())
+    rows: tuple[Row, ...] | tuple[Promise, ...] = field(default=())
 
     def content(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "scenario": self.scenario,
-            "promises": [asdict(promise) for promise in self.promises],
+            "part": self.name,
+            "rows": [asdict(row) for row in self.rows],
             "figures": dict(self.figures),
         }
 
 
 def machine() -> dict[str, Any]:
-    """Where figures were made, and how busy it was before."""
+    """The machine, and its load before the run."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "load_average_before": round(os.getloadavg()[0], 2),
@@ -68,19 +85,29 @@ def _release(distribution: str) -> str | None:
 
 
 def table(reports: Iterable[Report]) -> str:
-    """Every promise as a row of a Markdown table."""
-    rows = ["| scenario | promise | measured | held |", "|---|---|---|---|"]
-    rows += [
-        f"| {report.scenario} | {p.text} | {p.measured} | {_VERDICTS[p.held]} |"
-        for report in reports
-        for p in report.promises
-    ]
-    return "\n".join(rows)
+    """All rows as one Markdown table, or two if there are measurements and promises."""
+    lines: list[str] = []
+    kind: type[Row | Promise] | None = None
+    for report in reports:
+        for row in report.rows:
+            cells = {"part": report.name, **asdict(row)}
+            if type(row) is not kind:
+                lines += [""] if lines else []
+                lines += [_line(cells), "|---" * len(cells) + "|"]
+                kind = type(row)
+            lines.append(_line(cells.values()))
+    return "\n".join(lines)
+
+
+def _line(cells: Iterable[object]) -> str:
+    """One row; a cell holds neither a line break nor a bar of its own."""
+    texts = (_VERDICTS.get(c, str(c)) if isinstance(c, bool | None) else str(c) for c in cells)
+    return f"| {' | '.join(' '.join(text.split()).replace('|', chr(92) + '|') for text in texts)} |"
 
 
 _VERDICTS = {True: "yes", False: "**no**", None: "-"}
 
 
 def shown(value: float | None, unit: str, digits: int = 1) -> str:
-    """A figure for people; a dash if there is none."""
+    """A figure for the table; a dash if there is none."""
     return "-" if value is None else f"{value:.{digits}f} {unit}"

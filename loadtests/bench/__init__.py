@@ -1,5 +1,1 @@
 """The performance benchmarks: ``python -m loadtests.bench all``, see docs/performance.md."""
-
-from loadtests.bench.command import app
-
-__all__ = ["app"]

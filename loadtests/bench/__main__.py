@@ -1,6 +1,6 @@
 """``python -m loadtests.bench``."""
 
-from loadtests.bench import app
+from loadtests.bench.command import app
 
 if __name__ == "__main__":
     app()

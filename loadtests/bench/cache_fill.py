@@ -1,8 +1,8 @@
-"""The cache in memory, filled to a size: what an entry takes, and what a call costs then.
+"""The cache in memory at a given size: memory of an entry, and cost of a call.
 
-Run as ``python -m loadtests.bench.cache_fill <entries> <timed calls>``, in a process of its own so
-that its memory is all there is to count. Entries are what the service keeps: four candidates of
-ordinary length, judged.
+Run as ``python -m loadtests.bench.cache_fill <entries> <timed calls>``, in a process of its own,
+so that its memory can be counted. Entries are like those of the service: four candidates of
+usual length, with their verdicts.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
+import psutil
 from prometheus_client import CollectorRegistry
 
-from loadtests.processes import Process
 from loadtests.summary import percentile
 from model_store.manifest import FilterSpec
 from service.cache.keys import cache_key
@@ -35,7 +34,7 @@ _WORDS = (
     "screw", "shower", "head", "brushed", "nickel", "outdoor", "rug", "cordless", "drill",
 )  # fmt: skip
 NEEDED_BYTES = 10_000
-"""Of each entry, generously; what decides whether the memory of a machine is enough."""
+"""Generous size of an entry; decides whether a machine has enough memory."""
 
 
 def entries(count: int, seed: int = 0) -> Iterator[tuple[str, Entry]]:
@@ -56,7 +55,7 @@ def entries(count: int, seed: int = 0) -> Iterator[tuple[str, Entry]]:
 
 
 def measure(count: int, calls: int) -> dict[str, Any]:
-    """Fill a cache, and time calls of it when it is full.
+    """Fill a cache, then time its calls.
 
     Args:
         count: entries.
@@ -76,7 +75,7 @@ def measure(count: int, calls: int) -> dict[str, Any]:
         if len(keys) < calls or rng.random() < 0.001:
             keys.append(key)
     gc.collect()
-    # The few keys kept to look up are the cache's own objects.
+    # The keys kept for look-ups are the cache's own objects.
     bytes_each = (_resident() - before) / count
     estimated = cache.size_bytes / count
     asked = rng.choices(keys, k=calls)
@@ -108,11 +107,9 @@ def _timed(call: Callable[[int], object], count: int) -> dict[str, float]:
 
 
 def _resident() -> int:
-    process = Process.of(int(Path("/proc/self").readlink().name))
-    usage = None if process is None else process.usage()
-    return 0 if usage is None else usage.rss_bytes
+    return int(psutil.Process().memory_info().rss)
 
 
 if __name__ == "__main__":
-    told = measure(int(sys.argv[1]), int(sys.argv[2]))
-    sys.stdout.write(orjson.dumps(told).decode() + "\n")
+    _figures = measure(int(sys.argv[1]), int(sys.argv[2]))
+    sys.stdout.write(orjson.dumps(_figures).decode() + "\n")

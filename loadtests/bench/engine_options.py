@@ -1,4 +1,4 @@
-"""The service's own engine arguments, for peers that use the same engine without the service."""
+"""The service's engine arguments, for peers that run the same engine without the service."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from service.engine.loading import (
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """What the service would start vLLM with for a version.
+    """The options that the service starts vLLM with for a version.
 
     Attributes:
         manifest: of the version.
         folder: its materialised weights.
-        device: where it runs.
+        device: ``cpu`` or ``cuda``.
         arguments: of ``AsyncEngineArgs``.
         environment: variables for vLLM.
     """
@@ -43,7 +43,7 @@ class EngineOptions:
     def of(
         cls, manifest: Manifest, folder: Path, settings: Settings | None = None
     ) -> EngineOptions:
-        """By the ``REQUERY_ENGINE_*`` settings of the environment, unless others are given."""
+        """By the ``REQUERY_ENGINE_*`` settings; default: those of the environment."""
         settings = settings or Settings()
         chosen = EngineSettings(
             device=settings.device,
@@ -72,12 +72,12 @@ class EngineOptions:
 
 
 _NOT_FOR_A_SERVER = {
-    "model": "said otherwise",
+    "model": "has an option of its own",
     "skip_tokenizer_init": "its answers are text",
-    "worker_extension_cls": "is the service's own",
-    "use_tqdm_on_load": "only for the eye",
+    "worker_extension_cls": "is the service's addition",
+    "use_tqdm_on_load": "is a progress bar",
 }
-"""Arguments that vLLM's own server is not given."""
+"""Arguments that vLLM's own server does not get."""
 
 
 def server_options(arguments: Mapping[str, Any]) -> list[str]:

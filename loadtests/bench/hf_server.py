@@ -1,9 +1,8 @@
-"""transformers behind FastAPI: the plain way to serve the same weights.
+"""transformers behind FastAPI: the simple way to serve the same weights.
 
-Run as ``python -m loadtests.bench.hf_server <version> <port>``. Requests that wait are taken
-together into the next batch, up to :data:`MOST_QUERIES`; each has its candidates generated in one
-call of ``generate`` and tagged by a forward pass over prompt and rewrite, as a user would who
-follows the documentation of transformers.
+Run as ``python -m loadtests.bench.hf_server <port> <version>``. Waiting requests form the next
+batch, at most :data:`MAX_QUERIES`. One call of ``generate`` makes their candidates, and a forward
+pass over prompt and rewrite tags them, as the documentation of transformers suggests.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -22,19 +20,18 @@ from fastapi import FastAPI
 
 from loadtests.bench.engine_options import EngineOptions
 from loadtests.bench.versions import BenchVersions
-from model_store.store import CACHE_VARIABLE, SOURCES_VARIABLE
 from service.api.schemas import RewriteRequest
 from service.engine.scoring import label_probability
 
-MOST_QUERIES = 16
-"""In a batch."""
+MAX_QUERIES = 16
+"""Queries in a batch."""
 
 Rewrites = list[tuple[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """One query's candidates, and the work that they were."""
+    """The candidates of one query, and their work in tokens."""
 
     rewrites: Rewrites
     prompt: int
@@ -42,7 +39,7 @@ class Rewritten:
 
 
 class Model:
-    """The merged weights in bfloat16, on all threads that the service's engine would have.
+    """The merged weights in bfloat16, with the threads of the service's engine.
 
     Args:
         options: of the bench version.
@@ -106,11 +103,11 @@ class Model:
         with self._torch.inference_mode():
             logits = self._model(input_ids=ids, attention_mask=mask, logits_to_keep=1).logits
             two = logits[:, -1, [labels.relevant, labels.irrelevant]].float()
-        # Their difference is all that counts, so logits do as well as log probabilities.
+        # Only the difference counts, so logits serve as well as log probabilities.
         return [label_probability(relevant, irrelevant) for relevant, irrelevant in two.tolist()]
 
     def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:
-        """Token ids and mask, (rows, longest), with the padding on the left."""
+        """Token ids and mask, shape [rows, longest], padded on the left."""
         longest = max(map(len, rows))
         ids = [[0] * (longest - len(row)) + list(row) for row in rows]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in rows]
@@ -120,25 +117,25 @@ class Model:
         )
 
     def _until_stop(self, row: list[int]) -> list[int]:
-        """A row of a batch up to its own end."""
+        """A row of a batch up to its end."""
         end = next((i for i, token in enumerate(row) if token in self._stop_ids), len(row) - 1)
         return row[: end + 1]
 
 
 class Batcher:
-    """Takes what waits into one batch after the other.
+    """Forms batches of the waiting queries.
 
     Args:
-        model: does the work; anything with its method ``rewrite``.
+        model: has a method ``rewrite``.
         most: queries of a batch.
     """
 
-    def __init__(self, model: Model, most: int = MOST_QUERIES) -> None:
+    def __init__(self, model: Model, most: int = MAX_QUERIES) -> None:
         self._model, self._most = model, most
         self._waiting: asyncio.Queue[tuple[str, asyncio.Future[Rewritten]]] = asyncio.Queue()
 
     async def rewrite(self, query: str) -> Rewritten:
-        """The candidates of a query, once its batch is done."""
+        """The candidates of a query."""
         answer: asyncio.Future[Rewritten] = asyncio.get_running_loop().create_future()
         await self._waiting.put((query, answer))
         return await answer
@@ -152,7 +149,7 @@ class Batcher:
             queries = [query for query, _ in batch]
             try:
                 done = await asyncio.to_thread(self._model.rewrite, queries)
-            except Exception as error:  # noqa: BLE001 - each caller gets it
+            except Exception as error:  # noqa: BLE001 - reported to each caller
                 for _, answer in batch:
                     answer.set_exception(RuntimeError(f"{type(error).__name__}: {error}"))
                 continue
@@ -177,7 +174,8 @@ def create_app(batcher: Batcher) -> FastAPI:
     async def rewrite(body: RewriteRequest) -> dict[str, Any]:
         done = await batcher.rewrite(body.query)
         rewrites = [{"text": t, "relevance": round(r, 4)} for t, r in done.rewrites]
-        return {"rewrites": rewrites, "prompt": done.prompt, "generated": done.generated}
+        work = {"prompt": done.prompt, "generated": done.generated, "tagged": len(rewrites)}
+        return {"rewrites": rewrites, "work": work}
 
     @app.get("/health")
     async def health() -> dict[str, bool]:
@@ -186,10 +184,9 @@ def create_app(batcher: Batcher) -> FastAPI:
     return app
 
 
-def main(version: str, port: int) -> None:
-    """Serve until told to stop."""
-    versions = BenchVersions(Path(os.environ[SOURCES_VARIABLE]), Path(os.environ[CACHE_VARIABLE]))
-    options = EngineOptions.of(*versions.find(version))
+def main(port: int, version: str) -> None:
+    """Serve until the process ends."""
+    options = EngineOptions.of(*BenchVersions.of_environment().find(version))
     os.environ.update(options.environment)  # the threads: before torch is imported
     app = create_app(Batcher(Model(options)))
     uvicorn.run(
@@ -198,4 +195,4 @@ def main(version: str, port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(int(sys.argv[1]), sys.argv[2])

@@ -1,9 +1,9 @@
-"""The servers whose hits are compared, each warm and, until it is its turn, stopped."""
+"""The servers whose hits are compared: each is warm, and paused until its turn."""
 
 from __future__ import annotations
 
 import asyncio
-import signal
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -13,15 +13,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import orjson
+import yaml
 
-from loadtests.bench import litellm
-from loadtests.bench.child import Child, pin, send
-from loadtests.bench.litellm import LitellmProxy
-from loadtests.bench.peer import PeerFailed
-from loadtests.bench.section import Say
+from loadtests.bench.peers import post
 from loadtests.client import HttpTransport
 from loadtests.exchange import NoReply
+from loadtests.processes import Child, ServerFailed, output, pin
 from loadtests.queries import Queries
+from loadtests.runner import WORK
 from loadtests.scenarios.traffic import warm
 from loadtests.target import Target
 from tests.support.redis_server import RedisServer, free_port
@@ -33,76 +32,88 @@ GENERATOR, BARE, MEMORY, REDIS, LITELLM = (
     "Redis",
     "LiteLLM, Redis",
 )
-"""What the figures of each are called by; the first is the generator alone."""
-_PATIENT = "1000"
-"""Milliseconds that a look-up in Redis may take. With every connection always busy, each request
-waits for all the others: the default, 15, would turn hits into misses, which is right for shoppers
-and no measure of throughput. LiteLLM has no such bound either."""
-_JSON = {"content-type": "application/json"}
-
-Misses = Callable[[], Awaitable[int]]
-
-
-async def _none() -> int:
-    return 0
+"""Names of the servers; the first one is the generator with a server that does nothing."""
+_READ_BUDGET_MS = "1000"
+"""Budget of a look-up in Redis. With all connections busy, each request waits for all others: the
+default, 15, would turn hits into misses. This is right for shoppers and no measure of throughput.
+LiteLLM has no such budget either."""
+_INSTALL_S = 1800.0
+_CHAT = "/v1/chat/completions"
+_LITELLM_ENVIRONMENT = {
+    "LITELLM_TELEMETRY": "False",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "LITELLM_LOG": "ERROR",
+    "LITELLM_MODE": "PRODUCTION",
+    "DISABLE_ADMIN_UI": "True",
+    "NO_DOCS": "True",
+    "NO_REDOC": "True",
+    # Requery has no keys here either; both listen on the loopback only.
+    "LITELLM_MASTER_KEY": None,
+    "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+    "REDIS_URL": None,
+    "DATABASE_URL": None,
+}
 
 
 @dataclass(frozen=True, slots=True)
 class HitServer:
-    """One of them.
+    """One server.
 
     Attributes:
-        name: what its figures are called by.
-        pid: its process.
-        url: scheme, host and port.
-        path: that is asked.
-        bodies: file of requests, one a line.
-        setup: how it is configured.
-        misses: how many of its answers were no hits, ever.
+        name: of its figures.
+        child: its process.
+        url: with the path to ask.
+        bodies: file of requests, one per line.
+        setup: its configuration.
+        misses: counts its answers that were not hits, since the start.
     """
 
     name: str
-    pid: int
+    child: Child
     url: str
-    path: str
     bodies: Path
     setup: dict[str, Any]
-    misses: Misses = _none
+    misses: Callable[[], Awaitable[int]] | None = None
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Its processes run for as long as this is open."""
-        send(self.pid, signal.SIGCONT)
+        """Its processes run while this is open."""
+        self.child.resume()
         try:
             yield
         finally:
-            send(self.pid, signal.SIGSTOP)
+            self.child.pause()
+
+    async def missed(self) -> int:
+        """Answers that were not hits, since the start."""
+        return 0 if self.misses is None else await self.misses()
 
 
 class Servers:
-    """All of them; a context manager that ends them.
+    """All servers; a context manager that ends them.
 
     Args:
         folder: for logs and requests.
-        home: where LiteLLM's environment is kept.
-        known: queries that are put into the caches.
-        draws: requests to prepare.
-        say: tells whoever waits.
+        known: queries for the caches.
+        draws: number of requests to prepare.
+        say: prints progress.
     """
 
-    def __init__(self, folder: Path, home: Path, known: Queries, draws: int, say: Say) -> None:
-        self._folder, self._home, self._known, self._say = folder, home, known, say
+    def __init__(
+        self, folder: Path, known: Queries, draws: int, say: Callable[[str], None]
+    ) -> None:
+        self._folder, self._known, self._say = folder, known, say
         self._stack = AsyncExitStack()
         self._redis = RedisServer(folder)
         self.all: list[HitServer] = []
-        """In the order in which they take turns."""
+        """In the order of their turns."""
         self.open_loop: list[HitServer] = []
-        """Those whose latency is measured: of the generator alone, the bare route, and memory."""
+        """Those whose latency is measured: the generator alone, the bare route, and memory."""
         self.missing: dict[str, str] = {}
-        """Why one could not be measured, by name."""
+        """The reason why a server could not be measured, by name."""
         drawn = [known.popular() for _ in range(draws)]
-        self._ours = self._write("rewrite.jsonl", [orjson.dumps({"query": q}) for q in drawn])
-        self._chats = self._write("chat.jsonl", [litellm.body(q) for q in drawn])
+        self._rewrites = self._write("rewrite.jsonl", [{"query": q} for q in drawn])
+        self._chats = self._write("chat.jsonl", [chat(q) for q in drawn])
 
     async def __aenter__(self) -> Self:
         return self
@@ -113,49 +124,48 @@ class Servers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for server in (*self.all, *self.open_loop):
-            send(server.pid, signal.SIGCONT)
         await self._stack.aclose()
 
-    def setup(self) -> dict[str, Any]:
-        """How each is configured."""
-        return {server.name: server.setup for server in self.all}
-
     def pin(self, server: Sequence[int], others: Sequence[int]) -> None:
-        """Keep the servers on some cores, and Redis with the generator on others."""
+        """Keep the servers on some cores, and Redis with the generator on the others."""
         for one in (*self.all, *self.open_loop):
-            pin(one.pid, server)
+            pin(one.child.pid, server)
         with self._redis.client() as client:
             pin(int(client.info("server")["process_id"]), others)
 
     async def start(self, *, litellm: bool) -> None:
-        """Start all, one after the other, and fill their caches."""
+        """Start all servers in turn and fill their caches."""
         await asyncio.to_thread(self._redis.start)
         self._stack.callback(self._redis.stop)
-        bare = await self._bare_route()
-        shared = {"REQUERY_REDIS_URL": self._redis.url, "REQUERY_REDIS_READ_BUDGET_MS": _PATIENT}
+        bare, origin = await self._program(BARE, "loadtests.bench.bare_route", "/fixed/asked")
+        shared = {
+            "REQUERY_REDIS_URL": self._redis.url,
+            "REQUERY_REDIS_READ_BUDGET_MS": _READ_BUDGET_MS,
+        }
         memory = await self._requery(MEMORY, shared)
         await self._requery(REDIS, {**shared, "REQUERY_CACHE_MEMORY_BYTES": "0"})
-        alone = await self._generator_alone(bare)
+        alone, _ = await self._program(GENERATOR, "loadtests.bare", "/")
+        self.all.remove(alone)
         self.open_loop = [alone, bare, memory]
         if litellm:
             self._say("starting LiteLLM's proxy (the first time it is installed, some minutes)")
             try:
-                await self._litellm(bare)
-            except (PeerFailed, NoReply, OSError) as error:
+                with bare.awake():
+                    await self._litellm(bare, origin)
+            except (ServerFailed, NoReply, OSError) as error:
                 self.missing[LITELLM] = str(error)
 
-    async def _bare_route(self) -> HitServer:
+    async def _program(self, name: str, module: str, path: str) -> tuple[HitServer, str]:
         port = free_port()
-        command = [sys.executable, "-m", "loadtests.bench.bare_route", str(port)]
-        child = await self._stack.enter_async_context(Child(command, self._folder / "bare.log"))
-        url = f"http://127.0.0.1:{port}"
-        await child.until_answers(url, "/fixed/asked")
-        setup = {"server": "uvicorn, uvloop, httptools, one worker", "answer": "fixed"}
-        return self._add(HitServer(BARE, child.pid, url, "/rewrite", self._ours, setup))
+        origin = f"http://127.0.0.1:{port}"
+        command = [sys.executable, "-m", module, str(port)]
+        child = await self._stack.enter_async_context(Child(command, self._folder / f"{name}.log"))
+        await child.until_answers(origin, path)
+        setup = {"module": module}
+        return self._add(HitServer(name, child, f"{origin}/rewrite", self._rewrites, setup)), origin
 
     async def _requery(self, tier: str, settings: dict[str, str]) -> HitServer:
-        self._say(f"starting the service, whose hits come from {tier}")
+        self._say(f"starting the service, with hits from {tier}")
         target = Target(self._folder / f"requery_{tier.lower()}", settings)
         await self._stack.enter_async_context(target)
         await warm(target, self._known.known)
@@ -171,70 +181,88 @@ class Servers:
                 )
             )
 
-        server = HitServer(
-            tier, target.process.pid, target.url, "/rewrite", self._ours, dict(settings), misses
-        )
-        return self._add(server)
+        url = f"{target.url}/rewrite"
+        return self._add(HitServer(tier, target, url, self._rewrites, dict(settings), misses))
 
-    async def _generator_alone(self, bare: HitServer) -> HitServer:
-        """A server that does nothing: what is left is the generator's own."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "loadtests.bare",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-
-        async def end() -> None:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
-
-        self._stack.push_async_callback(end)
-        if process.stdout is None:
-            raise PeerFailed("the bare server has no standard output")
-        async with asyncio.timeout(120):
-            port = int(await process.stdout.readline())
+    async def _litellm(self, bare: HitServer, origin: str) -> None:
+        """Start LiteLLM's proxy, whose model provider is the bare route, and fill its cache."""
+        home, release = await install_litellm(WORK / "litellm")
+        settings = litellm_config(f"{origin}/fixed", self._redis.port)
+        config = self._folder / "litellm.yaml"
+        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        port = free_port()
         url = f"http://127.0.0.1:{port}"
-        return HitServer(GENERATOR, process.pid, url, bare.path, self._ours, {})
-
-    async def _litellm(self, provider: HitServer) -> HitServer:
-        proxy = LitellmProxy(
-            self._home,
-            self._folder,
-            port=free_port(),
-            provider=f"{provider.url}/fixed",
-            redis_port=self._redis.port,
+        command = [
+            str(home / "bin" / "litellm"), "--config", str(config),
+            "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1",
+        ]  # fmt: skip
+        child = await self._stack.enter_async_context(
+            Child(command, self._folder / "litellm.log", _LITELLM_ENVIRONMENT)
         )
-        self._stack.push_async_callback(proxy.close)
-        send(provider.pid, signal.SIGCONT)
-        await proxy.start()
-        async with HttpTransport(proxy.url) as transport:
+        await child.until_answers(url, "/health/liveliness")
+        async with HttpTransport(url) as transport:
             for query in self._known.known:
-                code, _, content = await transport.fetch(
-                    "POST", litellm.PATH, litellm.body(query), _JSON
-                )
-                if code != 200:
-                    raise PeerFailed(f"LiteLLM answers {code}: {content[:200]!r}")
+                await post(transport, _CHAT, chat(query))
 
         async def asked() -> int:
-            send(provider.pid, signal.SIGCONT)
-            async with HttpTransport(provider.url) as transport:
+            bare.child.resume()
+            async with HttpTransport(origin) as transport:
                 _, content = await transport.get("/fixed/asked")
             return int(orjson.loads(content)["asked"])
 
-        setup = {"release": proxy.release, "num_workers": 1, "config": proxy.settings}
-        return self._add(
-            HitServer(LITELLM, proxy.pid, proxy.url, litellm.PATH, self._chats, setup, asked)
-        )
+        setup = {"release": release, "num_workers": 1, "config": settings}
+        self._add(HitServer(LITELLM, child, f"{url}{_CHAT}", self._chats, setup, asked))
 
     def _add(self, server: HitServer) -> HitServer:
-        send(server.pid, signal.SIGSTOP)
+        server.child.pause()
         self.all.append(server)
         return server
 
-    def _write(self, name: str, bodies: Sequence[bytes]) -> Path:
+    def _write(self, name: str, bodies: Sequence[dict[str, Any]]) -> Path:
         path = (self._folder / name).absolute()
-        path.write_bytes(b"\n".join(bodies) + b"\n")
+        path.write_bytes(b"\n".join(map(orjson.dumps, bodies)) + b"\n")
         return path
+
+
+async def install_litellm(home: Path) -> tuple[Path, str]:
+    """Install the newest release in an environment of its own, once; its folder and release.
+
+    Raises:
+        ServerFailed: it cannot be installed.
+    """
+    python, marker = str(home / "bin" / "python"), home / "installed"
+    outside = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    if not marker.exists():
+        await output(sys.executable, "-m", "venv", str(home), timeout_s=_INSTALL_S)
+        command = (python, "-m", "pip", "install", "--quiet", "litellm[proxy]")
+        await output(*command, timeout_s=_INSTALL_S, environment=outside)
+        marker.touch()
+    code = "from importlib.metadata import version; print(version('litellm'))"
+    release = await output(python, "-c", code, timeout_s=_INSTALL_S, environment=outside)
+    return home, release.decode().strip()
+
+
+def litellm_config(provider: str, redis_port: int) -> dict[str, Any]:
+    """The proxy's configuration file.
+
+    Args:
+        provider: address of the model provider, without a slash at the end.
+        redis_port: of its cache.
+    """
+    parameters = {"model": "openai/bench", "api_base": provider, "api_key": "none"}
+    cache = {"type": "redis", "host": "127.0.0.1", "port": redis_port, "ttl": 86_400}
+    return {
+        "model_list": [{"model_name": "bench", "litellm_params": parameters}],
+        "litellm_settings": {
+            "cache": True,
+            "cache_params": cache,
+            "set_verbose": False,
+            "telemetry": False,
+        },
+    }
+
+
+def chat(query: str) -> dict[str, Any]:
+    """A request for the rewrites of a query as a chat completion."""
+    message = {"role": "user", "content": query}
+    return {"model": "bench", "messages": [message], "temperature": 0}

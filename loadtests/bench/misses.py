@@ -1,68 +1,84 @@
-"""Misses: the same never-seen queries for every peer, round by round."""
+"""Misses: every peer gets the same never-seen queries, round by round."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from loadtests.bench.engine_options import EngineOptions
 from loadtests.bench.figures import Spread, ratios, spreads
-from loadtests.bench.hf_peer import TransformersPeer
-from loadtests.bench.openai_peer import OpenAiPeer
-from loadtests.bench.peer import Peer, PeerFailed, Turn, Work, closed_loop
-from loadtests.bench.plans import BATCH_CALLERS, CANDIDATES, MissesPlan
-from loadtests.bench.raw_peer import RawEnginePeer
-from loadtests.bench.requery_peer import RequeryPeer
-from loadtests.bench.section import Row, Say, Section
-from loadtests.bench.timing import own_share
-from loadtests.bench.versions import BenchVersions, bench_name
-from loadtests.queries import Queries
+from loadtests.bench.peers import PEERS, Peer, RequeryPeer, Turn, Work, closed_loop
+from loadtests.bench.versions import CANDIDATES, BenchVersions, bench_name
+from loadtests.processes import ServerFailed
+from loadtests.report import Report, Row
+from loadtests.runner import Context
 from loadtests.summary import milliseconds, percentile
 
+BATCH_CALLERS = 16
+"""Concurrent callers of the mode ``batch``."""
 _UNEQUAL = 0.05
-"""Difference in tokens generated from which on peers did not do equal work."""
+"""Relative difference in generated tokens above which peers did unequal work."""
 _MODES = {"single": 1, "batch": BATCH_CALLERS}
-PEERS = ("requery", "raw", "plain", "server", "transformers")
+
+
+@dataclass(frozen=True, slots=True)
+class MissesPlan:
+    """Sizes.
+
+    Attributes:
+        single, batch: queries of one turn with one caller and with :data:`BATCH_CALLERS`.
+        warm: queries before the first turn, not measured, with as many callers.
+        rounds: of all peers in turn.
+        together: keep all peers loaded and pause (SIGSTOP) all but one; else start each one for
+            each of its turns, which takes longer and less memory.
+    """
+
+    single: int = 20
+    batch: int = 96
+    warm: int = 32
+    rounds: int = 5
+    together: bool = True
+
+    def quick(self) -> MissesPlan:
+        """See :class:`loadtests.runner.Plan`."""
+        return replace(self, single=2, batch=8, warm=2, rounds=1, together=False)
 
 
 @dataclass
 class Record:
-    """What a peer did.
+    """Measurements of a peer.
 
     Attributes:
-        peer: which.
-        rounds: for each mode and round the requests and the tokens of candidates a second, and the
-            median latency in ms.
-        latencies: of all rounds by mode, in seconds.
-        work, requests: of all turns, by mode.
-        failures: what went wrong, in order.
-        stages: seconds by stage of each request, by mode, from a peer that tells.
+        peer: the peer.
+        rounds: by mode, for each round: requests and tokens of candidates per second, median
+            latency in ms.
+        latencies: by mode, of all rounds, in seconds.
+        work: by mode, of all turns.
+        failures: messages, in order.
+        stages: by mode, seconds by stage of each request, if the peer reports them.
     """
 
     peer: Peer
     rounds: dict[str, list[dict[str, float]]] = field(
-        default_factory=lambda: {mode: [] for mode in _MODES}
+        default_factory=lambda: {m: [] for m in _MODES}
     )
-    latencies: dict[str, list[float]] = field(default_factory=lambda: {mode: [] for mode in _MODES})
+    latencies: dict[str, list[float]] = field(default_factory=lambda: {m: [] for m in _MODES})
     work: dict[str, Work] = field(default_factory=lambda: dict.fromkeys(_MODES, Work()))
-    requests: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_MODES, 0))
     failures: list[str] = field(default_factory=list)
-    stages: dict[str, list[dict[str, float]]] = field(
-        default_factory=lambda: {mode: [] for mode in _MODES}
+    stages: dict[str, list[Mapping[str, float]]] = field(
+        default_factory=lambda: {m: [] for m in _MODES}
     )
 
     def add(self, mode: str, turn: Turn, work: Work) -> None:
-        """One turn.
+        """Add a turn.
 
         Raises:
-            PeerFailed: nothing was answered.
+            ServerFailed: nothing was answered.
         """
         self.failures += turn.failures
         median = percentile(turn.latencies, 50.0)
         if median is None:
-            raise PeerFailed(f"nothing was answered: {' '.join(turn.failures[:1])}")
+            raise ServerFailed(f"nothing was answered: {' '.join(turn.failures[:1])}")
         self.rounds[mode].append(
             {
                 "per_s": turn.per_s,
@@ -74,12 +90,11 @@ class Record:
             self.stages[mode] += self.peer.stages[-len(turn.latencies) :]
         self.latencies[mode] += turn.latencies
         self.work[mode] += work
-        self.requests[mode] += len(turn.latencies)
 
-    def generated_per_request(self, mode: str) -> float:
-        """Tokens of the candidates; 0 without requests."""
-        requests = self.requests[mode]
-        return self.work[mode].generated / requests if requests else 0.0
+    def per_request(self, mode: str, kind: str) -> float:
+        """Tokens of a kind of work per request; 0 without requests."""
+        total = getattr(self.work[mode], kind)
+        return float(total / max(1, len(self.latencies[mode])))
 
     def content(self) -> dict[str, Any]:
         """For JSON."""
@@ -90,67 +105,84 @@ class Record:
             "modes": {
                 mode: {
                     "callers": callers,
-                    "requests": self.requests[mode],
+                    "requests": len(self.latencies[mode]),
                     "rounds": self.rounds[mode],
                     "over_rounds": {k: v.content() for k, v in spreads(self.rounds[mode]).items()},
                     "latency_ms": milliseconds(self.latencies[mode]),
-                    "generated_tokens_per_request": round(self.generated_per_request(mode), 2),
-                    "prompt_tokens_per_request": round(
-                        self.work[mode].prompt / max(1, self.requests[mode]), 2
-                    ),
-                    "tagged_apart_per_request": round(
-                        self.work[mode].tagged / max(1, self.requests[mode]), 2
-                    ),
+                    **{
+                        f"{name}_per_request": round(self.per_request(mode, kind), 2)
+                        for name, kind in (
+                            ("generated_tokens", "generated"),
+                            ("prompt_tokens", "prompt"),
+                            ("tagged_apart", "tagged"),
+                        )
+                    },
                 }
                 for mode, callers in _MODES.items()
             },
         }
 
 
-def peers(
-    versions: BenchVersions, folder: Path, names: Sequence[str] = PEERS, version: str = ""
-) -> list[Peer]:
-    """Those of :data:`PEERS` that are wanted, not started."""
-    version = version or bench_name(CANDIDATES)
-    makers: Mapping[str, Callable[[], Peer]] = {
-        "requery": lambda: RequeryPeer(version, folder / "requery", versions.settings),
-        "raw": lambda: RawEnginePeer(versions, version, folder),
-        "plain": lambda: RawEnginePeer(versions, version, folder, extended=False),
-        "server": lambda: OpenAiPeer(EngineOptions.of(*versions.find(version)), folder),
-        "transformers": lambda: TransformersPeer(versions, version, folder),
-    }
-    return [makers[name]() for name in names]
+async def run(
+    plan: MissesPlan,
+    context: Context,
+    *,
+    versions: BenchVersions,
+    of: str,
+    names: Sequence[str] | None = None,
+) -> Report:
+    """Make the bench version of a version and compare peers.
 
-
-async def run(plan: MissesPlan, chosen: Sequence[Peer], queries: Queries, say: Say) -> Section:
-    """Every peer in turn, ``plan.rounds`` times.
-
-    A peer that cannot be started, or breaks, is reported and left out; the others go on.
+    Args:
+        plan: sizes.
+        context: of the run.
+        versions: folder of bench versions.
+        of: version with the weights.
+        names: some of :data:`loadtests.bench.peers.PEERS`; default: all.
     """
+    versions.make(of, [CANDIDATES])
+    return await compare(plan, context, peers(context, versions, bench_name(CANDIDATES), names))
+
+
+def peers(
+    context: Context, versions: BenchVersions, version: str, names: Sequence[str] | None = None
+) -> list[Peer]:
+    """The named peers with a bench version, not started."""
+    return [PEERS[name](versions, version, context.folder) for name in names or PEERS]
+
+
+async def compare(plan: MissesPlan, context: Context, chosen: Sequence[Peer]) -> Report:
+    """Measure every peer in turn, ``plan.rounds`` times.
+
+    A peer that fails is reported and left out; the others go on.
+    """
+    queries = context.queries
     records = [Record(peer) for peer in chosen]
     broken: dict[str, str] = {}
     try:
         for number in range(plan.rounds):
             asked = {
-                "warm": [queries.unseen() for _ in range(plan.warm)],
-                "single": [queries.unseen() for _ in range(plan.single)],
-                "batch": [queries.unseen() for _ in range(plan.batch)],
+                mode: [queries.unseen() for _ in range(getattr(plan, mode))]
+                for mode in ("warm", *_MODES)
             }
             for record in records:
                 peer = record.peer
                 if peer.name in broken:
                     continue
-                say(f"misses, round {number + 1} of {plan.rounds}: {peer.name}")
+                context.say(f"misses, round {number + 1} of {plan.rounds}: {peer.name}")
                 try:
                     await _turns(record, asked, start=number == 0 or not plan.together)
-                except (PeerFailed, OSError) as error:
+                except (ServerFailed, OSError) as error:
                     broken[peer.name] = str(error)
-                    say(f"{peer.name} cannot be measured: {error}")
-                await _rest(plan, peer, ended=peer.name in broken)
+                    context.say(f"{peer.name} cannot be measured: {error}")
+                if peer.name in broken or not plan.together:
+                    await peer.close()
+                else:
+                    peer.pause()
     finally:
         for record in records:
             await record.peer.close()
-    return _section(records, broken)
+    return _report(records, broken)
 
 
 async def _turns(record: Record, asked: Mapping[str, list[str]], *, start: bool) -> None:
@@ -159,23 +191,41 @@ async def _turns(record: Record, asked: Mapping[str, list[str]], *, start: bool)
         await peer.start()
         await closed_loop(peer.ask, asked["warm"], BATCH_CALLERS)
     else:
-        peer.thaw()
+        peer.resume()
     for mode, callers in _MODES.items():
         before = await peer.work()
         turn = await closed_loop(peer.ask, asked[mode], callers)
         record.add(mode, turn, await peer.work() - before)
 
 
-async def _rest(plan: MissesPlan, peer: Peer, *, ended: bool) -> None:
-    if ended or not plan.together:
-        await peer.close()
-    else:
-        peer.freeze()
+def own_share(answers: Sequence[Mapping[str, float]]) -> dict[str, Any] | None:
+    """Time that the service adds to the engine's, by ``Server-Timing``; ``None`` without answers.
+
+    This is the total less the stage ``generate``, which ends with the last candidate. The way from
+    the socket to the stopwatch and back is not in it: compare the misses with the raw engine's.
+    """
+    whole = [a for a in answers if {"total", "generate"} <= a.keys()]
+    if not whole:
+        return None
+    ratio = percentile([1 - a["generate"] / a["total"] for a in whole if a["total"]], 50.0)
+    return {
+        "own_ms": milliseconds([a["total"] - a["generate"] for a in whole]),
+        "total_ms": milliseconds([a["total"] for a in whole]),
+        "share_of_total": None if ratio is None else round(ratio, 5),
+        "stages_ms": stage_medians(answers),
+    }
 
 
-def _section(records: Sequence[Record], broken: Mapping[str, str]) -> Section:
+def stage_medians(answers: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Median of each stage in ms, the total included; an answer without a stage counts as 0."""
+    names = dict.fromkeys(name for stages in answers for name in stages)
+    medians = {name: percentile([s.get(name, 0.0) for s in answers], 50.0) for name in names}
+    return {name: round(1000 * (value or 0.0), 4) for name, value in medians.items()}
+
+
+def _report(records: Sequence[Record], broken: Mapping[str, str]) -> Report:
     first = records[0]
-    # With one caller: with more, what waits for the event loop would count as the service's own.
+    # With one caller, because waiting for the event loop would count as the service's own.
     stages = next((r.stages["single"] for r in records if r.stages["single"]), [])
     figures: dict[str, Any] = {
         "peers": {r.peer.name: r.content() for r in records},
@@ -200,7 +250,7 @@ def _section(records: Sequence[Record], broken: Mapping[str, str]) -> Section:
                 f"{share['share_of_total']:.4f} of the whole",
             )
         )
-    return Section("misses", figures, tuple(rows))
+    return Report("misses", figures, tuple(rows))
 
 
 def _row(
@@ -209,11 +259,11 @@ def _row(
     who = f"{record.peer.name}, {callers} caller{'s' if callers > 1 else ''}"
     key, unit = ("median_ms", "ms") if callers == 1 else ("per_s", "requests/s")
     found = Spread.of([one[key] for one in record.rounds[mode]])
-    tokens = record.generated_per_request(mode)
-    note = f"{tokens:.1f} tokens of candidates a request"
+    tokens = record.per_request(mode, "generated")
+    note = f"{tokens:.1f} tokens of candidates per request"
     if record.work[mode].tagged:
         note += ", tagged in a second pass"
-    if abs(tokens - first.generated_per_request(mode)) > _UNEQUAL * tokens:
+    if abs(tokens - first.per_request(mode, "generated")) > _UNEQUAL * tokens:
         note = f"INVALID: unequal work, {note}"
     if record.failures:
         note = f"INVALID: {len(record.failures)} failed; {note}"
@@ -221,13 +271,13 @@ def _row(
         return Row(who, "not measured", note=note), None
     if record is first:
         return Row(who, f"{found} {unit}", note=note), None
-    # By tokens: who happened to draw longer candidates is not slower for it.
+    # By tokens, because a peer that drew longer candidates is not slower for it.
     compared = "median_ms" if callers == 1 else "tokens_per_s"
     pairs = [
         {"first": mine[compared], "this": other[compared]}
         for mine, other in zip(first.rounds[mode], record.rounds[mode], strict=False)
     ]
-    # More requests a second are better, and fewer milliseconds: above 1, the first is ahead.
+    # Above 1, the first peer is ahead: more tokens per second or fewer milliseconds.
     ratio = ratios(pairs, "first", "this") if callers > 1 else ratios(pairs, "this", "first")
     text = "" if ratio is None else f"{first.peer.name} {ratio} times as fast"
     return Row(who, f"{found} {unit}", text, note), None if ratio is None else ratio.content()

@@ -1,12 +1,9 @@
-"""vLLM's ``AsyncLLM`` alone, in a process of its own: no HTTP, no cache, no filters.
+"""vLLM's ``AsyncLLM`` alone: no cache, no filters, and HTTP of next to no cost.
 
-Run as ``python -m loadtests.bench.raw_engine <version> [plain]`` with the settings of the bench
-versions.
-It is asked by lines of JSON on standard input (``{"id": 0, "query": "..."}``) and answers in lines
-on standard output, in the order in which it is done. The engine is started with the service's own
-arguments and extension, and asked for the same requests: what is faster in the service's misses is
-noise, and what is slower is the service. ``plain`` leaves the extension out: that is vLLM as it
-comes.
+Run as ``python -m loadtests.bench.raw_engine <port> <version> [plain]`` with the settings of the
+bench versions. The engine has the service's own arguments and extension and gets the same requests,
+so the difference to a miss of the service is what the service adds. ``plain`` leaves the extension
+out: this is vLLM without additions.
 """
 
 from __future__ import annotations
@@ -16,15 +13,13 @@ import itertools
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import orjson
 
+from loadtests.bare import response, serve
 from loadtests.bench.engine_options import EngineOptions
 from loadtests.bench.versions import BenchVersions
-from model_store.prompt import PromptFormat
-from model_store.store import CACHE_VARIABLE, SOURCES_VARIABLE
 from service.engine.scoring import relevance
 from service.engine.worker.extension import WorkerExtension
 
@@ -38,7 +33,7 @@ class RawEngine:
 
     Args:
         options: what it is started with.
-        extended: with what the service adds inside the engine core.
+        extended: with the service's additions inside the engine core.
     """
 
     def __init__(self, options: EngineOptions, *, extended: bool = True) -> None:
@@ -50,32 +45,25 @@ class RawEngine:
         self._ids = itertools.count()
 
     async def start(self) -> None:
-        """Load it, extend its core as the service does, and generate twice."""
+        """Load the model, extend the core as the service does, and generate twice."""
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.sampling_params import RequestOutputKind, SamplingParams
         from vllm.v1.engine.async_llm import AsyncLLM
 
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**self._options.arguments))
-        labels, rpc = self._prompts.labels, self._llm.collective_rpc
-        await rpc(WorkerExtension.end_with_parent.__name__)
+        labels = [self._prompts.labels.relevant, self._prompts.labels.irrelevant]
+        await self._llm.collective_rpc(WorkerExtension.end_with_parent.__name__)
         if self._extended:
-            ids = [labels.relevant, labels.irrelevant]
-            await rpc(WorkerExtension.extend.__name__, args=(ids,))
-        self._params = self._sampling(self._prompts)
-        for _ in range(2):
-            await self.generate(_WARM_UP)
-
-    def _sampling(self, prompts: PromptFormat) -> list[Any]:
-        from vllm.sampling_params import RequestOutputKind, SamplingParams
-
+            await self._llm.collective_rpc(WorkerExtension.extend.__name__, args=(labels,))
         decoding = self._options.manifest.decoding
-        return [
+        self._params = [
             SamplingParams(
                 temperature=temperature,
                 top_p=decoding.top_p,
                 max_tokens=decoding.max_tokens,
                 stop_token_ids=self._stop_ids,
                 ignore_eos=True,
-                logprob_token_ids=[prompts.labels.relevant, prompts.labels.irrelevant],
+                logprob_token_ids=labels,
                 flat_logprobs=True,
                 detokenize=False,
                 output_kind=RequestOutputKind.FINAL_ONLY,
@@ -83,9 +71,11 @@ class RawEngine:
             )
             for temperature in decoding.temperatures
         ]
+        for _ in range(2):
+            await self.rewrite(_WARM_UP)
 
-    async def generate(self, query: str) -> dict[str, int]:
-        """All candidates of a query, decoded and tagged; tokens of the work that it was."""
+    async def rewrite(self, query: str) -> dict[str, int]:
+        """Decode and tag all candidates of a query; the work in tokens."""
         prompt = self._prompts.rewrite_prompt(self._prompts.normalise(query))
         outputs = await asyncio.gather(*(self._one(prompt, params) for params in self._params))
         for output in outputs:
@@ -104,42 +94,24 @@ class RawEngine:
         final = [output async for output in stream][-1]
         return final.outputs[0]
 
-
-async def _serve(engine: RawEngine, out: BinaryIO) -> None:
-    def say(content: dict[str, Any]) -> None:
-        out.write(orjson.dumps(content) + b"\n")
-        out.flush()
-
-    async def answer(asked: dict[str, Any]) -> None:
+    async def answer(self, body: bytes) -> bytes:
+        """Response to a request; errors are a 500."""
         try:
-            say({"id": asked["id"], **await engine.generate(asked["query"])})
-        except Exception as error:  # noqa: BLE001 - told to who asked
-            say({"id": asked["id"], "error": f"{type(error).__name__}: {error}"})
+            work = await self.rewrite(orjson.loads(body)["query"])
+        except Exception as error:  # noqa: BLE001 - reported to the caller
+            return response(f"{type(error).__name__}: {error}".encode(), 500)
+        return response(orjson.dumps({"work": work}))
 
+
+async def _main(engine: RawEngine, port: int) -> None:
     await engine.start()
-    say({"ready": True})
-    loop = asyncio.get_running_loop()
-    async with asyncio.TaskGroup() as group:
-        while line := await loop.run_in_executor(None, sys.stdin.buffer.readline):
-            group.create_task(answer(orjson.loads(line)))
-
-
-def main(name: str, *, extended: bool = True) -> None:
-    """Answer until standard input is closed."""
-    # Standard output is for answers alone; whatever else is printed goes to standard error.
-    with os.fdopen(os.dup(1), "wb") as out:
-        os.dup2(2, 1)
-        versions = BenchVersions(
-            Path(os.environ[SOURCES_VARIABLE]), Path(os.environ[CACHE_VARIABLE])
-        )
-        options = EngineOptions.of(*versions.find(name))
-        # Before vLLM is imported, which reads them.
-        os.environ.update(options.environment)
-        asyncio.run(_serve(RawEngine(options, extended=extended), out))
-        # As the service does: taking vLLM apart in order takes seconds and serves nobody.
-        out.flush()
-    os._exit(0)
+    # Without a body it is a question for its health.
+    await serve(port, lambda body: engine.answer(body) if body else response(b"{}"))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], extended=PLAIN not in sys.argv[2:])
+    _port, _version, *_more = sys.argv[1:]
+    _options = EngineOptions.of(*BenchVersions.of_environment().find(_version))
+    # Before vLLM is imported, because it reads them then.
+    os.environ.update(_options.environment)
+    asyncio.run(_main(RawEngine(_options, extended=PLAIN not in _more), int(_port)))

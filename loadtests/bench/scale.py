@@ -1,64 +1,80 @@
-"""What more candidates, more loaded versions and a larger cache cost."""
+"""The cost of more candidates, more loaded versions and a larger cache."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
+import psutil
 
 from loadtests.bench.cache_fill import NEEDED_BYTES
-from loadtests.bench.child import tree
-from loadtests.bench.peer import PeerFailed, closed_loop
-from loadtests.bench.plans import ScalePlan
-from loadtests.bench.requery_peer import RequeryPeer
-from loadtests.bench.section import Row, Say, Section
+from loadtests.bench.peers import RequeryPeer, closed_loop, post
 from loadtests.bench.versions import BenchVersions, bench_name
-from loadtests.exchange import Request
-from loadtests.queries import Queries
+from loadtests.processes import ServerFailed, output, tree, usage
+from loadtests.report import Report, Row
+from loadtests.runner import Context
 from loadtests.scenarios.traffic import rewrite
 from loadtests.summary import milliseconds
-from loadtests.target import Target
 
-_LOAD_S = 900.0
 _FILL_S = 1200.0
 
 
-async def run(
-    plan: ScalePlan, versions: BenchVersions, queries: Queries, folder: Path, say: Say
-) -> Section:
-    """Candidates, loaded versions, entries, one after the other."""
-    figures: dict[str, Any] = {"candidates": {}, "loaded_versions": {}, "cache_entries": []}
+@dataclass(frozen=True, slots=True)
+class ScalePlan:
+    """Sizes.
+
+    Attributes:
+        candidates: of a miss.
+        misses: for each number of candidates and of loaded versions.
+        entries: of the cache in memory.
+        hits: timed look-ups for each number of loaded versions and of entries.
+    """
+
+    candidates: tuple[int, ...] = (1, 2, 4, 8)
+    misses: int = 40
+    entries: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    hits: int = 5_000
+
+    def quick(self) -> ScalePlan:
+        """See :class:`loadtests.runner.Plan`."""
+        return replace(self, candidates=(1, 4), misses=2, entries=(1_000, 10_000), hits=100)
+
+
+async def run(plan: ScalePlan, context: Context, *, versions: BenchVersions, of: str) -> Report:
+    """Measure candidates, loaded versions and entries in turn."""
+    versions.make(of, plan.candidates)
+    figures: dict[str, Any] = {"candidates": {}, "cache_entries": []}
     for count in plan.candidates:
-        say(f"scale: {count} candidates")
-        figures["candidates"][str(count)] = await _candidates(
-            plan, versions, queries, folder, count
-        )
-    say("scale: two versions")
-    figures["loaded_versions"] = await _loaded(plan, versions, queries, folder)
-    for entries in plan.entries:
-        say(f"scale: {entries} entries in memory")
-        figures["cache_entries"].append(await _filled(entries, plan.hits))
-    return Section("scale", figures, tuple(_rows(figures)))
-
-
-async def _candidates(
-    plan: ScalePlan, versions: BenchVersions, queries: Queries, folder: Path, count: int
-) -> dict[str, Any]:
-    """Latency of a miss with so many candidates, one caller."""
-    peer = RequeryPeer(bench_name(count), folder / f"n{count}", versions.settings)
-    await peer.start()
+        context.say(f"scale: {count} candidates")
+        peer = RequeryPeer(bench_name(count), context.folder / f"n{count}", versions.settings)
+        try:
+            await peer.start()
+            figures["candidates"][str(count)] = await _misses(plan, peer, context)
+        finally:
+            await peer.close()
+    context.say("scale: two versions")
+    first, second = (bench_name(count) for count in (plan.candidates[-1], plan.candidates[0]))
+    peer = RequeryPeer(first, context.folder / "loaded", versions.settings)
     try:
-        return await _misses(peer, queries, plan.misses)
+        await peer.start()
+        one = await state(plan, peer, context)
+        await post(peer.target.transport, f"/versions/{second}/load?wait=true", {})
+        figures["loaded_versions"] = {"1": one, "2": await state(plan, peer, context)}
     finally:
         await peer.close()
+    for entries in plan.entries:
+        context.say(f"scale: {entries} entries in memory")
+        figures["cache_entries"].append(await filled(entries, plan.hits))
+    return Report("scale", figures, tuple(_rows(figures)))
 
 
-async def _misses(peer: RequeryPeer, queries: Queries, count: int) -> dict[str, Any]:
+async def _misses(plan: ScalePlan, peer: RequeryPeer, context: Context) -> dict[str, Any]:
+    """Latency of misses, one caller."""
     before = await peer.work()
-    turn = await closed_loop(peer.ask, [queries.unseen() for _ in range(count)], 1)
+    asked = [context.queries.unseen() for _ in range(plan.misses)]
+    turn = await closed_loop(peer.ask, asked, 1)
     work = await peer.work() - before
     return {
         "latency_ms": milliseconds(turn.latencies),
@@ -67,80 +83,34 @@ async def _misses(peer: RequeryPeer, queries: Queries, count: int) -> dict[str, 
     }
 
 
-async def _loaded(
-    plan: ScalePlan, versions: BenchVersions, queries: Queries, folder: Path
-) -> dict[str, Any]:
-    """Hits and misses of the default with one and with two versions loaded, and memory."""
-    first, second = (bench_name(count) for count in (plan.candidates[-1], plan.candidates[0]))
-    peer = RequeryPeer(first, folder / "loaded", versions.settings)
-    await peer.start()
-    try:
-        one = await _state(plan, peer, queries)
-        await _load(peer.target, second)
-        return {"1": one, "2": await _state(plan, peer, queries)}
-    finally:
-        await peer.close()
-
-
-async def _state(plan: ScalePlan, peer: RequeryPeer, queries: Queries) -> dict[str, Any]:
-    known = queries.known[0]
-    transport = peer.target.transport
+async def state(plan: ScalePlan, peer: RequeryPeer, context: Context) -> dict[str, Any]:
+    """Hits and misses of the default version, and the memory of all processes."""
+    known = context.queries.known[0]
 
     async def hit(query: str) -> None:
-        reply = await transport.send(rewrite(query, "hit", deadline_s=30.0, named=True))
+        request = rewrite(query, "hit", deadline_s=30.0, named=True)
+        reply = await peer.target.transport.send(request)
         if reply.code != 200:
-            raise PeerFailed(f"answered {reply.code}")
+            raise ServerFailed(f"answered {reply.code}")
 
     await hit(known)
     turn = await closed_loop(hit, [known] * plan.hits, 1)
-    usages = [process.usage() for process in tree(peer.target.process.pid)]
+    usages = [usage(process) for process in tree(peer.child.pid)]
     return {
-        "misses": await _misses(peer, queries, plan.misses),
+        "misses": await _misses(plan, peer, context),
         "hit_latency_ms": milliseconds(turn.latencies),
-        "resident_bytes": sum(usage.rss_bytes for usage in usages if usage is not None),
+        "resident_bytes": sum(one.rss_bytes for one in usages if one is not None),
     }
 
 
-async def _load(target: Target, name: str) -> None:
-    """Load a version, and wait until it is ready."""
-    path = f"/versions/{name}/load?wait=true"
-    request = Request("load", path, b"", deadline_s=_LOAD_S)
-    async with asyncio.timeout(_LOAD_S):
-        reply = await target.transport.send(request)
-    if reply.code != 200:
-        raise PeerFailed(f"{path} was answered with {reply.code} {reply.status}")
-
-
-async def _filled(entries: int, calls: int) -> dict[str, Any]:
-    """Figures of a cache of that size; says so where this machine has not the memory for it."""
-    if entries * NEEDED_BYTES > _available():
+async def filled(entries: int, calls: int) -> dict[str, Any]:
+    """Figures of a cache of that size, or a note that this machine has too little memory."""
+    if entries * NEEDED_BYTES > psutil.virtual_memory().available:
         return {"entries": entries, "not_measured": "too little memory is free"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "loadtests.bench.cache_fill",
-        str(entries),
-        str(calls),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_FILL_S):
-            said, _ = await process.communicate()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        raise PeerFailed(f"a cache of {entries} entries cannot be filled")
-    told: dict[str, Any] = orjson.loads(said)
-    return told
-
-
-def _available() -> int:
-    """Bytes that may be taken without swapping, by the kernel's own estimate."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    command = (sys.executable, "-m", "loadtests.bench.cache_fill", str(entries), str(calls))
+    printed = await output(*command, timeout_s=_FILL_S)
+    figures: dict[str, Any] = orjson.loads(printed.splitlines()[-1])
+    return figures
 
 
 def _rows(figures: dict[str, Any]) -> list[Row]:

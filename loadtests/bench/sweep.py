@@ -1,55 +1,74 @@
-"""Rates from little to too much: goodput, latency and the knee."""
+"""Rising rates: goodput, latency, and the highest rate that the service keeps up with."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from loadtests.arrivals import Phase, poisson
-from loadtests.bench.knee import Point, Rising, knee
-from loadtests.bench.plans import SweepPlan
-from loadtests.bench.section import Row, Say, Section
-from loadtests.bench.timing import TimedTransport, breakdown
+from loadtests.arrivals import Phase
+from loadtests.bench.misses import stage_medians
 from loadtests.exchange import Outcome
-from loadtests.load import Mix, OpenLoop
+from loadtests.load import Mix
 from loadtests.queries import Queries
-from loadtests.scenarios.traffic import rewrite
+from loadtests.report import Report, Row
+from loadtests.runner import Context
+from loadtests.scenarios.traffic import load, rewrite
 from loadtests.summary import good_share, summarise
 from loadtests.target import Target
 
-_HITS = frozenset({"memory", "redis"})
-_WINDOWS = 6
-"""Points in time of the hit ratio, for each rate."""
-_LAG_MS = 10.0
-"""The generator's p99 behind its plan from which the latencies of a step are not the service's."""
+_MAX_LAG_MS = 10.0
+"""Limit of the generator's p99 lag; above it, latencies of a step are not the service's."""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPlan:
+    """Sizes and durations.
+
+    Attributes:
+        start_rate, factor, most_steps: of the rates, in requests per second.
+        step_s: duration of each step.
+        refine: steps between the last rate that was kept up with and the first that was not.
+        unseen: share of the requests with a never-seen query.
+        known: queries that the others are drawn from by Zipf's law.
+        exponent: of this law.
+        deadline_ms: of each request; ``None``: the service's own.
+        good_share: share of answers in time of a rate that is kept up with.
+    """
+
+    start_rate: float = 4.0
+    factor: float = 1.5
+    most_steps: int = 16
+    step_s: float = 30.0
+    refine: int = 2
+    unseen: float = 0.1
+    known: int = 1000
+    exponent: float = 1.0
+    deadline_ms: int | None = None
+    good_share: float = 0.99
+
+    def quick(self) -> SweepPlan:
+        """See :class:`loadtests.runner.Plan`."""
+        return replace(self, most_steps=3, step_s=3.0, refine=1, known=20)
 
 
 async def run(
-    plan: SweepPlan,
-    settings: Mapping[str, str],
-    queries: Queries,
-    folder: Path,
-    say: Say,
-    seed: int,
-) -> Section:
-    """One service with a cold cache, that fills as the rates rise.
+    plan: SweepPlan, context: Context, *, settings: Mapping[str, str], name: str = "sweep"
+) -> Report:
+    """Load one service, which starts with an empty cache, with rising rates.
 
     Args:
-        plan: how long and how much.
+        plan: sizes and durations.
+        context: of the run.
         settings: of the service.
-        queries: to draw from.
-        folder: for logs.
-        say: tells whoever waits.
-        seed: of arrivals and queries.
+        name: of the report.
     """
-    known = Queries(queries.known[: plan.known], seed=seed, exponent=plan.exponent)
+    seed, unseen = context.seed, context.queries
+    known = Queries(unseen.known[: plan.known], seed=seed, exponent=plan.exponent)
     steps: list[dict[str, Any]] = []
-    timeline: list[dict[str, float]] = []
-    async with (
-        Target(folder / "sweep", settings) as target,
-        TimedTransport(target.url) as transport,
-    ):
+    stages: dict[str, list[Mapping[str, float]]] = {}
+    async with Target(context.folder / "sweep", settings) as target:
         named = plan.deadline_ms is not None
         deadline_s = (plan.deadline_ms or 0) / 1000 if named else target.default_deadline_s
         mix = Mix(
@@ -60,34 +79,96 @@ async def run(
                 ),
                 (
                     plan.unseen,
-                    lambda: rewrite(queries.unseen(), "unseen", deadline_s=deadline_s, named=named),
+                    lambda: rewrite(unseen.unseen(), "unseen", deadline_s=deadline_s, named=named),
                 ),
             ],
             seed=seed,
         )
         rising = Rising(plan.start_rate, plan.factor, plan.most_steps, plan.refine, plan.good_share)
-        passed = 0.0
         while (rate := rising.next(_points(steps))) is not None:
             phases = [Phase("step", rate, plan.step_s)]
-            loop = OpenLoop(poisson(phases, seed=seed + len(steps)), mix, transport)
-            outcomes = await loop.run()
+            outcomes = await load(phases, mix, target, seed=seed + len(steps)).run()
             steps.append(_step(rate, plan, outcomes))
-            timeline += _hit_ratios(outcomes, plan.step_s, passed, rate)
-            passed += plan.step_s
-            say(f"sweep at {rate:.1f}/s: {100 * steps[-1]['good_share']:.1f} % in time")
-        kept, lost = knee(_points(steps), plan.good_share)
-        figures = {
-            "deadline_ms": round(1000 * deadline_s),
-            "unseen_share": plan.unseen,
-            "known_queries": len(known.known),
-            "zipf_exponent": plan.exponent,
-            "knee_per_s": kept,
-            "first_rate_not_kept_up_with_per_s": lost,
-            "steps": sorted(steps, key=lambda step: step["rate"]),
-            "hit_ratio_over_time": timeline,
-            "stages_ms": {source: breakdown(told) for source, told in transport.stages.items()},
-        }
-    return Section("sweep", figures, _rows(figures, plan))
+            for outcome in outcomes:
+                if outcome.code == 200 and outcome.stages:
+                    stages.setdefault(outcome.source, []).append(outcome.stages)
+            context.say(f"sweep at {rate:.1f}/s: {100 * steps[-1]['good_share']:.1f} % in time")
+    kept, lost = knee(_points(steps), plan.good_share)
+    figures = {
+        "deadline_ms": round(1000 * deadline_s),
+        "unseen_share": plan.unseen,
+        "known_queries": len(known.known),
+        "zipf_exponent": plan.exponent,
+        "knee_per_s": kept,
+        "first_rate_not_kept_up_with_per_s": lost,
+        "steps": sorted(steps, key=lambda step: step["rate"]),
+        "stages_ms": {source: stage_medians(one) for source, one in stages.items()},
+    }
+    return Report(name, figures, _rows(figures, plan))
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A rate and its result.
+
+    Attributes:
+        rate: offered requests per second.
+        good_share: share of them with a useful answer in time.
+    """
+
+    rate: float
+    good_share: float
+
+
+def knee(points: Sequence[Point], share: float) -> tuple[float | None, float | None]:
+    """The highest rate that was kept up with, and the lowest rate above it that was not.
+
+    A rate was kept up with if at least ``share`` of its requests were answered in time. A rate
+    above one that was not kept up with does not count: that was luck.
+
+    Args:
+        points: in any order.
+        share: in (0, 1].
+
+    Returns:
+        Each is ``None`` if there is no such rate.
+    """
+    kept: float | None = None
+    for point in sorted(points, key=lambda p: p.rate):
+        if point.good_share < share:
+            return kept, point.rate
+        kept = point.rate
+    return kept, None
+
+
+@dataclass(frozen=True, slots=True)
+class Rising:
+    """Chooses the rates.
+
+    Attributes:
+        start, factor: the first rate, and the ratio of each to the one before.
+        most: number of rates if all are kept up with.
+        refine: rates between the last one that was kept up with and the first that was not.
+        share: of good answers that a rate must have.
+    """
+
+    start: float
+    factor: float
+    most: int
+    refine: int
+    share: float
+
+    def next(self, points: Sequence[Point]) -> float | None:
+        """The next rate after these, in the order of trial; ``None`` at the end."""
+        lost_at = next((i for i, p in enumerate(points) if p.good_share < self.share), None)
+        if lost_at is None:
+            tried = len(points)
+            return self.start * self.factor**tried if tried < self.most else None
+        kept, lost = knee(points, self.share)
+        if kept is None or lost is None or len(points) - lost_at - 1 >= self.refine:
+            return None
+        # The geometric mean, because the rates rise by a factor.
+        return math.sqrt(kept * lost)
 
 
 def _points(steps: Sequence[Mapping[str, Any]]) -> list[Point]:
@@ -100,24 +181,9 @@ def _step(rate: float, plan: SweepPlan, outcomes: Sequence[Outcome]) -> dict[str
         kind: summarise([o for o in outcomes if o.kind == kind], plan.step_s)["latency_ms"]
         for kind in ("known", "unseen")
     }
-    # Without a single arrival nothing was kept up with.
+    # A rate without arrivals was not kept up with.
     share = good_share(outcomes) or 0.0
     return found | {"rate": rate, "good_share": round(share, 5), "latency_by_kind_ms": kinds}
-
-
-def _hit_ratios(
-    outcomes: Sequence[Outcome], step_s: float, passed: float, rate: float
-) -> list[dict[str, float]]:
-    """Share of hits in each part of a step, by when the requests were due."""
-    found = []
-    for window in range(_WINDOWS):
-        begin, end = step_s * window / _WINDOWS, step_s * (window + 1) / _WINDOWS
-        answered = [o for o in outcomes if begin <= o.due < end and o.failure is None]
-        if answered:
-            hits = sum(o.source in _HITS for o in answered)
-            at = round(passed + (begin + end) / 2, 2)
-            found.append({"at_s": at, "rate": rate, "hit_ratio": round(hits / len(answered), 4)})
-    return found
 
 
 def _rows(figures: Mapping[str, Any], plan: SweepPlan) -> tuple[Row, ...]:
@@ -125,12 +191,12 @@ def _rows(figures: Mapping[str, Any], plan: SweepPlan) -> tuple[Row, ...]:
     held = [step for step in figures["steps"] if step["rate"] == kept]
     best = max((step["goodput_per_s"] for step in figures["steps"]), default=0.0)
     note = "" if lost is not None else "INVALID as a limit: no rate was too much"
-    if held and held[0]["generator_lag_ms"]["p99"] > _LAG_MS:
+    if held and held[0]["generator_lag_ms"]["p99"] > _MAX_LAG_MS:
         note = "INVALID: the generator was behind"
-    told = f"{plan.unseen:.0%} never seen, deadline {figures['deadline_ms']} ms"
+    conditions = f"{plan.unseen:.0%} never seen, deadline {figures['deadline_ms']} ms"
     rows = [
         Row(
-            f"highest rate with {plan.good_share:.0%} in time ({told})",
+            f"highest rate with {plan.good_share:.0%} in time ({conditions})",
             "none" if kept is None else f"{kept:.1f} requests/s",
             note=note,
         ),

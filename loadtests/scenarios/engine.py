@@ -1,4 +1,4 @@
-"""The engine core is killed, and is stopped, while requests come."""
+"""The engine core is killed, and stopped, under load."""
 
 from __future__ import annotations
 
@@ -6,33 +6,35 @@ import asyncio
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
+
+import psutil
 
 from loadtests.arrivals import Phase
 from loadtests.exchange import Outcome
-from loadtests.load import Mix, OpenLoop
-from loadtests.processes import Process
+from loadtests.load import OpenLoop
+from loadtests.processes import ServerFailed, alive
 from loadtests.queries import Queries
 from loadtests.report import Promise, Report, shown
-from loadtests.scenarios.traffic import Say, hits, load, misses, warm
+from loadtests.runner import Context
+from loadtests.scenarios.traffic import hits_and_misses, load, warm
 from loadtests.summary import summarise, worst_over_deadline
-from loadtests.target import Target, TargetFailed
+from loadtests.target import Target
 
 _POLL_S = 0.05
 _PROMISED_S = 0.05
-"""How long after its deadline a request may end."""
+"""Promised limit of how late a request may end, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePlan:
-    """How long, and how much.
+    """Sizes and durations.
 
     Attributes:
-        known: queries that are sent again and again, and are in the cache.
-        hit_rate, miss_rate: requests a second.
+        known: repeated queries, which are in the cache.
+        hit_rate, miss_rate: requests per second.
         before_s: before the signal.
-        patience_s: longest that is waited for an engine to be ready again.
+        patience_s: timeout of the recovery.
         after_s: with the new engine.
     """
 
@@ -44,17 +46,17 @@ class EnginePlan:
     after_s: float = 10.0
 
     def quick(self) -> EnginePlan:
-        """Short, to see that it works; its figures say nothing."""
+        """See :class:`loadtests.runner.Plan`."""
         return replace(self, known=6, before_s=4.0, patience_s=150.0, after_s=4.0)
 
 
-async def run(plan: EnginePlan, queries: Queries, folder: Path, say: Say, seed: int) -> Report:
-    """SIGKILL, and SIGSTOP, each with a service of its own."""
+async def run(plan: EnginePlan, context: Context) -> Report:
+    """SIGKILL and SIGSTOP, each with a new service."""
     figures: dict[str, Any] = {}
     promises: list[Promise] = []
     for number, sent in enumerate((signal.SIGKILL, signal.SIGSTOP)):
-        say(f"engine core: {sent.name}")
-        found = await _one(plan, sent, queries, folder / sent.name, seed + number)
+        context.say(f"engine core: {sent.name}")
+        found = await _one(plan, sent, context, context.seed + number)
         figures[sent.name] = found
         promises += _promises(sent.name, found)
     return Report("engine", figures, tuple(promises))
@@ -62,41 +64,36 @@ async def run(plan: EnginePlan, queries: Queries, folder: Path, say: Say, seed: 
 
 @dataclass(slots=True)
 class _Seen:
-    """Seconds from the signal; ``None``: it did not happen."""
+    """Seconds from the signal; ``None`` if it did not happen."""
 
     not_ready_s: float | None = None
     ready_again_s: float | None = None
 
 
 async def _one(
-    plan: EnginePlan, sent: signal.Signals, queries: Queries, folder: Path, seed: int
+    plan: EnginePlan, sent: signal.Signals, context: Context, seed: int
 ) -> dict[str, Any]:
+    queries = context.queries
     known = Queries(queries.known[: plan.known], seed=seed)
-    async with Target(folder) as target:
+    async with Target(context.folder / sent.name) as target:
         await warm(target, known.known)
-        deadline_s = target.default_deadline_s
-        mix = Mix(
-            [
-                (plan.hit_rate, hits(known, deadline_s=deadline_s)),
-                (plan.miss_rate, misses(queries, deadline_s=deadline_s)),
-            ],
-            seed=seed,
-        )
+        rates = (plan.hit_rate, plan.miss_rate)
+        mix = hits_and_misses(known, queries, target, rates, seed=seed)
         old = target.engine
         if old is None:
-            raise TargetFailed("no engine core was found among the children of the service")
+            raise ServerFailed("the service has no engine core among its children")
         run_s = plan.before_s + plan.patience_s + plan.after_s
         loop = load([Phase("all", mix.rate, run_s)], mix, target, seed=seed)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(loop.run())
             await asyncio.sleep(plan.before_s)
             at = loop.now()
-            old.send(sent)
+            old.send_signal(sent)
             seen = await _watch(target, old, loop, at, plan.patience_s)
             if seen.ready_again_s is not None:
                 await asyncio.sleep(plan.after_s)
             loop.stop()
-        left = old.alive
+        left = alive(old)
         errors = dict(target.events("error"))
     return _figures(running.result(), at, seen) | {
         "old_core_left": left,
@@ -105,7 +102,7 @@ async def _one(
 
 
 def _figures(outcomes: Sequence[Outcome], at: float, seen: _Seen) -> dict[str, Any]:
-    """Before the signal, until the service was ready again, and after that."""
+    """Figures before the signal, until the service was ready again, and after that."""
     after = [o for o in outcomes if o.due >= at]
     end = max((o.done for o in after), default=at)
     down_until = at + seen.ready_again_s if seen.ready_again_s is not None else end
@@ -126,16 +123,16 @@ def _figures(outcomes: Sequence[Outcome], at: float, seen: _Seen) -> dict[str, A
 
 
 async def _watch(
-    target: Target, old: Process, loop: OpenLoop, at: float, patience_s: float
+    target: Target, old: psutil.Process, loop: OpenLoop, at: float, patience_s: float
 ) -> _Seen:
-    """Ask ``/readyz`` until a new engine core answers for the old one."""
+    """Poll ``/readyz`` until a new engine core has replaced the old one."""
     seen = _Seen()
     while loop.now() - at < patience_s:
         ready = await target.ready()
         if not ready and seen.not_ready_s is None:
             seen.not_ready_s = round(loop.now() - at, 3)
-        replaced = not old.alive or target.engine not in (None, old)
-        # A readiness that has not been taken back yet is that of the old one.
+        replaced = not alive(old) or target.engine not in (None, old)
+        # Until the service was once not ready, its readiness is that of the old core.
         if ready and replaced and seen.not_ready_s is not None:
             seen.ready_again_s = round(loop.now() - at, 3)
             break

@@ -1,40 +1,39 @@
-"""Overload: three times the capacity for a minute, and what happens after it."""
+"""Overload: three times the capacity for a minute, then recovery."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from loadtests.arrivals import Phase
 from loadtests.exchange import Outcome
-from loadtests.queries import Queries
 from loadtests.report import Promise, Report, shown
-from loadtests.scenarios.traffic import Say, load, misses, warm
+from loadtests.runner import Context
+from loadtests.scenarios.traffic import load, misses, warm
 from loadtests.summary import good_share, goodput, milliseconds, recovery_s, summarise
 from loadtests.target import Target
 
 _FULL_SHARE = 0.9
-"""The service is past its capacity where fewer of the requests than this are answered well."""
+"""The service is past its capacity if its share of good answers is below this."""
 _FULL_STEPS = 2
-"""In a row, before that is believed."""
+"""Number of such steps in a row that end the sweep."""
 _WARM_QUERIES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class OverloadPlan:
-    """How long, and how much.
+    """Sizes and durations.
 
     Attributes:
-        deadlines_ms: one pass for each; ``None`` is the service's own default, which the requests
-            do not name.
-        start_rate: first rate of the sweep, a second.
+        deadlines_ms: one pass for each; ``None`` is the service's default, which is not sent.
+        start_rate: first rate of the sweep, per second.
         factor: from one rate to the next.
-        max_steps: of the sweep, which ends before once the service is clearly past its capacity.
+        max_steps: of the sweep, which ends earlier once the service is past its capacity.
         step_s: of the sweep.
-        peak_s: at the best rate, once more: the best of many short steps is the luckiest too.
-        before_s, overload_s, after_s: at 0.7, 3 and 0.7 of the peak goodput.
+        peak_s: second measurement at the best rate, because the best of many short steps is lucky.
+        before_s, overload_s, after_s: durations at ``base``, ``overload`` and ``base``.
+        overload, base: rates as multiples of the peak goodput.
     """
 
     deadlines_ms: tuple[int | None, ...] = (None, 1000)
@@ -50,7 +49,7 @@ class OverloadPlan:
     base: float = 0.7
 
     def quick(self) -> OverloadPlan:
-        """Short, to see that it works; its figures say nothing."""
+        """See :class:`loadtests.runner.Plan`."""
         return replace(
             self,
             deadlines_ms=self.deadlines_ms[:1],
@@ -63,39 +62,32 @@ class OverloadPlan:
         )
 
 
-async def run(plan: OverloadPlan, queries: Queries, folder: Path, say: Say, seed: int) -> Report:
-    """Measure the peak of never-seen queries, overload, and recovery, for each deadline."""
+async def run(plan: OverloadPlan, context: Context) -> Report:
+    """Measure peak goodput of never-seen queries, overload and recovery for each deadline."""
     figures: dict[str, Any] = {}
     promises: list[Promise] = []
-    async with Target(folder) as target:
-        await warm(target, queries.known[:_WARM_QUERIES])
+    async with Target(context.folder) as target:
+        await warm(target, context.queries.known[:_WARM_QUERIES])
         for deadline_ms in plan.deadlines_ms:
             name = "default deadline" if deadline_ms is None else f"deadline {deadline_ms} ms"
-            one = _Pass(plan, queries, target, say, seed, deadline_ms)
-            figures[name] = found = await one.run()
+            figures[name] = found = await _Pass(plan, context, target, deadline_ms).run()
             promises += _promises(name, found)
         figures["logged_errors"] = dict(target.events("error"))
     return Report("overload", figures, tuple(promises))
 
 
 class _Pass:
-    """Everything with one deadline."""
+    """All measurements with one deadline."""
 
     def __init__(
-        self,
-        plan: OverloadPlan,
-        queries: Queries,
-        target: Target,
-        say: Say,
-        seed: int,
-        deadline_ms: int | None,
+        self, plan: OverloadPlan, context: Context, target: Target, deadline_ms: int | None
     ) -> None:
-        self._plan = plan
-        self._target = target
-        self._say = say
-        self._seed = seed
+        self._plan, self._target, self._say = plan, target, context.say
+        self._seed = context.seed
         self._deadline_s = target.default_deadline_s if deadline_ms is None else deadline_ms / 1000
-        self._make = misses(queries, deadline_s=self._deadline_s, named=deadline_ms is not None)
+        self._make = misses(
+            context.queries, deadline_s=self._deadline_s, named=deadline_ms is not None
+        )
 
     async def run(self) -> dict[str, Any]:
         """Sweep, peak, overload, recovery."""
@@ -104,7 +96,7 @@ class _Pass:
         best = max(sweep, key=lambda step: float(step["goodput_per_s"]))["rate"]
         measured = await self._offer([Phase("peak", best, plan.peak_s)])
         peak = goodput(measured, plan.peak_s)
-        # Never nothing, so that a service that answers nothing is still measured.
+        # At least a little, so that a service that answers nothing is still measured.
         base, over = max(plan.base * peak, 0.2), max(plan.overload * peak, 1.0)
         self._say(f"peak {peak:.2f}/s; {over:.1f}/s for {plan.overload_s:.0f} s, then {base:.1f}/s")
         outcomes = await self._offer(
@@ -125,7 +117,7 @@ class _Pass:
         }
 
     async def _sweep(self) -> list[dict[str, Any]]:
-        """Rising rates until two in a row are too much."""
+        """Rising rates until two in a row are past the capacity."""
         plan = self._plan
         steps: list[dict[str, Any]] = []
         full = 0
@@ -153,7 +145,7 @@ def _is_full(step: dict[str, Any]) -> bool:
 def _overload_figures(
     outcomes: Sequence[Outcome], peak: float, plan: OverloadPlan
 ) -> dict[str, Any]:
-    """Figures of the run that goes through the overload."""
+    """Figures of the run before, during and after the overload."""
     phases = {
         name: [o for o in outcomes if o.phase == name] for name in ("before", "overload", "after")
     }
@@ -177,14 +169,14 @@ def _overload_figures(
             phases["after"],
             start=start,
             end=start + plan.after_s,
-            # "Back" is as good as it was before, but for one in twenty.
+            # Recovered means at least 0.95 of the share before the overload.
             share=0.95 * (before if before is not None else 1.0),
         ),
     }
 
 
 def _promises(name: str, found: dict[str, Any]) -> list[Promise]:
-    # Three times too little is no overload.
+    # Without the capacity, the rate may be no overload.
     share = found["goodput_share_of_peak"] if found["capacity_reached"] else None
     recovery = found["recovery_s"]
     fast = found["latency_of_503_ms"]

@@ -1,11 +1,10 @@
-"""A Redis that fails in every way, behind a proxy that makes it fail."""
+"""Redis fails in several ways under load; a proxy in front of it causes the faults."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from loadtests.arrivals import Phase
@@ -13,7 +12,8 @@ from loadtests.exchange import NoReply, Outcome
 from loadtests.load import Mix
 from loadtests.queries import Queries
 from loadtests.report import Promise, Report, shown
-from loadtests.scenarios.traffic import Say, hits, load, misses, warm
+from loadtests.runner import Context
+from loadtests.scenarios.traffic import hits_and_misses, load, warm
 from loadtests.summary import milliseconds, percentile, summarise
 from loadtests.target import Samples, Target
 from tests.chaos.proxy import BlackHole, Delay, Fault, FaultProxy, Pass, Refuse, Reset
@@ -22,24 +22,23 @@ from tests.support.redis_server import RedisServer
 _POLL_S = 0.1
 _DELAY_S = 0.5
 _ADDED_S = 0.02
-"""What a broken Redis may add to the p99."""
+"""Promised limit of what a broken Redis adds to the p99, in seconds."""
 
 Change = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class RedisPlan:
-    """How long, and how much.
+    """Sizes and durations.
 
     Attributes:
-        known: queries that are sent again and again, and are in the memory of the service.
-        hit_rate, miss_rate: requests a second. Misses are an eighth of what an engine does on two
-            cores: at half of it, a burst is more than the engine can do in time, with Redis or
-            without, and it is not for want of the engine that a request should fail here.
-        before_s: without a fault; what the fault is compared with.
-        fault_s: with it.
-        after_s: longest that is waited for Redis to be shared again.
-        faults: which, by name; all of them if there are none.
+        known: repeated queries, which are in the memory of the service.
+        hit_rate, miss_rate: requests per second. Misses are an eighth of an engine's capacity on
+            two cores, because at half of it a burst is too much, with or without Redis.
+        before_s: without a fault, for comparison.
+        fault_s: with a fault.
+        after_s: timeout of the recovery.
+        faults: names; all if empty.
     """
 
     known: int = 40
@@ -51,7 +50,7 @@ class RedisPlan:
     faults: tuple[str, ...] = ()
 
     def quick(self) -> RedisPlan:
-        """Short, to see that it works; its figures say nothing."""
+        """See :class:`loadtests.runner.Plan`."""
         return replace(
             self, known=8, hit_rate=10.0, miss_rate=2.0, before_s=4.0, fault_s=5.0, after_s=15.0
         )
@@ -59,7 +58,7 @@ class RedisPlan:
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One way to fail."""
+    """One fault."""
 
     name: str
     begin: Change
@@ -75,11 +74,12 @@ FAULTS = (
     "killed, then restarted empty",
     "out of memory",
 )
-"""Their names, in the order in which they come."""
+"""Names of the faults, in order."""
 
 
-async def run(plan: RedisPlan, queries: Queries, folder: Path, say: Say, seed: int) -> Report:
-    """Each fault in turn, with hits and misses all the time."""
+async def run(plan: RedisPlan, context: Context) -> Report:
+    """Each fault in turn, under hits and misses."""
+    queries, seed, folder = context.queries, context.seed, context.folder
     server = RedisServer(folder)
     await asyncio.to_thread(server.start)
     known = Queries(queries.known[: plan.known], seed=seed)
@@ -91,17 +91,11 @@ async def run(plan: RedisPlan, queries: Queries, folder: Path, say: Say, seed: i
             Target(folder, {"REQUERY_REDIS_URL": f"redis://127.0.0.1:{proxy.port}/0"}) as target,
         ):
             await warm(target, known.known)
-            deadline_s = target.default_deadline_s
-            mix = Mix(
-                [
-                    (plan.hit_rate, hits(known, deadline_s=deadline_s)),
-                    (plan.miss_rate, misses(queries, deadline_s=deadline_s)),
-                ],
-                seed=seed,
-            )
+            rates = (plan.hit_rate, plan.miss_rate)
+            mix = hits_and_misses(known, queries, target, rates, seed=seed)
             cases = [c for c in _cases(proxy, server) if not plan.faults or c.name in plan.faults]
             for number, case in enumerate(cases):
-                say(f"Redis: {case.name}")
+                context.say(f"Redis: {case.name}")
                 found = await _one(plan, case, mix, target, server, seed + number)
                 figures[case.name] = found
                 promises += _promises(case.name, found)
@@ -175,8 +169,8 @@ async def _one(
         "hits": _compared([o for o in outcomes if o.kind == "hit"], lambda o: o.latency),
         "misses": _compared([o for o in outcomes if o.kind == "miss"], lambda o: o.latency),
         "wait_for_cache_of_misses": _compared(
-            [o for o in outcomes if o.kind == "miss" and o.cache_s is not None],
-            lambda o: o.cache_s or 0.0,
+            [o for o in outcomes if o.kind == "miss" and "cache" in o.stages],
+            lambda o: o.stages["cache"],
         ),
         "failed": {
             phase: sum(not o.good() for o in outcomes if o.phase == phase)
@@ -190,7 +184,7 @@ async def _one(
 
 
 def _compared(outcomes: Sequence[Outcome], seconds: Callable[[Outcome], float]) -> dict[str, Any]:
-    """Times before and with the fault, and what the fault adds to the p99, in milliseconds."""
+    """Times before and with the fault, and the p99 that the fault adds, in ms."""
     times = {
         phase: [seconds(o) for o in outcomes if o.phase == phase and o.failure is None]
         for phase in ("before", "fault")
@@ -202,25 +196,25 @@ def _compared(outcomes: Sequence[Outcome], seconds: Callable[[Outcome], float]) 
 
 
 async def _shared_again(target: Target, server: RedisServer, patience_s: float) -> float | None:
-    """Seconds until Redis answers look-ups, takes new answers, and holds the control documents."""
+    """Seconds until Redis answers look-ups, stores answers and holds the control documents."""
     now = asyncio.get_running_loop().time
     begin = now()
-    first = await _told(target)
+    first = await _counters(target)
     keys = await asyncio.to_thread(_keys, server)
     while now() - begin < patience_s:
         await asyncio.sleep(_POLL_S)
-        told = await _told(target)
+        now_counted = await _counters(target)
         if (
-            told["read"] > first["read"]
-            and told["written"] > first["written"]
-            and told["board"]
+            now_counted["read"] > first["read"]
+            and now_counted["written"] > first["written"]
+            and now_counted["board"]
             and await asyncio.to_thread(_keys, server) > keys
         ):
             return round(now() - begin, 2)
     return None
 
 
-async def _told(target: Target) -> dict[str, float]:
+async def _counters(target: Target) -> dict[str, float]:
     try:
         samples = await target.metrics()
     except NoReply:

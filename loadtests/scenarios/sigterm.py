@@ -1,8 +1,9 @@
-"""The service is told to stop while requests come."""
+"""The service gets SIGTERM under load."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,24 +11,25 @@ from typing import Any
 
 from loadtests.arrivals import Phase
 from loadtests.exchange import LOST, Failure
-from loadtests.load import Mix
+from loadtests.processes import alive
 from loadtests.queries import Queries
 from loadtests.report import Promise, Report, shown
-from loadtests.scenarios.traffic import Say, hits, load, misses, warm
+from loadtests.runner import Context
+from loadtests.scenarios.traffic import hits_and_misses, load, warm
 from loadtests.summary import summarise
 from loadtests.target import Target
 
 
 @dataclass(frozen=True, slots=True)
 class SigtermPlan:
-    """How long, and how much.
+    """Sizes and durations.
 
     Attributes:
-        rounds: each with a service of its own.
-        known: queries that are sent again and again, and are in the cache.
-        hit_rate, miss_rate: requests a second.
+        rounds: each with a new service.
+        known: repeated queries, which are in the cache.
+        hit_rate, miss_rate: requests per second.
         before_s: before the signal.
-        patience_s: longest that is waited for the process to end.
+        patience_s: timeout of the exit.
     """
 
     rounds: int = 3
@@ -38,16 +40,17 @@ class SigtermPlan:
     patience_s: float = 60.0
 
     def quick(self) -> SigtermPlan:
-        """Short, to see that it works; its figures say nothing."""
+        """See :class:`loadtests.runner.Plan`."""
         return replace(self, rounds=1, known=6, before_s=3.0)
 
 
-async def run(plan: SigtermPlan, queries: Queries, folder: Path, say: Say, seed: int) -> Report:
-    """Some rounds, since what is lost depends on what is under way just then."""
+async def run(plan: SigtermPlan, context: Context) -> Report:
+    """Some rounds, because the loss depends on the requests in flight."""
     rounds: list[dict[str, Any]] = []
     for number in range(plan.rounds):
-        say(f"SIGTERM: round {number + 1} of {plan.rounds}")
-        rounds.append(await _one(plan, queries, folder / f"round-{number + 1}", seed + number))
+        context.say(f"SIGTERM: round {number + 1} of {plan.rounds}")
+        folder = context.folder / f"round-{number + 1}"
+        rounds.append(await _one(plan, context.queries, folder, context.seed + number))
     return Report("sigterm", {"rounds": rounds}, _promises(rounds))
 
 
@@ -55,26 +58,20 @@ async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> 
     known = Queries(queries.known[: plan.known], seed=seed)
     async with Target(folder) as target:
         await warm(target, known.known)
-        deadline_s = target.default_deadline_s
-        mix = Mix(
-            [
-                (plan.hit_rate, hits(known, deadline_s=deadline_s)),
-                (plan.miss_rate, misses(queries, deadline_s=deadline_s)),
-            ],
-            seed=seed,
-        )
+        rates = (plan.hit_rate, plan.miss_rate)
+        mix = hits_and_misses(known, queries, target, rates, seed=seed)
         run_s = plan.before_s + plan.patience_s
         loop = load([Phase("all", mix.rate, run_s)], mix, target, seed=seed)
-        process, engine = target.process, target.engine
+        engine = target.engine
         logged = target.events("info")["request"]
         async with asyncio.TaskGroup() as group:
             running = group.create_task(loop.run())
             await asyncio.sleep(plan.before_s)
             at = loop.now()
-            process.send(signal.SIGTERM)
+            os.kill(target.pid, signal.SIGTERM)
             code = await target.until_exit(plan.patience_s)
             ended = loop.now()
-            # A little longer: what comes now must be refused, not swallowed.
+            # A little longer, because requests must now be refused and not lost.
             await asyncio.sleep(0.5)
             loop.stop()
         outcomes = running.result()
@@ -91,7 +88,7 @@ async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> 
         "refused": len(refused),
         "first_refused_s": round(min(o.sent for o in refused) - at, 3) if refused else None,
         "lost": len(lost),
-        # Of each request that it has read, the service logs a line.
+        # The service logs a line for each request that it has read.
         "read_and_not_answered": read - sum(o.failure is None for o in outcomes),
         "lost_at": [
             {
@@ -105,7 +102,7 @@ async def _one(plan: SigtermPlan, queries: Queries, folder: Path, seed: int) -> 
         "other_5xx": sum(o.code >= 500 and o.code != 503 for o in outcomes),
         "exit_code": code,
         "exit_s": round(ended - at, 3),
-        "engine_core_left": engine is not None and engine.alive,
+        "engine_core_left": engine is not None and alive(engine),
         "logged_errors": errors,
     }
 

@@ -1,4 +1,4 @@
-"""Mixed traffic for a long time: does memory grow, does anything leak?"""
+"""Mixed traffic for a long time: growth of memory, and leaks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,34 +16,35 @@ from loadtests.exchange import NoReply, Outcome, Request
 from loadtests.load import Maker, Mix, OpenLoop
 from loadtests.queries import Queries
 from loadtests.report import Promise, Report, shown
-from loadtests.scenarios.traffic import Say, hits, load, misses, rewrite, warm
+from loadtests.runner import Context
+from loadtests.scenarios.traffic import hits, load, misses, rewrite, warm
 from loadtests.summary import summarise
 from loadtests.target import Target
 from loadtests.trend import Trend, trend
 from tests.support.redis_server import RedisServer
 
 _MEMORY_TIER_BYTES = 256 * 1024
-"""Small, so that it is full (and evicts) before the measurement begins, and Redis has hits too."""
+"""Small, so that it is full before the measurement begins and Redis has hits too."""
 _SETTLE_S = 15.0
-"""Without load, until idle connections are closed everywhere."""
+"""Time without load until idle connections are closed."""
 _TASKS = "requery_asyncio_tasks"
 _MOST_GROWTH = 2.0
-"""Percent of the resident memory."""
+"""Promised limit of growth, in percent of the resident memory."""
 _FEW = 3
-"""Descriptors or tasks by which two idle moments may differ."""
+"""Tolerated difference of descriptors or tasks between two idle moments."""
 
 
 @dataclass(frozen=True, slots=True)
 class SoakPlan:
-    """How long, and how much.
+    """Sizes and durations.
 
     Attributes:
         seconds: under load, the warm-up included.
-        warm_up_s: after which memory must no longer grow.
-        sample_s: from one sample to the next.
-        known: queries that are sent again and again.
-        hit_rate, miss_rate: requests a second; other kinds come beside them.
-        rate: multiplies all rates.
+        warm_up_s: after it, memory must not grow.
+        sample_s: interval of samples.
+        known: repeated queries.
+        hit_rate, miss_rate: requests per second; other kinds are added.
+        rate: factor of all rates.
     """
 
     seconds: float = 20 * 60.0
@@ -56,13 +56,13 @@ class SoakPlan:
     rate: float = 1.0
 
     def quick(self) -> SoakPlan:
-        """Short, to see that it works; its figures say nothing."""
+        """See :class:`loadtests.runner.Plan`."""
         return replace(self, seconds=25.0, warm_up_s=8.0, known=12)
 
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What both processes hold at a time."""
+    """Resources of both processes."""
 
     at: float
     service_rss: int
@@ -78,8 +78,9 @@ class _Sample:
         return self.service_rss + self.engine_rss
 
 
-async def run(plan: SoakPlan, queries: Queries, folder: Path, say: Say, seed: int) -> Report:
-    """Load for the planned time, a sample every second."""
+async def run(plan: SoakPlan, context: Context) -> Report:
+    """Load for the planned time, with a sample per second."""
+    queries, seed, folder = context.queries, context.seed, context.folder
     server = RedisServer(folder)
     await asyncio.to_thread(server.start)
     known = Queries(queries.known[: plan.known], seed=seed)
@@ -89,9 +90,9 @@ async def run(plan: SoakPlan, queries: Queries, folder: Path, say: Say, seed: in
     }
     try:
         async with Target(folder, settings) as target:
-            say(f"soak: {plan.known} queries into the cache")
+            context.say(f"soak: {plan.known} queries into the cache")
             await warm(target, known.known)
-            found = await _soak(plan, known, queries, target, server, say, seed)
+            found = await _soak(plan, context, known, target, server)
             found["logged_errors"] = dict(target.events("error"))
             found["logged_warnings"] = dict(target.events("warning"))
     finally:
@@ -100,20 +101,17 @@ async def run(plan: SoakPlan, queries: Queries, folder: Path, say: Say, seed: in
 
 
 async def _soak(
-    plan: SoakPlan,
-    known: Queries,
-    queries: Queries,
-    target: Target,
-    server: RedisServer,
-    say: Say,
-    seed: int,
+    plan: SoakPlan, context: Context, known: Queries, target: Target, server: RedisServer
 ) -> dict[str, Any]:
-    kinds = _Kinds(known, queries, target.default_deadline_s, await _version(target), seed)
+    seed = context.seed
+    _, content = await target.transport.get("/versions")
+    version = str(orjson.loads(content)["default"])
+    kinds = _Kinds(known, context.queries, target.default_deadline_s, version, seed)
     mix = Mix([(rate * plan.rate, maker) for rate, maker in kinds.parts(plan)], seed=seed)
     begin = plan.warm_up_s + _SETTLE_S
     phases = [
         Phase("warm-up", mix.rate, plan.warm_up_s),
-        # Idle once, to compare with at the end.
+        # Idle, for comparison with the end.
         Phase("pause", 0.0, _SETTLE_S),
         Phase("soak", mix.rate, plan.seconds - plan.warm_up_s),
     ]
@@ -121,7 +119,9 @@ async def _soak(
     samples: list[_Sample] = []
     async with asyncio.TaskGroup() as group:
         running = group.create_task(loop.run())
-        sampling = group.create_task(_keep_sampling(target, loop, plan.sample_s, samples, say))
+        sampling = group.create_task(
+            _keep_sampling(target, loop, plan.sample_s, samples, context.say)
+        )
         await asyncio.sleep(begin - 1.0)
         idle_before = await _idle(target, server, loop.now())
         outcomes = await running
@@ -145,7 +145,7 @@ async def _soak(
 
 
 async def _idle(target: Target, server: RedisServer, at: float) -> dict[str, Any] | None:
-    """A sample, with the connections to Redis: a pool of them is kept, and has a bound."""
+    """A sample, with the number of Redis connections, which are pooled."""
     sample = await _sample(target, at)
     if sample is None:
         return None
@@ -156,20 +156,23 @@ async def _idle(target: Target, server: RedisServer, at: float) -> dict[str, Any
 
 def _connections(server: RedisServer) -> int:
     with server.client() as client:
-        told: dict[str, Any] = client.info("clients")
-    return int(told["connected_clients"]) - 1  # this one
+        return int(client.info("clients")["connected_clients"]) - 1  # without this one
 
 
 async def _keep_sampling(
-    target: Target, loop: OpenLoop, every_s: float, samples: list[_Sample], say: Say
+    target: Target,
+    loop: OpenLoop,
+    every_s: float,
+    samples: list[_Sample],
+    say: Callable[[str], None],
 ) -> None:
-    told = 0.0
+    shown_at = 0.0
     for number in count(1):
         sample = await _sample(target, loop.now())
         if sample is not None:
             samples.append(sample)
-            if sample.at - told >= 60:
-                told = sample.at
+            if sample.at - shown_at >= 60:
+                shown_at = sample.at
                 say(f"soak: {sample.at:.0f} s, {sample.rss / 2**20:.1f} MiB resident")
         await asyncio.sleep(max(0.0, number * every_s - loop.now()))
 
@@ -217,7 +220,7 @@ def _trend(
 
 
 class _Kinds:
-    """Makers of every kind of request."""
+    """Makes all kinds of requests."""
 
     def __init__(
         self, known: Queries, queries: Queries, deadline_s: float, version: str, seed: int
@@ -230,7 +233,7 @@ class _Kinds:
         self._numbers = count(1)
 
     def parts(self, plan: SoakPlan) -> list[tuple[float, Maker]]:
-        """Rate, a second, and maker of each kind."""
+        """Rate per second and maker of each kind."""
         return [
             (plan.hit_rate, hits(self._known, deadline_s=self._deadline_s)),
             (plan.hit_rate / 4, self._unit),
@@ -245,7 +248,7 @@ class _Kinds:
         ]
 
     def _unit(self) -> Request:
-        """A shopper of an experiment: leaves an exposure record."""
+        """A unit of an experiment, which leaves an exposure record."""
         unit = f"u-{self._rng.randrange(10_000)}"
         query = self._known.popular()
         return rewrite(query, "unit", deadline_s=self._deadline_s, unit_id=unit)
@@ -316,7 +319,7 @@ _EXPECTED_OTHERWISE = frozenset({200, 503})
 
 
 def _unexpected(outcomes: Sequence[Outcome]) -> dict[str, int]:
-    """Answers that a kind of request should not get, and requests without one."""
+    """Unexpected answers by kind of request, and requests without an answer."""
     found: dict[str, int] = {}
     for outcome in outcomes:
         if outcome.kind == "hang-up":
@@ -332,15 +335,10 @@ def _by_kind(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
     return {kind: summarise([o for o in outcomes if o.kind == kind], seconds) for kind in kinds}
 
 
-async def _version(target: Target) -> str:
-    _, content = await target.transport.get("/versions")
-    return str(orjson.loads(content)["default"])
-
-
 def _promises(found: dict[str, Any]) -> tuple[Promise, ...]:
     trends = found["trends_after_warm_up"]
     memory = trends["rss_bytes"]
-    # A step shows in the levels before it bends the trend.
+    # A step shows in the levels earlier than in the trend.
     grown = (
         None
         if memory is None

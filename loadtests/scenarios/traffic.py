@@ -1,18 +1,19 @@
-"""Kinds of requests that scenarios are mixed from."""
+"""Requests of the scenarios, and the load that they are mixed to."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
 from loadtests.arrivals import Phase, poisson
 from loadtests.exchange import Request
-from loadtests.load import Maker, OpenLoop
+from loadtests.load import Maker, Mix, OpenLoop
+from loadtests.processes import ServerFailed
 from loadtests.queries import Queries
-from loadtests.target import Target, TargetFailed
+from loadtests.target import Target
 
 _WARM_DEADLINE_S = 30.0
 _WARM_PATIENCE_S = 120.0
@@ -26,10 +27,10 @@ def rewrite(
     """One ``POST /rewrite``.
 
     Args:
-        query: what to rewrite.
-        kind: what its figures are grouped by.
-        deadline_s: when the answer has to be there.
-        named: whether the request says so; else the service's default must be the same.
+        query: to rewrite.
+        kind: group of its figures.
+        deadline_s: of the answer.
+        named: send the deadline with the request; else it must equal the service's default.
         fields: more of the body.
     """
     if named:
@@ -39,20 +40,20 @@ def rewrite(
 
 
 def hits(queries: Queries, *, deadline_s: float) -> Maker:
-    """Known queries by popularity; hits, once the cache is warm."""
+    """Known queries by popularity: hits, if the cache is warm."""
     return lambda: rewrite(queries.popular(), "hit", deadline_s=deadline_s)
 
 
 def misses(queries: Queries, *, deadline_s: float, named: bool = False) -> Maker:
-    """Queries that nobody has sent before."""
+    """Never-seen queries."""
     return lambda: rewrite(queries.unseen(), "miss", deadline_s=deadline_s, named=named)
 
 
 async def warm(target: Target, queries: Sequence[str]) -> None:
-    """Let the cache have an answer to each of ``queries``, one after the other.
+    """Fill the cache with answers to ``queries``, one after the other.
 
     Raises:
-        TargetFailed: one has no whole answer, however often it is asked.
+        ServerFailed: a query gets no complete answer in time.
     """
     now = asyncio.get_running_loop().time
     for query in queries:
@@ -61,15 +62,20 @@ async def warm(target: Target, queries: Sequence[str]) -> None:
         reply = await target.transport.send(request)
         while (reply.code, reply.status) not in _WHOLE:
             if now() > end:
-                raise TargetFailed(f"{query!r} is answered with {reply.code} {reply.status} only")
+                raise ServerFailed(f"{query!r} is only answered with {reply.code} {reply.status}")
             await asyncio.sleep(_WARM_PAUSE_S)
             reply = await target.transport.send(request)
 
 
+def hits_and_misses(
+    known: Queries, unseen: Queries, target: Target, rates: tuple[float, float], *, seed: int
+) -> Mix:
+    """Known and never-seen queries at two rates, with the service's default deadline."""
+    deadline_s = target.default_deadline_s
+    makers = (hits(known, deadline_s=deadline_s), misses(unseen, deadline_s=deadline_s))
+    return Mix(list(zip(rates, makers, strict=True)), seed=seed)
+
+
 def load(phases: Sequence[Phase], make: Maker, target: Target, *, seed: int) -> OpenLoop:
-    """A run against ``target``, not begun yet."""
+    """A run against ``target``, not started."""
     return OpenLoop(poisson(phases, seed=seed), make, target.transport)
-
-
-Say = Callable[[str], None]
-"""Tells whoever waits what is being done."""

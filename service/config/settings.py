@@ -280,6 +280,13 @@ class Settings(BaseSettings):
     max_connections: Annotated[
         int, Field(ge=1, description="Connections open at a time; more are refused with a 503.")
     ] = 4096
+    http_protocol: Annotated[
+        Literal["bounded", "uvicorn"],
+        Field(
+            description="uvicorn: its own protocol class, without our bounds on connections, "
+            "headers and slow requests, problem answers to bad HTTP and single-write answers."
+        ),
+    ] = "bounded"
     body_timeout_s: Annotated[float, Field(gt=0, description="Bound on reading one request.")] = (
         10.0
     )

@@ -33,7 +33,7 @@ from service.config.settings import Settings
 from service.engine.loading import detect_device
 from service.errors import LoadFailed, RequeryError
 from service.security.auth import require_keys
-from service.server.connection import Connection, HttpState, Limits
+from service.server.connection import KEEP_ALIVE_S, HttpState, Limits, protocol
 from service.server.graceful import Server
 from service.server.startup import Front
 from service.telemetry.logging import configure_logging
@@ -202,7 +202,8 @@ def _server(settings: Settings, front: Front) -> Server:
     config = uvicorn.Config(
         front,
         loop="uvloop",
-        http=Connection,
+        http=protocol(settings.http_protocol),
+        timeout_keep_alive=KEEP_ALIVE_S,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -11,7 +11,7 @@ import asyncio
 import select
 import socket
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import httptools
 from prometheus_client import CollectorRegistry
@@ -44,7 +44,7 @@ _SPARE = 64
 _SPARE_READ_S = 1.0
 _LINGER_S = 1.0
 """How long a refused caller has to read why, before the connection goes."""
-_KEEP_ALIVE_S = 75.0
+KEEP_ALIVE_S = 75
 """Idle time of a connection: longer than that of common proxies, so that they close first."""
 _CROWDED_KEEP_ALIVE_S = 5.0
 """The same while more than half of the places are taken."""
@@ -266,7 +266,7 @@ class Connection(HttpToolsProtocol):
         self._quiet_since = self.loop.time()
         crowded = 2 * len(self.connections) > self.state.limits.connections
         # uvicorn declares whole seconds, and hands them to the loop, which takes any number.
-        seconds = _CROWDED_KEEP_ALIVE_S if crowded else _KEEP_ALIVE_S
+        seconds = _CROWDED_KEEP_ALIVE_S if crowded else KEEP_ALIVE_S
         self.timeout_keep_alive = cast("int", seconds)
         super().on_response_complete()
         if self.transport.is_closing():
@@ -366,6 +366,11 @@ class Connection(HttpToolsProtocol):
         ]
         lines += [b"connection: close\r\n\r\n", bytes(response.body)]
         self.transport.write(b"".join(lines))
+
+
+def protocol(name: Literal["bounded", "uvicorn"]) -> type[HttpToolsProtocol]:
+    """The class of connections for ``REQUERY_HTTP_PROTOCOL``."""
+    return Connection if name == "bounded" else HttpToolsProtocol
 
 
 def connection_of(scope: Scope) -> Connection | None:

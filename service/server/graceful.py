@@ -109,6 +109,8 @@ class Server(uvicorn.Server):
         self.server_state.stopping = True
         self._last_answers()
         await self._close_listeners(sockets or [])
+        for connection in self.server_state.connections - set(self._connections):
+            connection.shutdown()  # uvicorn's own protocol: see REQUERY_HTTP_PROTOCOL
         await self._finish()
         await self.lifespan.shutdown()
         _log.info("stopped")

@@ -51,16 +51,18 @@ class Front:
             await self._live(receive, send)
             return
         connection = connection_of(scope)
-        if connection is not None and connection.arriving:
-            receive = whole(receive, connection)
+        if connection is not None:
+            send = in_one_piece(send)
+            if connection.arriving:
+                receive = whole(receive, connection)
         try:
-            await self._app(scope, receive, in_one_piece(send))
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
             if not self._cutting_off():
                 raise
 
     async def crowded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The same for a connection over the limit."""
+        """Handle one over the limit: only health checks are answered."""
         connection = connection_of(scope)
         if scope["path"] in _HEALTH or connection is None:
             await self(scope, receive, send)

@@ -140,6 +140,8 @@ def _check_requery(arguments: Sequence[str]) -> None:
 def _check_python(arguments: Sequence[str]) -> None:
     assert arguments[0] == "-m", "python -m <module> is all that a test knows"
     module = import_module(arguments[1])
+    if hasattr(module, "__path__"):
+        module = import_module(f"{arguments[1]}.__main__")
     parse(module.app, arguments[2:])
 
 

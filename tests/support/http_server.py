@@ -17,7 +17,7 @@ from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
 from service.config.settings import Settings
 from service.engine.protocol import Engine
-from service.server.connection import Connection, HttpState, Limits
+from service.server.connection import Connection, HttpState, Limits, protocol
 from service.server.graceful import Server
 from service.server.startup import Front
 from service.versions.version import ModelVersion, OnTokens
@@ -161,7 +161,12 @@ async def listening(
     state = HttpState(Limits.of(settings))
     state.crowded = front.crowded
     config = uvicorn.Config(
-        front, http=Connection, ws="none", lifespan="on", log_config=None, server_header=False
+        front,
+        http=protocol(settings.http_protocol),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        server_header=False,
     )
     server = Server(
         config, state, delay_s=settings.shutdown_delay_s, grace_s=settings.shutdown_grace_s

@@ -1,31 +1,36 @@
-"""Misses and the sweep for each shape and precision, beside the floors of the GPU."""
+"""Misses and the sweep for each shape and precision, beside the limits of the GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import typer
 
-from loadtests.bench import misses, runner, sweep
+from loadtests.bench import misses, sweep
 from loadtests.bench.gpu import models
 from loadtests.bench.gpu.floors import Peaks, Precision, miss, step
 from loadtests.bench.gpu.shapes import SHAPES, Shape
-from loadtests.bench.peer import PeerFailed
-from loadtests.bench.plans import BATCH_CALLERS, CANDIDATES, MissesPlan, SweepPlan
-from loadtests.bench.section import Row, Section
+from loadtests.bench.misses import BATCH_CALLERS, MissesPlan
+from loadtests.bench.sweep import SweepPlan
+from loadtests.bench.versions import CANDIDATES, BenchVersions
+from loadtests.processes import ServerFailed
+from loadtests.report import Report, Row
+from loadtests.runner import WORK, Context, Part, main, planned
 from service.engine.loading import detect_device
 
 _VERSION = "sft-1"
 _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _MISSES = MissesPlan(single=200, batch=3200, warm=200, rounds=5, together=False)
-"""A GPU has no room for every peer's engine at a time: each is started for its turns."""
+"""A GPU cannot hold the engines of all peers: each is started for its turns."""
 _SWEEP = SweepPlan(step_s=20.0, known=1000)
+_VERSIONS = BenchVersions.under(WORK)
 
 
-def main(
+def gpu(
     out: Path,
     peaks: Peaks,
     *,
@@ -35,24 +40,28 @@ def main(
     quick: bool,
     start_rate: float,
 ) -> None:
-    """Run all of it.
+    """Run all shapes and precisions.
 
     Raises:
-        typer.BadParameter: there is no such shape or precision.
-        typer.Exit: there is no GPU here, or a part failed.
+        typer.BadParameter: a shape or precision is unknown.
+        typer.Exit: there is no GPU, or a part failed.
     """
-    wanted = [_known(name, SHAPES) for name in shapes or SHAPES]
-    chosen = [_known(p, {p: p for p in _PRECISIONS}) for p in precisions or _PRECISIONS]
+    wanted: list[Shape] = [_known(name, SHAPES) for name in shapes or SHAPES]
+    chosen: list[Precision] = [
+        _known(p, {p: p for p in _PRECISIONS}) for p in precisions or _PRECISIONS
+    ]
     if detect_device() != "cuda":
-        typer.echo("there is no NVIDIA GPU here that vLLM's build can use", err=True)
+        typer.echo("there is no NVIDIA GPU that vLLM's build can use", err=True)
         raise typer.Exit(2)
-    plans = (_MISSES.quick(), _SWEEP.quick()) if quick else (_MISSES, _SWEEP)
-    rates = replace(plans[1], start_rate=start_rate)
-    parts: list[runner.Part] = []
+    rates = replace(_SWEEP, start_rate=start_rate)
+    parts: list[Part] = []
     for shape in wanted:
         for precision in chosen:
-            parts += [_misses(plans[0], shape, precision, peaks), _sweep(rates, shape, precision)]
-    runner.main(parts, out, seed=seed, version=_VERSION, more={"peaks": asdict(peaks)})
+            both = partial(_misses, shape=shape, precision=precision, peaks=peaks)
+            parts.append(planned(both, _MISSES, quick=quick))
+            rising = partial(_sweep, shape=shape, precision=precision)
+            parts.append(planned(rising, rates, quick=quick))
+    main(parts, out, seed=seed, head={"version": _VERSION, "peaks": asdict(peaks)})
 
 
 def _known(name: str, among: dict[str, Any]) -> Any:
@@ -61,55 +70,50 @@ def _known(name: str, among: dict[str, Any]) -> Any:
     return among[name]
 
 
-def _misses(plan: MissesPlan, shape: Shape, precision: Precision, peaks: Peaks) -> runner.Part:
-    async def part(context: runner.Context) -> Section:
-        name = await models.make(context.versions, context.version, shape, precision)
-        chosen = misses.peers(context.versions, context.folder, version=name)
-        found = await misses.run(plan, chosen, context.queries, context.say)
-        figures, rows = beside_floors(found.figures, shape, precision, peaks)
-        title = f"misses {shape.name} {precision}"
-        return Section(title, {**found.figures, "floors": figures}, (*found.rows, *rows))
-
-    return part
+async def _misses(
+    plan: MissesPlan, context: Context, *, shape: Shape, precision: Precision, peaks: Peaks
+) -> Report:
+    name = await models.make(_VERSIONS, _VERSION, shape, precision)
+    found = await misses.compare(plan, context, misses.peers(context, _VERSIONS, name))
+    figures, rows = beside_floors(found.figures, shape, precision, peaks)
+    title = f"misses {shape.name} {precision}"
+    return Report(title, {**found.figures, "floors": figures}, (*found.rows, *rows))
 
 
-def _sweep(plan: SweepPlan, shape: Shape, precision: Precision) -> runner.Part:
-    async def part(context: runner.Context) -> Section:
-        name = models.version_name(shape, precision)
-        if not (context.versions.source / name / "manifest.json").is_file():
-            raise PeerFailed(f"{name} was not made: its misses failed")
-        settings = {**context.versions.settings, "REQUERY_DEFAULT_VERSION": name}
-        found = await sweep.run(
-            plan, settings, context.queries, context.folder, context.say, context.seed
-        )
-        return Section(f"sweep {shape.name} {precision}", found.figures, found.rows)
-
-    return part
+async def _sweep(
+    plan: SweepPlan, context: Context, *, shape: Shape, precision: Precision
+) -> Report:
+    name = models.version_name(shape, precision)
+    if not (_VERSIONS.source / name / "manifest.json").is_file():
+        raise ServerFailed(f"{name} was not made: its misses failed")
+    settings = {**_VERSIONS.settings, "REQUERY_DEFAULT_VERSION": name}
+    title = f"sweep {shape.name} {precision}"
+    return await sweep.run(plan, context, settings=settings, name=title)
 
 
 def beside_floors(
     figures: Any, shape: Shape, precision: Precision, peaks: Peaks
 ) -> tuple[dict[str, Any], list[Row]]:
-    """The floors of what Requery did in a run, and lines that set the two side by side.
+    """The least times of Requery's work in a run, and rows with both.
 
     Args:
-        figures: of the part ``misses``, with Requery among its peers.
+        figures: of the part ``misses``, with Requery as a peer.
         shape: of the model.
-        precision: of its matrices.
+        precision: of the matrices of its layers.
         peaks: of the GPU.
     """
     found: dict[str, Any] = {}
     rows: list[Row] = []
-    for mode, told in figures["peers"]["Requery"]["modes"].items():
-        if not told["requests"]:
+    for mode, one in figures["peers"]["Requery"]["modes"].items():
+        if not one["requests"]:
             continue
         callers = 1 if mode == "single" else BATCH_CALLERS
         sequences = CANDIDATES * callers
-        prompt = told["prompt_tokens_per_request"] / CANDIDATES
-        generated = told["generated_tokens_per_request"] / CANDIDATES
+        prompt = one["prompt_tokens_per_request"] / CANDIDATES
+        generated = one["generated_tokens_per_request"] / CANDIDATES
         decoding = step(shape, precision, peaks, rows=sequences, context=prompt + generated / 2)
         least = miss(shape, precision, peaks, rows=sequences, prompt=prompt, generated=generated)
-        measured = told["over_rounds"]["median_ms"]["median"] / 1000
+        measured = one["over_rounds"]["median_ms"]["median"] / 1000
         found[mode] = {
             "step_by_bytes_ms": 1000 * decoding.by_bytes,
             "step_by_operations_ms": 1000 * decoding.by_operations,

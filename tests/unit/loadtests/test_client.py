@@ -52,7 +52,7 @@ def http(code: int, body: bytes, headers: bytes = b"", *, length: int | None = N
                 b'{"status":"ok","source":"engine"}',
                 b"server-timing: prepare;dur=0.50, cache;dur=12.50, total;dur=20.00\r\n",
             ),
-            Reply(200, "ok", "engine", 0.0125),
+            Reply(200, "ok", "engine", {"prepare": 0.0005, "cache": 0.0125, "total": 0.02}),
         ),
         (
             http(503, b'{"type":"urn:requery:problem:overloaded","status":503}'),

@@ -1,62 +1,156 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
+from pathlib import Path
 
+import psutil
 import pytest
 
-from loadtests.processes import Process, descendants
+from loadtests.processes import (
+    Child,
+    ServerFailed,
+    alive,
+    cpu_seconds,
+    divided,
+    output,
+    pin,
+    tree,
+    until,
+    usage,
+)
+
+PARENT = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print("started", flush=True)
+child.wait()
+"""
 
 
-@pytest.fixture
-def child() -> Iterator[subprocess.Popen[bytes]]:
-    """Waits for its standard input to be closed."""
-    code = "import sys; print(flush=True); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-c", code, "some (name)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        yield process
-        process.kill()
+def python(code: str, log: Path) -> Child:
+    return Child([sys.executable, "-c", code], log, {"BENCH": "x", "HOME": None})
 
 
-def test_what_a_process_holds(child: subprocess.Popen[bytes]) -> None:
-    process = Process.of(child.pid)
-    assert process is not None
-    assert process.alive
-    assert "some (name)" in process.name
-    usage = process.usage()
-    assert usage is not None
-    assert usage.rss_bytes > 1024**2
-    assert usage.descriptors >= 3
-    assert usage.threads == 1
+async def test_what_a_child_has_started_ends_with_it(tmp_path: Path) -> None:
+    async with python(PARENT, tmp_path / "log") as child:
+
+        async def has_started() -> bool:
+            return "started" in child.tail()
+
+        await child.until(has_started, 60.0)
+        started = tree(child.pid)
+        assert len(started) == 2
+        child.pause()  # a stopped one must end too
+    assert await until(lambda: gone(started), 60.0)
 
 
-def test_descendants_hold_children(child: subprocess.Popen[bytes]) -> None:
-    assert child.pid in [process.pid for process in descendants(os.getpid())]
+async def gone(processes: list[psutil.Process]) -> bool:
+    return not any(alive(process) for process in processes)
 
 
-def test_a_stopped_process_lives_and_a_killed_one_does_not(
-    child: subprocess.Popen[bytes],
-) -> None:
-    process = Process.of(child.pid)
-    assert process is not None
-    process.send(signal.SIGSTOP)
-    assert process.alive
-    process.send(signal.SIGKILL)
-    child.wait()
-    assert not process.alive
-    assert process.usage() is None
-    assert process.name == ""
-    assert Process.of(child.pid) is None
-    process.send(signal.SIGKILL)  # nobody is hit
+async def test_a_child_that_ends_early_says_why(tmp_path: Path) -> None:
+    async def never() -> bool:
+        return False
+
+    with pytest.raises(ServerFailed, match="no home, x"):
+        async with python(
+            "import os, sys; sys.exit('no home, x' if 'HOME' not in os.environ else 'home')",
+            tmp_path / "log",
+        ) as child:
+            await child.until(never, 60.0)
 
 
-def test_another_process_of_the_same_number_is_another(child: subprocess.Popen[bytes]) -> None:
-    process = Process.of(child.pid)
-    assert process is not None
-    assert not Process(process.pid, process.started - 1).alive
+async def test_waiting_for_a_child_ends_with_the_patience(tmp_path: Path) -> None:
+    async def never() -> bool:
+        return False
+
+    async with python("import time; time.sleep(600)", tmp_path / "log") as child:
+        with pytest.raises(ServerFailed, match="did not get ready"):
+            await child.until(never, 0.0)
+
+
+async def test_a_child_that_was_not_started_can_be_closed(tmp_path: Path) -> None:
+    child = python("", tmp_path / "log")
+    await child.close()
+    with pytest.raises(ServerFailed, match="not been started"):
+        _ = child.pid
+
+
+def test_server_and_generator_have_cores_of_their_own() -> None:
+    assert divided([0, 1]) == ([1], [0])
+    assert divided([5, 2, 3]) == ([5], [2, 3])
+    assert divided([0]) is None
+
+
+def threads(pid: int) -> list[int]:
+    return [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()]
+
+
+async def test_a_process_is_pinned_with_all_its_threads(tmp_path: Path) -> None:
+    code = "import threading, time; threading.Thread(target=time.sleep, args=(600,)).start()"
+    async with python(code, tmp_path / "log") as child:
+
+        async def has_threads() -> bool:
+            return len(threads(child.pid)) == 2
+
+        await child.until(has_threads, 60.0)
+        core = min(os.sched_getaffinity(0))
+        pin(child.pid, [core])
+        assert {frozenset(os.sched_getaffinity(t)) for t in threads(child.pid)} == {
+            frozenset({core})
+        }
+
+
+async def test_a_busy_process_computes_and_a_paused_one_does_not(tmp_path: Path) -> None:
+    async with python("while True: pass", tmp_path / "busy") as busy:
+
+        async def computes() -> bool:
+            return cpu_seconds(busy.pid) > before
+
+        before = 0.0
+        await busy.until(computes, 60.0)
+        busy.pause()
+        before = cpu_seconds(busy.pid)
+        # A tick may be counted late.
+        assert cpu_seconds(busy.pid) - before < 0.5
+        busy.resume()
+        await busy.until(computes, 60.0)
+
+
+async def test_the_resources_of_a_process(tmp_path: Path) -> None:
+    async with python("import time; time.sleep(600)", tmp_path / "log") as child:
+        (process,) = tree(child.pid)
+        held = usage(process)
+        assert held is not None
+        assert held.rss_bytes > 0
+        assert held.descriptors >= 0
+        assert held.threads == 1
+        child.pause()
+        assert alive(process)
+    assert not alive(process)
+    assert usage(process) is None
+    assert tree(child.pid) == []
+
+
+async def test_the_output_of_a_program_or_the_reason_why_there_is_none() -> None:
+    assert await output(sys.executable, "-c", "print(1)", timeout_s=60.0, cores=[0]) == b"1\n"
+    with pytest.raises(ServerFailed, match="no luck"):
+        await output(sys.executable, "-c", "raise SystemExit('no luck')", timeout_s=60.0)
+    with pytest.raises(ServerFailed, match="longer than"):
+        await output(sys.executable, "-c", "import time; time.sleep(60)", timeout_s=0.1)
+
+
+async def test_waiting_ends_with_what_is_waited_for_or_with_the_patience() -> None:
+    asked = 0
+
+    async def third_time() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked == 3
+
+    async def never() -> bool:
+        return False
+
+    assert await until(third_time, 60.0, poll_s=0.0)
+    assert not await until(never, 0.0, poll_s=0.0)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
-from loadtests.report import Promise, Report, shown, table
+from loadtests.report import Promise, Report, Row, shown, table
+
+PROMISE = Promise("fast", "1 ms", True)
 
 
 def test_every_promise_is_a_row() -> None:
@@ -15,11 +17,23 @@ def test_every_promise_is_a_row() -> None:
     ]
 
 
+def test_measurements_are_rows_and_break_no_table() -> None:
+    raw = Report("misses", {}, (Row("raw", "none", note="a | b\n\nTraceback"),))
+    hits = Report("hits", {}, (Row("memory", "5/s", "0.5 of bare", "INVALID: idle"),))
+    assert table([raw, hits]).splitlines() == [
+        "| part | what | figure | ratio | note |",
+        "|---|---|---|---|---|",
+        "| misses | raw | none |  | a \\| b Traceback |",
+        "| hits | memory | 5/s | 0.5 of bare | INVALID: idle |",
+    ]
+    assert "| part | text | measured | held |" in table([hits, Report("a", {}, (PROMISE,))])
+
+
 def test_a_report_is_json() -> None:
-    report = Report("a", {"n": 1}, (Promise("fast", "1 ms", True),))
+    report = Report("a", {"n": 1}, (PROMISE,))
     assert report.content() == {
-        "scenario": "a",
-        "promises": [{"text": "fast", "measured": "1 ms", "held": True}],
+        "part": "a",
+        "rows": [{"text": "fast", "measured": "1 ms", "held": True}],
         "figures": {"n": 1},
     }
 

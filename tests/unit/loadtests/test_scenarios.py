@@ -8,12 +8,12 @@ from unittest.mock import Mock
 import pytest
 
 from loadtests.exchange import Failure, Outcome, Reply, Request
+from loadtests.processes import ServerFailed
 from loadtests.queries import Queries
 from loadtests.scenarios import engine, overload, redis, soak, traffic
 from loadtests.scenarios.overload import OverloadPlan
 from loadtests.scenarios.soak import SoakPlan
 from loadtests.scenarios.traffic import rewrite
-from loadtests.target import TargetFailed
 from tests.support.service import Service, serving
 from tests.unit.loadtests.outcomes import Scripted, outcome
 
@@ -140,7 +140,7 @@ async def test_warming_gives_up_on_a_service_that_never_answers(
 ) -> None:
     monkeypatch.setattr(traffic, "_WARM_PATIENCE_S", -1.0)
     target = Mock(transport=Scripted(lambda _: Reply(200, "fallback")))
-    with pytest.raises(TargetFailed, match="fallback"):
+    with pytest.raises(ServerFailed, match="fallback"):
         await traffic.warm(target, ["steel stake"])
 
 

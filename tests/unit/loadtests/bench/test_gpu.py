@@ -170,7 +170,7 @@ def test_unknown_shapes_and_precisions_are_refused(
     tmp_path: Path, shapes: list[str] | None, precisions: list[str] | None
 ) -> None:
     with pytest.raises(typer.BadParameter, match="there is no"):
-        run.main(
+        run.gpu(
             tmp_path / "o", PEAKS, shapes=shapes, precisions=precisions, seed=0, quick=True,
             start_rate=1.0,
         )  # fmt: skip
@@ -181,7 +181,7 @@ def test_without_a_gpu_nothing_is_run(
 ) -> None:
     monkeypatch.setattr(run, "detect_device", lambda: "cpu")
     with pytest.raises(typer.Exit):
-        run.main(
+        run.gpu(
             tmp_path / "o", PEAKS, shapes=list(SHAPES), precisions=None, seed=0, quick=True,
             start_rate=1.0,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from asgi_lifespan import LifespanManager
 from loadtests.bench.engine_options import EngineOptions
 from loadtests.bench.hf_server import Batcher, Model, Rewritten, create_app
 from loadtests.bench.versions import BenchVersions
-from loadtests.target import until
+from loadtests.processes import until
 from model_store.manifest import DecodingSpec, WeightsSpec
 from model_store.store import pack_version
 from tests.support.model_versions import PROMPT, real_base
@@ -84,8 +84,7 @@ async def test_it_is_asked_over_http() -> None:
             assert (await client.get("/health")).json() == {"ok": True}
     assert answer.json() == {
         "rewrites": [{"text": "A", "relevance": 0.5}],
-        "prompt": 3,
-        "generated": 4,
+        "work": {"prompt": 3, "generated": 4, "tagged": 1},
     }
 
 

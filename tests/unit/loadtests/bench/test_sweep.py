@@ -5,25 +5,16 @@ from typing import Any
 import pytest
 
 from loadtests.bench import sweep
-from loadtests.bench.plans import SweepPlan
-from loadtests.exchange import Failure, Outcome
+from loadtests.bench.sweep import Point, Rising, SweepPlan, knee
+from loadtests.exchange import Outcome
 
 PLAN = SweepPlan(step_s=6.0, good_share=0.9)
+RISING = Rising(start=10.0, factor=2.0, most=5, refine=2, share=0.99)
 
 
 def outcome(due: float, source: str = "engine", *, late: bool = False, kind: str = "known") -> Any:
     done = due + (3.0 if late else 0.1)
     return Outcome("step", kind, due, due, done, 2.0, 200, "ok", source)
-
-
-def test_the_hit_ratio_is_followed_by_when_requests_were_due() -> None:
-    outcomes = [outcome(0.1), outcome(0.5, "memory"), outcome(5.5, "redis"), outcome(5.9, "memory")]
-    refused = Outcome("step", "known", 5.6, 5.6, 5.6, 2.0, failure=Failure.REFUSED)
-    told = sweep._hit_ratios([*outcomes, refused], 6.0, 12.0, 4.0)
-    assert told == [
-        {"at_s": 12.5, "rate": 4.0, "hit_ratio": 0.5},
-        {"at_s": 17.5, "rate": 4.0, "hit_ratio": 1.0},
-    ]
 
 
 def test_a_step_tells_known_from_unseen_queries() -> None:
@@ -59,3 +50,40 @@ def test_the_knee_is_shown_with_its_latency() -> None:
 @pytest.mark.parametrize(("lost", "lag"), [(None, 1.0), (6.0, 50.0)])
 def test_a_knee_that_is_not_the_services_is_invalid(lost: float | None, lag: float) -> None:
     assert sweep._rows(figures(lost=lost, lag=lag), PLAN)[0].note.startswith("INVALID")
+
+
+def test_the_knee_is_between_the_last_kept_and_the_first_lost() -> None:
+    points = [Point(20, 0.995), Point(10, 1.0), Point(40, 0.5), Point(28, 0.99)]
+    assert knee(points, 0.99) == (28, 40)
+
+
+def test_a_rate_above_one_that_was_lost_does_not_count() -> None:
+    assert knee([Point(10, 1.0), Point(20, 0.9), Point(40, 1.0)], 0.99) == (10, 20)
+
+
+def test_without_a_lost_rate_there_is_no_limit_and_without_a_kept_one_no_knee() -> None:
+    assert knee([Point(10, 1.0)], 0.99) == (10, None)
+    assert knee([Point(10, 0.1)], 0.99) == (None, 10)
+    assert knee([], 0.99) == (None, None)
+
+
+@pytest.mark.parametrize(("capacity", "last"), [(50.0, 80.0), (3.0, 10.0), (1e9, 160.0)])
+def test_rates_rise_until_one_is_lost(capacity: float, last: float) -> None:
+    points: list[Point] = []
+    while (rate := RISING.next(points)) is not None:
+        points.append(Point(rate, 1.0 if rate <= capacity else 0.0))
+        assert len(points) < 20
+    rates = [p.rate for p in points]
+    grid = [r for r in rates if r in {10.0 * 2**i for i in range(5)}]
+    assert grid == sorted(grid)
+    assert grid[-1] == last
+    if capacity == 50.0:
+        between = rates[len(grid) :]
+        assert len(between) == 2
+        assert all(40.0 < rate < 80.0 for rate in between)
+        kept, lost = knee(points, 0.99)
+        assert kept is not None
+        assert lost is not None
+        assert kept <= capacity < lost
+    else:
+        assert rates == grid

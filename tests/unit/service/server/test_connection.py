@@ -179,7 +179,7 @@ class TestIdle:
     async def test_a_connection_is_kept_for_a_while(
         self, server: Listening, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(http, "_KEEP_ALIVE_S", 0.05)
+        monkeypatch.setattr(http, "KEEP_ALIVE_S", 0.05)
         caller = await server.call()
         assert not (await caller.ask(QUERY)).last
         assert await caller.rest() == b""
@@ -295,3 +295,24 @@ async def _drip(caller: Caller) -> None:
     for byte in b"\r\n" * 10 + QUERY + QUERY * 100:
         caller.send(bytes([byte]))
         await asyncio.sleep(0.01)
+
+
+class TestUvicornsOwnProtocol:
+    async def test_it_answers_counts_and_ends_in_order(self) -> None:
+        engine = ScriptedEngine(held=True)
+        async with listening(
+            engine, http_protocol="uvicorn", max_header_bytes=LIMIT, shutdown_grace_s=60
+        ) as server:
+            idle, asking = await server.call(), await server.call()
+            assert (await idle.ask(get("/livez", f"x: {'y' * LIMIT}"))).status == 200
+            metrics = (await idle.ask(get("/metrics"))).body.decode()
+            assert "requery_http_connections 2.0" in metrics
+            asking.send(QUERY)
+            await until(lambda: engine.outstanding > 0)
+            server.server.should_exit = True
+            # Idle connections are closed; what is asked is answered first.
+            assert await idle.rest() == b""
+            engine.release()
+            answer = await asking.read()
+            assert (answer.status, answer.last) == (200, True)
+            await server.ended

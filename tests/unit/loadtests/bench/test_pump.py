@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,8 +10,9 @@ import orjson
 import pytest
 
 from loadtests.arrivals import Arrival, Phase, poisson
-from loadtests.bench.steady import MEASURED, Steady, length, main
+from loadtests.bench.pump import MEASURED, Pump, length, main, request
 from loadtests.client import NotThisMachine
+from tests.support.redis_server import free_port
 
 _ONE_ANSWER = """
 import socket, sys
@@ -25,16 +27,22 @@ caller.close()
 
 @pytest.fixture
 def bare() -> Iterator[str]:
-    with serving("-m", "loadtests.bare") as url:
-        yield url
+    port = free_port()
+    with subprocess.Popen([sys.executable, "-m", "loadtests.bare", str(port)]) as process:
+        listening = socket.socket()
+        while listening.connect_ex(("127.0.0.1", port)):
+            assert process.poll() is None
+        listening.close()
+        yield f"http://127.0.0.1:{port}/rewrite"
+        process.kill()
 
 
 class serving:  # noqa: N801 - a context manager
-    """A server in a process of its own, since the client never waits."""
+    """A server in a process of its own, because the client blocks."""
 
-    def __init__(self, *command: str) -> None:
+    def __init__(self, answer: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-c", _ONE_ANSWER, answer], stdout=subprocess.PIPE
         )
 
     def __enter__(self) -> str:
@@ -51,7 +59,7 @@ def test_every_request_is_sent_and_only_the_measured_ones_count(bare: str) -> No
     arrivals = list(poisson(phases, seed=1))
     measured = sum(one.phase == MEASURED for one in arrivals)
     assert 0 < measured < len(arrivals)
-    done = Steady(bare, [b'{"query":"a"}', b'{"query":"b"}'], connections=3).run(arrivals)
+    done = Pump(bare, [b'{"query":"a"}', b'{"query":"b"}'], 3).run(arrivals)
     assert (done["requests"], done["failures"]) == (measured, 0)
     for times in (done["latency_ms"], done["generator_lag_ms"]):
         assert isinstance(times, dict)
@@ -60,7 +68,7 @@ def test_every_request_is_sent_and_only_the_measured_ones_count(bare: str) -> No
 
 def test_more_requests_than_connections_wait_for_one(bare: str) -> None:
     arrivals = [Arrival(0.0, MEASURED)] * 20
-    done = Steady(bare, [b"{}"], connections=2).run(arrivals)
+    done = Pump(bare, [b"{}"], 2).run(arrivals)
     assert (done["requests"], done["failures"]) == (20, 0)
 
 
@@ -70,28 +78,42 @@ def test_more_requests_than_connections_wait_for_one(bare: str) -> None:
      "HTTP/1.1 503 No\\r\\ncontent-length: 0\\r\\n\\r\\n"],
 )  # fmt: skip
 def test_what_is_no_whole_answer_is_a_failure(answer: str) -> None:
-    with serving("-c", _ONE_ANSWER, answer) as url:
-        done = Steady(url, [b"{}"], connections=1).run([Arrival(0.0, MEASURED)])
+    with serving(answer) as url:
+        done = Pump(url, [b"{}"], 1).run([Arrival(0.0, MEASURED)])
     assert (done["requests"], done["failures"]) == (0, 1)
 
 
 def test_what_nobody_is_left_to_answer_is_a_failure() -> None:
-    with serving("-c", _ONE_ANSWER, "") as url:
-        done = Steady(url, [b"{}"], connections=1).run([Arrival(0.0, MEASURED)] * 3)
+    with serving("") as url:
+        done = Pump(url, [b"{}"], 1).run([Arrival(0.0, MEASURED)] * 3)
     assert (done["requests"], done["failures"]) == (0, 3)
 
 
-def test_a_run_of_the_command_line(bare: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("answer", ["", "HTTP/1.1 503 No\\r\\ncontent-length: 0\\r\\n\\r\\n"])
+def test_a_closed_loop_ends_without_a_server(answer: str) -> None:
+    with serving(answer) as url:
+        done = Pump(url, [b"{}"], 1).saturate(60.0)
+    assert done["requests"] == 0
+    assert done["failures"] >= 1
+
+
+@pytest.mark.parametrize("rate", ["0", "100"])
+def test_a_run_of_the_command_line(bare: str, tmp_path: Path, rate: str) -> None:
     bodies = tmp_path / "bodies.jsonl"
     bodies.write_bytes(b'{"query":"a"}\n')
-    done = main(bare, bodies, 100.0, 0.1, 0.3, 7)
+    done = main([bare, str(bodies), "2", rate, "0.1", "0.3", "7"])
     assert done["requests"]
+    assert done["failures"] == 0
     assert orjson.dumps(done)
+
+
+def test_a_request_is_complete() -> None:
+    assert request("/rewrite", "here:1", b"{}").endswith(b"content-length: 2\r\n\r\n{}")
 
 
 def test_it_stays_on_this_machine() -> None:
     with pytest.raises(NotThisMachine):
-        Steady("http://example.com/rewrite", [b"{}"])
+        Pump("http://example.com/rewrite", [b"{}"], 1)
 
 
 def test_the_length_of_a_body() -> None:
