@@ -1,8 +1,8 @@
-"""Errors that the service raises on purpose: one hierarchy, each with its HTTP status.
+"""The errors of the service: one hierarchy, each with its HTTP status.
 
-Every error knows how it is told to a caller: ``status`` (HTTP), ``slug`` (the stable end of the
-problem ``type``), ``title`` (the same for all errors of the class) and a message that says what
-to do. One handler (:mod:`service.api.problems`) turns them into ``application/problem+json``.
+Each class has a ``status`` (HTTP), a ``slug`` (the stable end of the problem ``type``) and a
+``title``; the message says what to do. :mod:`service.api.problems` turns errors into
+``application/problem+json``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 TYPE_PREFIX = "urn:requery:problem:"
-"""What problem ``type`` URIs start with; they name the kind of error and are no address."""
+"""Prefix of problem ``type`` URIs, which name the kind of error and are not addresses."""
 
 
 class RequeryError(Exception):
-    """Base of everything that the service raises on purpose.
+    """Base of all errors of the service.
 
-    The message is shown to callers: it holds no secret, no path and no unprintable input.
+    Clients see the message: it contains no secret, no path and no unprintable input.
     """
 
     status: ClassVar[int] = 500
@@ -28,7 +28,7 @@ class RequeryError(Exception):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Response headers that go with the error."""
+        """Response headers of the error."""
         return {}
 
 
@@ -47,7 +47,7 @@ class InvalidJson(RequeryError):
 
 
 class InvalidRequest(RequeryError):
-    """The body is JSON, and its fields are not what the operation takes."""
+    """The body is JSON with invalid fields."""
 
     status, slug, title = 422, "invalid-request", "The request has invalid fields"
 
@@ -57,7 +57,7 @@ class InvalidRequest(RequeryError):
 
 
 class InvalidQuery(InvalidRequest):
-    """The query is empty or too long once it is in its normal form."""
+    """The normal form of the query is empty or too long."""
 
     slug, title = "invalid-query", "The query cannot be rewritten"
 
@@ -66,7 +66,7 @@ class InvalidQuery(InvalidRequest):
 
 
 class QueryTooLong(RequeryError):
-    """A text has more tokens than the engine was started for."""
+    """A text has more tokens than the engine accepts."""
 
     status, slug, title = 422, "query-too-long", "The text has too many tokens"
 
@@ -78,22 +78,22 @@ class Unauthorized(RequeryError):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Says how to prove it."""
+        """How to send the key."""
         return {"WWW-Authenticate": 'Bearer realm="requery"'}
 
 
 class Forbidden(RequeryError):
-    """The caller may not do this."""
+    """The client may not do this."""
 
     status, slug, title = 403, "forbidden", "This is not allowed from here"
 
 
 class TooManyRequests(RequeryError):
-    """The caller makes more requests than it may.
+    """The client exceeds its rate limit.
 
     Args:
-        detail: what there is too much of.
-        wait_s: seconds after which it may try again.
+        detail: what is limited.
+        wait_s: seconds until the client may try again.
     """
 
     status, slug, title = 429, "too-many-requests", "Too many requests"
@@ -109,30 +109,30 @@ class TooManyRequests(RequeryError):
 
 
 class PayloadTooLarge(RequeryError):
-    """The body has more bytes than the server takes."""
+    """The body exceeds the limit."""
 
     status, slug, title = 413, "payload-too-large", "The body is too large"
 
 
 class MalformedRequest(RequeryError):
-    """What was sent is no HTTP request."""
+    """The client did not send valid HTTP."""
 
     status, slug, title = 400, "malformed-request", "The request is not valid HTTP"
 
 
 class RequestTimeout(RequeryError):
-    """The request did not arrive whole within the time that the server gives it."""
+    """The request did not arrive completely in time."""
 
     status, slug, title = 408, "request-timeout", "The request took too long to arrive"
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The rest of the request may still be on its way: nothing can follow it."""
+        """Close the connection, because the rest of the request may still arrive."""
         return {"Connection": "close"}
 
 
 class HeadersTooLarge(RequeryError):
-    """The request line and the headers have more bytes than the server takes."""
+    """The request line and headers exceed the limit."""
 
     status, slug, title = 431, "headers-too-large", "The request headers are too large"
 
@@ -144,43 +144,43 @@ class UnsupportedMediaType(RequeryError):
 
 
 class UnknownVersion(RequeryError):
-    """No model version of that name exists here."""
+    """No model version has that name."""
 
     status, slug, title = 404, "unknown-version", "No such model version"
 
 
 class VersionNotLoaded(RequeryError):
-    """The model version exists and is not being served."""
+    """The model version exists but is not served."""
 
     status, slug, title = 409, "version-not-loaded", "The model version is not loaded"
 
 
 class VersionInUse(RequeryError):
-    """The model version cannot be unloaded: requests are routed to it."""
+    """The model version cannot be unloaded because requests are routed to it."""
 
     status, slug, title = 409, "version-in-use", "The model version is in use"
 
 
 class VersionDraining(RequeryError):
-    """The model version is being unloaded, which must end before it is loaded again."""
+    """The model version must be unloaded before it can be loaded again."""
 
     status, slug, title = 409, "version-draining", "The model version is being unloaded"
 
 
 class LoadFailed(RequeryError):
-    """The engine of a model version could not be started, or did not answer its first queries."""
+    """The engine of a model version did not start or did not answer its first queries."""
 
     status, slug, title = 500, "version-load-failed", "The model version could not be loaded"
 
 
 class InsufficientMemory(RequeryError):
-    """The engine of a model version does not fit beside those that are loaded."""
+    """The engine of a model version does not fit beside the loaded ones."""
 
     status, slug, title = 507, "insufficient-memory", "There is not enough memory for the version"
 
 
 class _Unavailable(RequeryError):
-    """Something that comes back: the caller may try again."""
+    """A temporary error: the client may try again."""
 
     status = 503
     retry_after_s: ClassVar[int] = 1
@@ -191,55 +191,55 @@ class _Unavailable(RequeryError):
 
 
 class Overloaded(_Unavailable):
-    """The engine has as much to do as it can finish in time."""
+    """The engine is full."""
 
     slug, title = "overloaded", "There is too much to do"
 
 
 class ClientDisconnected(RequeryError):
-    """The caller has hung up; the answer goes nowhere, and into the log."""
+    """The client has disconnected; only the log sees the error."""
 
     status, slug, title = 499, "caller-left", "The caller has hung up"
 
 
 class EngineUnavailable(_Unavailable):
-    """The engine of a version cannot answer: it is loading, has died, or could not start."""
+    """The engine of a version is loading, has died or did not start."""
 
     slug, title = "engine-unavailable", "The engine is not available"
 
 
 class NotReady(_Unavailable):
-    """The process is alive, and its default version cannot answer."""
+    """The process is alive but its default version cannot answer."""
 
     slug, title = "not-ready", "The service is not ready"
 
 
 class CacheUnavailable(_Unavailable):
-    """The shared cache did not answer, so that a purge is not complete."""
+    """The shared cache did not answer, so a purge is incomplete."""
 
     slug, title = "cache-unavailable", "The shared cache cannot be reached"
 
 
 class TooManyConnections(_Unavailable):
-    """As many connections are open as the server takes."""
+    """The server has reached its limit of connections."""
 
     slug, title = "too-many-connections", "Too many connections are open"
 
 
 class Stopping(_Unavailable):
-    """The process has been told to stop, and could not wait for the answer."""
+    """The process stopped before the answer was ready."""
 
     slug, title = "stopping", "The service is stopping"
 
 
 class DocumentStoreUnavailable(_Unavailable):
-    """The shared control documents cannot be read or written just now."""
+    """The shared control documents cannot be read or written now."""
 
     slug, title = "control-unavailable", "The shared control documents cannot be reached"
 
 
 class StaleRevision(RequeryError):
-    """A control document was changed by someone else since the caller read it."""
+    """A control document has changed since the client read it."""
 
     status, slug, title = 412, "precondition-failed", "The document has changed since it was read"
 
@@ -257,19 +257,19 @@ class StaleRevision(RequeryError):
 
 
 class NewerSchema(RequeryError):
-    """A control document was written by a newer release, whose fields this one does not know."""
+    """A newer release has written the control document."""
 
     status, slug, title = 409, "newer-schema", "The document is of a newer release"
 
 
 class UnreadableDocument(RequeryError):
-    """What is stored as a control document is none."""
+    """The stored control document is invalid."""
 
     status, slug, title = 409, "unreadable-document", "The stored document cannot be read"
 
 
 class PreconditionRequired(RequeryError):
-    """The change replaces what others may have changed, and does not say what it was made from."""
+    """The change needs ``If-Match``, because others may have changed the document."""
 
     status, slug, title = 428, "precondition-required", "The header If-Match is required"
 
@@ -281,12 +281,12 @@ class UnknownOverride(RequeryError):
 
 
 class OverrideConflict(RequeryError):
-    """An override cannot be kept beside those that there are."""
+    """An override conflicts with existing ones."""
 
     status, slug, title = 409, "override-conflict", "The override conflicts with others"
 
 
 class DeadlineExceeded(RequeryError):
-    """The deadline passed, and there is no part of an answer to give."""
+    """The deadline passed without a partial answer."""
 
     status, slug, title = 504, "deadline-exceeded", "The deadline passed"

@@ -1,4 +1,4 @@
-"""Reading a request: its declared type, its JSON, its deadline."""
+"""Reads a request: media type, JSON body and deadline."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 @dataclass(frozen=True, slots=True)
 class DeadlinePolicy:
-    """How long a request may take.
+    """The time that a request may take.
 
     Attributes:
-        default_ms: when the caller names no deadline.
-        cap_ms: at most, whatever the caller names.
+        default_ms: without a deadline in the request.
+        cap_ms: upper bound.
     """
 
     default_ms: int
@@ -35,12 +35,12 @@ class DeadlinePolicy:
         """The earliest of the body's, the header's and the server's deadline.
 
         Args:
-            request: may carry ``X-Request-Deadline-Ms``; 0 or less means that it has passed.
+            request: may have ``X-Request-Deadline-Ms``; 0 or less means that it has passed.
             body_ms: ``deadline_ms`` of the body.
-            started: when the request came in (monotonic seconds).
+            started: when the request arrived (monotonic seconds).
 
         Raises:
-            InvalidRequest: the header is no number.
+            InvalidRequest: the header is not a number.
         """
         header = header_of(request.scope, _DEADLINE_HEADER)
         if header is not None:
@@ -54,9 +54,9 @@ async def read_json(request: Request, model: type[_Model]) -> _Model:
     """The body as ``model``.
 
     Raises:
-        UnsupportedMediaType: it is not declared as JSON.
-        PayloadTooLarge: it is over the limit (raised by the middleware).
-        InvalidJson, InvalidRequest: it is no JSON, or not of that model.
+        UnsupportedMediaType: the content type is not JSON.
+        PayloadTooLarge: the body exceeds the limit (raised by the middleware).
+        InvalidJson, InvalidRequest: the body is not JSON, or does not fit the model.
     """
     stated = header_of(request.scope, b"content-type") or ""
     if stated != "application/json" and not _is_json(stated):
@@ -64,7 +64,7 @@ async def read_json(request: Request, model: type[_Model]) -> _Model:
             "send the header 'content-type: application/json' "
             "(with curl: -H 'content-type: application/json')"
         )
-    body = await _whole(request)
+    body = await _body(request)
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
@@ -84,11 +84,11 @@ def _is_json(content_type: str) -> bool:
     return declared == "application/json" or declared.endswith("+json")
 
 
-async def _whole(request: Request) -> bytes:
+async def _body(request: Request) -> bytes:
     """The body.
 
     Raises:
-        ClientDisconnect: the caller hung up before it was there.
+        ClientDisconnect: the client disconnected first.
     """
     pieces: list[bytes] = []
     while True:

@@ -1,4 +1,4 @@
-"""``POST /cache/purge``: forget answers, everywhere."""
+"""``POST /cache/purge``: removes cached answers on all replicas."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from service.versions.registry import VersionRegistry
 
 
 class CacheApi:
-    """The route that purges.
+    """The route that purges the cache.
 
     Args:
-        purger: does it.
-        versions: what can be purged.
-        guard: who may.
+        purger: purges all tiers.
+        versions: whose answers can be purged.
+        guard: checks who may purge.
     """
 
     def __init__(self, *, purger: Purger, versions: VersionRegistry, guard: Guard) -> None:

@@ -17,11 +17,11 @@ def entity_tag(revision: int) -> str:
 
 
 def expected_revision(request: Request, *, required: bool = False) -> int | None:
-    """The revision that ``If-Match`` names; ``None`` for ``*``, or without the header.
+    """The revision in ``If-Match``; ``None`` for ``*`` or without the header.
 
     Raises:
-        PreconditionRequired: there is no such header, and it is required.
-        InvalidRequest: it names no revision of ours.
+        PreconditionRequired: the required header is missing.
+        InvalidRequest: the header is not one entity tag.
     """
     given = request.headers.get("if-match")
     if given is None:

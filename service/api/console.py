@@ -1,4 +1,4 @@
-"""The console at ``/``: static files of the package, read once and served out of memory."""
+"""The console at ``/``: static files of the package, read once and served from memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""Kinds of files served; named here since a machine's own table of types may say otherwise."""
+"""Media types of the files; a machine's own table may differ."""
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -34,7 +34,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
-        # Browsers that know this refuse to parse any text as HTML, whatever a script tries.
+        # Browsers that support this never parse text from a script as HTML.
         "require-trusted-types-for 'script'",
         "trusted-types 'none'",
     )
@@ -44,10 +44,10 @@ _HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
     "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
-    # Not "no-referrer": with it some browsers send "Origin: null" from our own page.
+    # With "no-referrer", some browsers send "Origin: null" from our own page.
     "referrer-policy": "same-origin",
     "x-content-type-options": "nosniff",
-    # Kept, and asked about each time: a new release must not meet an old script.
+    # Revalidate each time: a new release must not meet an old script.
     "cache-control": "no-cache",
 }
 

@@ -1,7 +1,7 @@
-"""The short way from a request to its route: one look-up by method and path.
+"""Direct dispatch: from a request to its route in one look-up by method and path.
 
-FastAPI goes through its routes one by one, and opens stacks for dependencies and files that ours do
-not have. On a cache hit that costs as much as the hit. What has no short way goes on to FastAPI.
+FastAPI tries its routes one by one and opens stacks for dependencies and files, which costs as much
+as a cache hit. Routes with parameters, and everything else, go on to FastAPI.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from service.errors import RequeryError
 class DirectRoute(APIRoute):
     """A documented route without FastAPI's dependency injection and response validation.
 
-    Its endpoint takes the request and returns a response. On a cache hit the machinery left out
-    would cost more than the hit.
+    Its endpoint takes the request and returns a response.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -34,16 +33,16 @@ class DirectRoute(APIRoute):
 
 
 class DirectMiddleware:
-    """Calls the endpoint of a :class:`DirectRoute` without parameters; the innermost layer.
+    """Calls a :class:`DirectRoute` without parameters; the innermost layer.
 
     Args:
-        app: FastAPI, for everything else.
-        routes: all routes, in the order in which FastAPI tries them.
+        app: FastAPI, for all other requests.
+        routes: all routes in FastAPI's order.
     """
 
     def __init__(self, app: ASGIApp, *, routes: Sequence[BaseRoute]) -> None:
         self._app = app
-        self._routes = short_ways(routes)
+        self._routes = direct_routes(routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -62,8 +61,8 @@ class DirectMiddleware:
         await response(scope, receive, send)
 
 
-def short_ways(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], DirectRoute]:
-    """Routes by method and path, as far as FastAPI would take just these."""
+def direct_routes(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], DirectRoute]:
+    """Routes by method and path that FastAPI would choose, too."""
     found: dict[tuple[str, str], DirectRoute] = {}
     for route in routes:
         if not isinstance(route, DirectRoute) or route.param_convertors:

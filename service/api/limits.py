@@ -1,4 +1,4 @@
-"""How many requests a second one caller may make."""
+"""Rate limits by API key or address."""
 
 from __future__ import annotations
 
@@ -11,21 +11,19 @@ from service.security.auth import Auth, address_of
 from service.telemetry.request_context import context_of
 
 EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
-"""What tells whether the service is well must not depend on how busy it is."""
+"""Health checks and metrics must work under load."""
 _DEFAULT_BURST_S = 2.0
 
 
 class RateLimitMiddleware:
-    """Refuses the requests of a caller that makes too many.
-
-    A request with a valid key counts for that key, any other for the address that it comes from.
+    """Rejects requests over the rate limit of their key, or of their address without a valid key.
 
     Args:
         app: the application inside.
-        auth: tells callers apart.
-        keys: tokens of keys, by name.
-        addresses: tokens of addresses.
-        exempt: paths that are not limited.
+        auth: identifies the client.
+        keys: limits by name of the key.
+        addresses: limits by address.
+        exempt: paths without a limit.
     """
 
     def __init__(
@@ -66,10 +64,10 @@ class RateLimitMiddleware:
 
 
 def buckets(per_s: float, burst: int | None) -> RateLimiter:
-    """Token buckets for these settings.
+    """The rate limiter of these settings.
 
     Args:
-        per_s: requests a second.
-        burst: requests at once; default: those of two seconds, at least one.
+        per_s: requests per second.
+        burst: requests at once; default: two seconds' worth, at least one.
     """
     return RateLimiter(per_s=per_s, burst=burst or max(1, round(per_s * _DEFAULT_BURST_S)))

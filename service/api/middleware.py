@@ -1,4 +1,4 @@
-"""The outermost layers, as plain ASGI: request context and access line, and the body limit."""
+"""The outermost ASGI layers: request context with access line, and the body limit."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from service.telemetry.request_context import RequestContext, attach, make_conte
 _log = structlog.get_logger(component="access")
 
 _CLIENT_CLOSED = 499
-"""Logged when the caller hung up before there was an answer (nginx's number for it)."""
+"""Logged when the client disconnected first (as nginx does)."""
 _QUIET = {"/livez", "/readyz", "/metrics"}
-"""Asked every few seconds by machines: logged only if they break (503 is an answer)."""
+"""Polled every few seconds: logged only on failures (503 is an answer)."""
 
 
 class RequestContextMiddleware:
-    """Gives each request its context, adds its headers, counts it, and logs one line about it.
+    """Attaches the context of each request, adds headers, counts it and logs one line.
 
     Args:
         app: the application inside.
         metrics: counts responses and requests in flight.
-        log_requests: whether to write the access line.
+        log_requests: whether to log the access line.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: ApiMetrics, log_requests: bool) -> None:
@@ -60,7 +60,7 @@ class RequestContextMiddleware:
             await send(message)
 
         self._metrics.in_flight += 1
-        # Other log lines about this request, in this task or one that it starts, carry the ids.
+        # Log lines in this task and in tasks that it starts carry the ids.
         tokens = structlog.contextvars.bind_contextvars(**ids)
         try:
             await self._app(scope, receive, send_with_headers)
@@ -69,7 +69,7 @@ class RequestContextMiddleware:
         except Exception:
             _log.exception("unhandled_error")
             if status:
-                raise  # half an answer is out: only the server can break it off
+                raise  # the response has started: only the server can abort it
             await internal_problem(context.request_id)(scope, receive, send_with_headers)
         finally:
             self._metrics.in_flight -= 1
@@ -95,13 +95,13 @@ class RequestContextMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Refuses bodies over a limit, declared or not.
+    """Rejects bodies over a limit, declared or not.
 
-    The refusal is raised where the body is read, so that it is answered like any other error.
+    The error is raised where the body is read, so that it is answered like any other.
 
     Args:
         app: the application inside.
-        max_bytes: longest body taken.
+        max_bytes: longest body.
     """
 
     def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:

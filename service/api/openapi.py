@@ -1,4 +1,4 @@
-"""The OpenAPI document, with the schemas of bodies that routes read by themselves."""
+"""The OpenAPI document, with the bodies that routes read directly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
     PurgeRequest,
     Problem,
 )
-"""Bodies that routes read by themselves, and problems: FastAPI does not see them."""
+"""Bodies that routes read directly, and problems: FastAPI does not see them."""
 
 
 _SCHEME = "key"
@@ -43,7 +43,7 @@ _OPEN = frozenset({"/livez", "/readyz"})
 
 
 def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """A function that builds the document once; it takes the place of ``app.openapi``."""
+    """A function that builds the document once; it replaces ``app.openapi``."""
 
     def build() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -68,7 +68,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 
 def _describe_keys(schema: dict[str, Any]) -> None:
-    """Say how a key is sent, and that any call but those for health can be one too many."""
+    """Document the API key and the 429 of all routes except health checks."""
     scheme = {"type": "http", "scheme": "bearer", "description": "Needed once keys are configured."}
     schema["components"]["securitySchemes"] = {_SCHEME: scheme}
     for path, operations in schema["paths"].items():
@@ -93,7 +93,7 @@ _BY_CODE = {
 
 
 def _describe_headers(schema: dict[str, Any]) -> None:
-    """Name the headers that come with every answer, and with every problem of a kind."""
+    """Document the headers of all responses and of some status codes."""
     for operations in schema["paths"].values():
         for operation in operations.values():
             for code, response in operation["responses"].items():

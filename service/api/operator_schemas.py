@@ -1,6 +1,6 @@
-"""What operators send and get: versions, routing, overrides, purges.
+"""Schemas of the operators' routes: versions, routing, overrides, purges.
 
-As in :mod:`service.api.schemas`, answers are built directly; these models document them.
+As in :mod:`service.api.schemas`, responses are built directly; these models document them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Readiness(BaseModel):
 
 
 class AnyObject(RootModel[dict[str, Any]]):
-    """A body that is looked at more closely later."""
+    """Any JSON object."""
 
 
 class NewOverride(RootModel[Annotated[BlockQuery | BlockTerm | Pin, Field(discriminator="kind")]]):

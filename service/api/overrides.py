@@ -1,4 +1,4 @@
-"""``/overrides``: what the relevance team decides by hand, live on all replicas."""
+"""``/overrides``: manual decisions of the relevance team, on all replicas."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class OverridesApi:
     """Routes of the relevance team; all of them need the admin key.
 
     Args:
-        overrides: what is in force.
-        editor: changes it.
-        guard: who may.
+        overrides: those in force.
+        editor: changes them.
+        guard: checks the key.
     """
 
     def __init__(self, *, overrides: Overrides, editor: OverrideEditor, guard: Guard) -> None:

@@ -42,12 +42,12 @@ def content(error: RequeryError, request_id: str | None = None) -> dict[str, Any
 
 
 def problem(error: RequeryError, request_id: str | None = None) -> Response:
-    """The response that tells a caller about ``error``."""
+    """The response for ``error``."""
     return _response(content(error, request_id), dict(error.headers))
 
 
 def internal_problem(request_id: str | None) -> Response:
-    """The response for a fault that nobody thought of; the log has the details."""
+    """The response for an unexpected error; the log has the details."""
     return problem(
         RequeryError("the server failed on this request; its log has the details"), request_id
     )
@@ -63,7 +63,7 @@ async def answer_to(request: Request, error: Exception) -> Response:
     """The problem for an error that a route raised.
 
     Raises:
-        Exception: ``error``, if it is neither ours nor one of HTTP.
+        Exception: ``error``, if it is neither a RequeryError nor an HTTPException.
     """
     if isinstance(error, HTTPException):
         return await _on_http_error(request, error)
@@ -71,7 +71,7 @@ async def answer_to(request: Request, error: Exception) -> Response:
 
 
 def from_validation(error: ValidationError) -> RequeryError:
-    """The error to raise for a body that a schema refuses."""
+    """The error for a body that a schema rejects."""
     found = error.errors(include_url=False, include_input=False)
     if found and found[0]["type"] == "json_invalid":
         reason = str(found[0].get("ctx", {}).get("error", "not JSON"))
@@ -91,7 +91,7 @@ def printable(text: str, *, limit: int = 200) -> str:
 
 
 def _shown(text: str) -> str:
-    """``text``, escaped if it holds what a terminal would not show as it is."""
+    """``text``, escaped if it is not printable."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 

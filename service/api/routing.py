@@ -1,4 +1,4 @@
-"""``/routing`` and ``/audit``: where requests go, and who changed what."""
+"""``/routing`` and ``/audit``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from service.telemetry.request_context import context_of
 
 _DEFAULT_ENTRIES = 100
 _NOTE_S = 0.25
-"""Longest that a change of this replica alone waits for the shared audit trail, in seconds."""
+"""Longest wait of a local change for the shared audit trail in seconds."""
 _STOP_HERE = (
     "to stop this replica alone, at once and without Redis, send the same to PUT "
     "/routing/kill/local, and so to every other replica"
@@ -49,29 +49,28 @@ _STOP_HERE = (
 
 
 class KnownVersions(Protocol):
-    """What routing has to know about versions; :class:`Versions` is one."""
+    """The versions, as far as routing needs them."""
 
     def get(self, name: str) -> object:
-        """The version; raises UnknownVersion if there is none of that name."""
+        """The version; raises UnknownVersion if no version has that name."""
 
     def ready_names(self) -> Collection[str]:
         """Names of the versions that this replica can route to."""
 
 
 class ControlApi:
-    """Routes of the A/B router and of whoever has to stop it.
+    """Routes of the A/B router, its kill switches and the audit trail.
 
-    A version must be known, and ready on this replica, before requests are sent to it. What a
-    change leaves as it is is not checked again: with a dead version in the weights, the others can
-    still be changed.
+    A version must be known and ready on this replica before it gets requests. Unchanged parts of a
+    plan are not checked again, so that others can be changed beside a dead version.
 
     Args:
         routing: the shared document.
-        versions: what can be routed to.
-        document_store: where the audit trail is.
-        guard: who may change the routing and read the audit trail.
-        reader: who may read the routing.
-        assigner: what follows the routing here, and has the kill switch of this replica alone.
+        versions: the versions that can get requests.
+        document_store: keeps the audit trail.
+        guard: checks who may change the routing and read the audit trail.
+        reader: checks who may read the routing.
+        assigner: the router of this replica, with its local kill switch.
     """
 
     def __init__(
@@ -232,7 +231,7 @@ class ControlApi:
     async def _switched(
         self, request: Request, kill: Kill | None, action: str, author: str
     ) -> Response:
-        """Set the switch of this replica alone; the answer to who asked for it."""
+        """Set the local kill switch; the response to its request."""
         before = self._assigner.local_kill
         if before == kill:
             return self._shown()
@@ -249,7 +248,7 @@ class ControlApi:
             after={"local_kill": _dumped(kill)},
             replica=socket.gethostname(),
         )
-        # It is in force already, and must not wait for what may be the reason that it is needed.
+        # It is in force already and must not wait long: the store may be the reason for it.
         await note(self._document_store, change, within_s=_NOTE_S)
         return self._changed(request, action, revision)
 
@@ -292,16 +291,16 @@ class ControlApi:
 
 
 class _Use(NamedTuple):
-    """A place in a plan where a version is named."""
+    """A use of a version in a plan."""
 
     field: str
     name: str
     rises: bool
-    """Whether it gets more requests than it had."""
+    """Whether it gets more requests than before."""
 
 
 def _uses(plan: RoutingPlan, current: Routing) -> Iterator[_Use]:
-    """All uses of versions in ``plan``, seen from what is in force."""
+    """The uses of versions in ``plan``, compared with ``current``."""
     yield _Use("default", plan.default, rises=plan.default != current.default)
     for name, share in plan.weights.items():
         yield _Use(f"weights.{name}", name, rises=share > current.weights.get(name, 0))

@@ -1,8 +1,7 @@
-"""Requests and answers on the wire.
+"""Schemas of requests and responses.
 
-Requests are validated by these models. Answers are built directly (validating our own output on
-every request would cost more than the rest of the edge); the answer models document them, and the
-contract tests hold the two together.
+Requests are validated by these models. Responses are built directly, because validating them would
+cost more than the rest of the API; their models document them, and contract tests compare the two.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from pydantic import (
 from service.pipeline.batch import MAX_BATCH
 
 MAX_RAW_CHARS = 4096
-"""Longest text taken before normalising, so that normalising stays cheap."""
+"""Longest text before normalising, to bound its cost."""
 MAX_PAIRS = 256
 """Most pairs in one call of /relevance."""
 MAX_DEADLINE_MS = 600_000
@@ -53,7 +52,7 @@ MinRelevance = Annotated[
 class Body(BaseModel):
     """Base of request bodies."""
 
-    # Strict: "3" is not 3. A caller's mistake should show at once, not on the odd value.
+    # Strict: "3" is not 3, so that a client's mistake shows at once.
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -230,7 +229,7 @@ class BatchResponse(BaseModel):
 
 
 def request_body(model: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI for a body that the route reads by itself."""
+    """OpenAPI for a body that the route reads directly."""
     schema = {"$ref": f"#/components/schemas/{model.__name__}"}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
@@ -243,7 +242,7 @@ def parameter(
     required: bool = False,
     **schema: Any,
 ) -> dict[str, Any]:
-    """OpenAPI for a parameter that the route reads by itself; text if the schema says no type."""
+    """OpenAPI for a parameter that the route reads directly; a string by default."""
     return {
         "name": name,
         "in": place,
@@ -254,12 +253,12 @@ def parameter(
 
 
 def parameters(*described: dict[str, Any]) -> dict[str, Any]:
-    """OpenAPI for the parameters of a route, each made by :func:`parameter`."""
+    """OpenAPI for parameters made by :func:`parameter`."""
     return {"parameters": list(described)}
 
 
 def response_header(name: str, description: str, **schema: Any) -> dict[str, Any]:
-    """OpenAPI for a header that an answer always has."""
+    """OpenAPI for a header that a response always has."""
     described = {"description": description, "required": True}
     return {name: {**described, "schema": {"type": "string", **schema}}}
 

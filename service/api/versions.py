@@ -1,4 +1,4 @@
-"""``/versions``: which model versions there are, and loading and unloading them live."""
+"""``/versions``: lists, loads and unloads model versions."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class VersionsApi:
     """Routes that show, load and unload versions.
 
     Args:
-        versions: what is known.
+        versions: all known versions.
         reconciler: loads and unloads versions on all replicas.
-        loader: what is being loaded.
-        memory: what engines take.
+        loader: runs loads and unloads.
+        memory: memory of the engines.
         weights: shares of the versions.
-        guard: who may load and unload.
-        reader: who may look.
-        wait_s: longest that ``?wait=true`` holds an answer back.
+        guard: checks who may load and unload.
+        reader: checks who may list.
+        wait_s: longest wait of ``?wait=true`` in seconds.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class VersionsApi:
             raise
         except Exception as error:  # noqa: BLE001 - the version keeps its reason
             failure = error
-        # It can also have failed while the wish was being stored.
+        # The load may have failed while its document was written.
         if version.state is State.FAILED:
             raise LoadFailed(
                 f"version {version.name} could not be loaded: {version.reason}"
@@ -204,10 +204,10 @@ _PARAMETERS = parameters(
 
 
 def _flag(request: Request, name: str) -> bool:
-    """A parameter of the query string that is true or false.
+    """A boolean parameter of the query string.
 
     Raises:
-        InvalidRequest: it is neither.
+        InvalidRequest: it is neither true nor false.
     """
     given = request.query_params.get(name, "false")
     if given not in ("true", "false"):

@@ -1,4 +1,4 @@
-"""When to try again what has failed."""
+"""Exponential backoff by name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """When to try again what has failed: after ``first_s`` seconds, then twice that, and so on.
+    """Waits after failures: ``first_s`` seconds, then twice as long each time.
 
     Args:
-        first_s: wait after the first failure, in seconds.
-        longest_s: wait after many.
+        first_s: wait after the first failure in seconds.
+        longest_s: longest wait in seconds.
         clock: monotonic seconds.
     """
 
@@ -24,13 +24,13 @@ class Backoff:
         self._waits: dict[str, tuple[float, float]] = {}
 
     def failed(self, name: str) -> None:
-        """``name`` has failed (again)."""
+        """Record a failure of ``name``."""
         _, wait = self._waits.get(name, (0.0, 0.0))
         wait = min(wait * 2 or self._first_s, self._longest_s)
         self._waits[name] = (self._clock() + wait, wait)
 
     def forget(self, name: str) -> None:
-        """``name`` may be tried at once, and starts over if it fails."""
+        """Reset ``name``: it may be tried at once."""
         self._waits.pop(name, None)
 
     def due(self, name: str) -> bool:

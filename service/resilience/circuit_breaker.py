@@ -1,8 +1,8 @@
-"""A circuit breaker: what keeps failing is left alone for a while, then tried with care.
+"""A circuit breaker: stops calls to something that fails, and tries again after a while.
 
-*Closed*, calls go through and their outcomes are watched. Too many faults *open* it: calls are
-refused at once, for a wait that doubles each time it ends in vain. Then it is *half open*: calls
-are tried, one at a time, until enough of them in a row went well, or one did not.
+*Closed*, it passes calls and records their outcomes. Too many failures *open* it: it refuses calls
+for a wait that doubles after each failed trial. Then it is *half open*: it passes one call at a
+time until enough in a row succeed, or one fails.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from service.resilience.outage_log import OutageLogThrottle
 _log = structlog.get_logger(component="breaker")
 
 _JITTER = 0.25
-"""Share by which a wait is cut short at most, so that replicas do not come back in step."""
+"""Most that a wait is shortened, as a share, so that replicas do not retry in step."""
 _MOST_DOUBLINGS = 32
 
 
 class Breaker:
-    """One breaker. Plain calls of one thread: nothing here waits, and nothing raises.
+    """One breaker, for one thread; its methods neither block nor raise.
 
-    Who was allowed a call says how it ended, by exactly one of :meth:`succeeded`, :meth:`failed`
-    and :meth:`cancelled`. What is said while the breaker is open comes from calls that were under
-    way when it opened, and changes nothing.
+    After an allowed call, exactly one of :meth:`succeeded`, :meth:`failed` and :meth:`cancelled`
+    reports the outcome. Outcomes while the breaker is open are from earlier calls and change
+    nothing.
 
     Args:
         name: in metrics and in the log.
-        metrics: where it reports; ``None`` is nowhere.
-        window: how many of the last outcomes are looked at.
-        least: fewer outcomes than this say nothing about the share of faults.
-        share: share of faults among them, in (0, 1], from which it opens.
-        in_a_row: faults in a row that open it whatever else there was.
-        good: trials in a row that close it.
-        wait_s: seconds from opening to the first trial, at most; three quarters of it at least.
-        longest_wait_s: bound on the wait as it doubles. It is also how long the breaker must have
-            been closed before the next wait is short again, and how long a trial of which nothing
-            is heard keeps the next one waiting.
+        metrics: records transitions and refusals; ``None``: nothing does.
+        window: number of recent outcomes to consider.
+        least: least number of outcomes for a share of failures.
+        share: share of failures in (0, 1] that opens the breaker.
+        in_a_row: consecutive failures that open it in any case.
+        good: consecutive successful trials that close it.
+        wait_s: longest wait from opening to the first trial in seconds; at least three quarters
+            of it.
+        longest_wait_s: upper bound on the doubled wait. Also the time that the breaker must be
+            closed before the wait is short again, and the time after which a trial without an
+            outcome no longer blocks the next one.
         clock: monotonic seconds.
         draw: a random number in [0, 1).
     """
@@ -75,10 +76,10 @@ class Breaker:
         self._state: State = "closed"
         self._faults: deque[bool] = deque(maxlen=window)
         self._run = 0
-        """Faults in a row while closed, good trials in a row while half open."""
+        """Consecutive failures while closed, consecutive successful trials while half open."""
         self._doublings = 0
         self._until = 0.0
-        """When the next trial may begin."""
+        """When the next trial may start."""
         self._closed_at: float | None = None
         self._outage = OutageLogThrottle(clock=clock)
         if metrics is not None:
@@ -96,14 +97,14 @@ class Breaker:
 
     @property
     def wait_left_s(self) -> float:
-        """Seconds until a trial may begin; 0 if one may now."""
+        """Seconds until a trial may start; 0 if one may start now."""
         return 0.0 if self.closed else max(0.0, self._until - self._clock())
 
     def allow(self, *, trial: bool = True) -> bool:
-        """Whether a call may be made now; a refusal is counted.
+        """Whether a call may be made now; counts refusals.
 
         Args:
-            trial: whether this call may be the one that finds out how things stand.
+            trial: whether this call may be a trial.
         """
         if self.closed:
             return True
@@ -118,7 +119,7 @@ class Breaker:
         return False
 
     def succeeded(self) -> None:
-        """A call went well."""
+        """A call has succeeded."""
         if self.closed:
             self._run = 0
             self._faults.append(False)
@@ -130,7 +131,7 @@ class Breaker:
                 self._until = self._clock()
 
     def failed(self) -> None:
-        """A call did not."""
+        """A call has failed."""
         if self.closed:
             self._run += 1
             self._faults.append(True)
@@ -146,7 +147,7 @@ class Breaker:
             self._open()
 
     def cancelled(self) -> None:
-        """A call was given up by its caller, and says nothing."""
+        """A call was cancelled; it has no outcome."""
         if self._state == "half_open":
             self._until = self._clock()
 

@@ -1,4 +1,4 @@
-"""One absolute deadline for a request, on the monotonic clock."""
+"""The deadline of a request on the monotonic clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Self
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A point on the monotonic clock, in seconds, after which nobody waits for the answer."""
+    """The monotonic time, in seconds, at which the answer is due."""
 
     at: float
 
@@ -20,9 +20,9 @@ class Deadline:
         return cls(start + milliseconds / 1000.0)
 
     def remaining(self) -> float:
-        """Seconds left, never negative."""
+        """Seconds until the deadline; 0 after it."""
         return max(0.0, self.at - time.monotonic())
 
     def overdue(self) -> float:
-        """Seconds since it passed, never negative."""
+        """Seconds since the deadline; 0 before it."""
         return max(0.0, time.monotonic() - self.at)

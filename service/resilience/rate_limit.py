@@ -1,4 +1,4 @@
-"""Token buckets: how many requests a second somebody may make, in bounded memory."""
+"""Rate limits by token buckets in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ MAX_BUCKETS = 10_000
 
 
 class RateLimiter:
-    """One token bucket for each name, as the generic cell rate algorithm has it.
+    """One token bucket for each name (generic cell rate algorithm).
 
-    Of each bucket only the time is kept at which it will be full again, so that taking from one is
-    a look-up and an addition. The bucket used longest ago is forgotten when there are too many; a
-    forgotten one is full.
+    A bucket is the time at which it will be full again. The least recently used bucket is dropped
+    when there are too many; a dropped bucket is full.
 
     Args:
-        per_s: tokens that flow into each bucket a second.
-        burst: tokens that a full bucket holds.
-        most: buckets kept.
+        per_s: tokens added to each bucket per second.
+        burst: capacity of a bucket in tokens.
+        most: most buckets.
         clock: monotonic seconds.
     """
 
@@ -38,14 +37,14 @@ class RateLimiter:
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many buckets are kept."""
+        """Number of buckets."""
         return len(self._full_at)
 
     def take(self, name: str) -> float:
-        """Take a token out of a bucket; what is refused costs none.
+        """Take a token from a bucket if there is one.
 
         Returns:
-            0 if there was one, else the seconds until there is.
+            0 if there was one, otherwise the seconds until there is.
         """
         now = self._clock()
         full_at = max(self._full_at.get(name, now), now) + self._interval
@@ -60,11 +59,11 @@ class RateLimiter:
         return wait
 
     def wait(self, name: str) -> float:
-        """Seconds until there is a token in the bucket; 0 if there is one now. Takes none."""
+        """Seconds until the bucket has a token; 0 if it has one. Takes none."""
         now = self._clock()
         return self._over(max(self._full_at.get(name, now), now) + self._interval, now)
 
     def _over(self, full_at: float, now: float) -> float:
         over = full_at - now - self._depth
-        # What is left of rounding is no reason to wait.
+        # Ignore rounding errors.
         return over if over > self._interval * 1e-6 else 0.0

@@ -1,7 +1,7 @@
-"""``requery serve``: one process, one event loop, one line on standard error when it cannot start.
+"""``requery serve``: one process, one event loop, one line on standard error if it cannot start.
 
-Order: options, port, model store, then the application; the slow load of the model comes last, in
-the background. From the moment that the port is open ``/livez`` and ``/readyz`` answer.
+Order: options, port, model store, application; the model loads last, in the background. ``/livez``
+and ``/readyz`` answer as soon as the port is open.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ _log = structlog.get_logger(component="serve")
 
 _BACKLOG = 2048
 _COLLECT_AFTER = 10_000
-"""Objects that wait for the garbage collector; by default 700, which a turn of the loop with a
-dozen requests in it has, all of them in use."""
+"""Allocations between collections. A dozen concurrent requests exceed the default of 700, with all
+their objects in use."""
 _OTHER_DESCRIPTORS = 256
 """For engines, Redis and connections over the limit."""
 _FAILED = 1
 _WRONG_OPTIONS = 2
 _UNFLUSHED = 120
-"""As the interpreter ends when its output cannot be written."""
+"""The interpreter's exit status if it cannot flush its output."""
 
 
 class _CannotServe(Exception):
-    """There is no application to serve; the message is for the operator."""
+    """The application cannot be created; the message is for the operator."""
 
     def __init__(self, message: str, code: int = _FAILED) -> None:
         super().__init__(message)
@@ -99,12 +99,12 @@ async def from_store(settings: Settings) -> RuntimeDependencies:
 
     Raises:
         ModelStoreError: the store cannot be read, or the default version cannot be used.
-        LoadFailed: the store gave no answer.
+        LoadFailed: the store did not answer.
     """
     store = open_store(settings.sources(), settings.cache_dir)
     versions = await arriving(
         lambda: known_versions(store, settings),
-        # What is in the package is there from the start.
+        # Versions in the package need no wait.
         wait_s=settings.store_wait_s if settings.sources() else 0.0,
     )
     memory = await in_daemon_thread(lambda: memory_budget(settings, versions))
@@ -118,17 +118,17 @@ async def from_store(settings: Settings) -> RuntimeDependencies:
 
 
 def run(settings: Settings, supply: Callable[[Settings], Awaitable[RuntimeDependencies]]) -> None:
-    """Serve until told to stop.
+    """Serve until a signal.
 
     Args:
         settings: all options.
-        supply: gives the versions, and what makes them run.
+        supply: returns the versions and their dependencies.
 
     Raises:
-        SystemExit: it could not start, or not stop in order; one line on standard error says why.
+        SystemExit: the start or the graceful end failed; one line on standard error says why.
     """
     gc.set_threshold(_COLLECT_AFTER)
-    # Until the server is there: the first process of a container ignores signals otherwise.
+    # Until the server runs: the first process of a container ignores signals otherwise.
     signal.signal(signal.SIGTERM, _leave)
     try:
         require_keys(settings)
@@ -149,7 +149,7 @@ def run(settings: Settings, supply: Callable[[Settings], Awaitable[RuntimeDepend
 
 
 class _Serving:
-    """The server, what makes its application, and what kept it from serving."""
+    """The server, the creation of its application, and the failures."""
 
     def __init__(
         self, settings: Settings, supply: Callable[[Settings], Awaitable[RuntimeDependencies]]
@@ -175,7 +175,7 @@ class _Serving:
             raise _CannotServe(str(error), _WRONG_OPTIONS) from error
 
     def _not_loaded(self, error: Exception) -> None:
-        # The engine core may be gone before us when both are told to stop.
+        # At a common signal, the engine core may end first.
         if not self.server.server_state.stopping:
             self._give_up(error)
 
@@ -217,7 +217,7 @@ def _server(settings: Settings, front: Front) -> Server:
 
 
 def _allow_descriptors(wanted: int) -> int:
-    """Let the process open as many files as ``wanted``, as far as it may; how many it may."""
+    """Raise the limit of open files to ``wanted`` if allowed; the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return wanted
@@ -240,7 +240,7 @@ def _settings(given: dict[str, Any]) -> Settings:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A listening socket, so that a taken port shows before the model is loaded."""
+    """A listening socket, so that a taken port fails before the model loads."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -264,7 +264,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _reason(error: Exception, version: str) -> tuple[str, int]:
-    """What to say of ``error``, and the exit status that goes with it."""
+    """The message for ``error``, and the exit status."""
     if isinstance(error, _CannotServe):
         return str(error), error.code
     if isinstance(error, ModelStoreError | RequeryError):
@@ -273,25 +273,25 @@ def _reason(error: Exception, version: str) -> tuple[str, int]:
 
 
 def _die(message: str, code: int = _FAILED) -> NoReturn:
-    """End with one line on standard error."""
+    """Exit with one line on standard error."""
     line = " ".join(message.split())
     sys.stderr.write(f"requery: {line}{os.linesep}")
     raise SystemExit(code)
 
 
 def _leave_at_once() -> NoReturn:
-    """End the process now that all is closed.
+    """Exit now that everything is closed.
 
-    The interpreter would go on to take apart vLLM, torch and what they imported, for seconds of
-    CPU time that a busy machine may not have before it kills what it told to stop.
+    The interpreter would spend seconds of CPU time on tearing down vLLM and torch, which a busy
+    machine may not have before it kills the process.
     """
-    # What was registered for the end (it ends processes that were started, among other things).
+    # Registered exit functions end child processes, among other things.
     atexit._run_exitfuncs()  # noqa: SLF001 - there is no other way to, short of the interpreter's own end
     code = 0
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except (OSError, ValueError):  # as the interpreter does: nobody may be reading any more
+        except (OSError, ValueError):  # as the interpreter does: the pipe may be closed
             code = _UNFLUSHED
     os._exit(code)
 

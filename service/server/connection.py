@@ -1,8 +1,8 @@
-"""One connection: uvicorn's HTTP/1.1 protocol, with bounds on what a caller may take of the server.
+"""One connection: uvicorn's HTTP/1.1 protocol with limits on size, time and number.
 
-uvicorn bounds neither the headers nor how long a request may take to arrive. Here a request has so
-many bytes and so many seconds; what is refused before the application sees it is answered as a
-problem, like any other error. Health checks find a place when all places are taken.
+uvicorn limits neither the headers nor the time in which a request must arrive. This class does, and
+answers a request that it rejects as a problem, like any other error. Some connections over the
+limit are kept for health checks.
 """
 
 from __future__ import annotations
@@ -40,28 +40,27 @@ from service.telemetry.request_context import make_context
 
 _KEY = "requery.connection"
 _SPARE = 64
-"""Connections over the limit that are read all the same, to let health checks through."""
+"""Connections over the limit that are read for health checks."""
 _SPARE_READ_S = 1.0
 _LINGER_S = 1.0
-"""How long a refused caller has to read why, before the connection goes."""
+"""Time for a rejected client to read the answer before the connection is aborted."""
 KEEP_ALIVE_S = 75
-"""Idle time of a connection: longer than that of common proxies, so that they close first."""
+"""Idle time of a connection: longer than in common proxies, so that they close first."""
 _CROWDED_KEEP_ALIVE_S = 5.0
-"""The same while more than half of the places are taken."""
+"""The same while more than half of all connections are open."""
 _CHUNKING = 8
-"""Bytes on the wire for each byte of a body, at most: chunks of one byte take 6."""
+"""Most bytes on the wire for each byte of a body: chunks of one byte take 6."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What callers may take.
+    """Limits on connections and requests.
 
     Attributes:
         connections: open at a time.
-        head_bytes: request line and headers together.
-        body_bytes: of a request; the application sees to it, here only the overhead is bounded.
-        request_s: longest that one request may take to arrive, in seconds. Reading an answer may
-            stall as long.
+        head_bytes: of the request line and the headers.
+        body_bytes: of the body; the application enforces it, the server bounds the overhead.
+        request_s: seconds in which a request must arrive, and longest stall of a response.
     """
 
     connections: int
@@ -71,7 +70,7 @@ class Limits:
 
     @classmethod
     def of(cls, settings: Settings) -> Limits:
-        """Those of the settings."""
+        """The limits of the settings."""
         return cls(
             connections=settings.max_connections,
             head_bytes=settings.max_header_bytes,
@@ -81,12 +80,12 @@ class Limits:
 
     @property
     def wire_bytes(self) -> int:
-        """Bytes that one request may take on the wire, whatever they are."""
+        """Most bytes of one request on the wire."""
         return self.head_bytes + _CHUNKING * self.body_bytes
 
 
 class HttpState(ServerState):
-    """What all connections share.
+    """State that all connections share.
 
     Args:
         limits: see :class:`Limits`.
@@ -99,9 +98,9 @@ class HttpState(ServerState):
         self.metrics = metrics or HttpMetrics()
         self.metrics.watch(lambda: len(self.connections))
         self.stopping = False
-        """Whether the process has been told to stop: every answer is its connection's last."""
+        """Whether the server is stopping: every response closes its connection."""
         self.crowded: ASGIApp | None = None
-        """Answers on connections over the limit; default: the application itself."""
+        """Answers on connections over the limit; default: the application."""
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -110,7 +109,7 @@ class HttpState(ServerState):
 
 
 class Connection(HttpToolsProtocol):
-    """One connection of one caller; made by :class:`uvicorn.Server`."""
+    """One client connection, created by :class:`uvicorn.Server`."""
 
     def __init__(
         self,
@@ -123,14 +122,14 @@ class Connection(HttpToolsProtocol):
         assert isinstance(server_state, HttpState)  # noqa: S101 - for the type checker
         self.state = server_state
         self.fault: RequeryError | None = None
-        """Why the request that is arriving will not arrive whole."""
+        """Why the present request will not arrive completely."""
         self._quiet_since = self.loop.time()
         self._request_s = server_state.limits.request_s
-        self._last = False  # the next answer is the last on this connection
-        self._deaf = False  # what arrives is dropped
-        # Of the request that is arriving:
-        self._between = True  # there is none
-        self._begun = 0  # requests that began in the piece of data that is being read
+        self._last = False  # the next response closes the connection
+        self._deaf = False  # input is dropped
+        # State of the present request:
+        self._between = True  # no request is arriving
+        self._begun = 0  # requests that began in the present data
         self._head_complete = False
         self._head_bytes = 0
         self._wire_bytes = 0
@@ -139,30 +138,30 @@ class Connection(HttpToolsProtocol):
 
     @property
     def arriving(self) -> bool:
-        """Whether a request has begun to arrive and is not whole."""
+        """Whether a request is arriving and incomplete."""
         return not self._between
 
     def idle_for(self) -> float | None:
-        """Seconds since anything happened; ``None`` while a request is under way."""
+        """Seconds since the last activity; ``None`` while a request is in flight."""
         if self._answering() or self.pipeline or not self._between or has_input(self.transport):
             return None
         return self.loop.time() - self._quiet_since
 
     def last_answer(self) -> None:
-        """Make the next answer the last, and say so in it."""
+        """Let the next response close the connection, with ``Connection: close``."""
         self._last = True
         cycle = self._answering()
         if cycle is not None and not cycle.response_started:
             cycle.keep_alive = False
 
     def close(self) -> None:
-        """Close once what was answered has been sent, for which there is a limit of time."""
+        """Close after the response is sent, or after the time limit."""
         self.transport.close()
         if self.transport.get_write_buffer_size():
             self.loop.call_later(self._request_s, self.transport.abort)
 
     def cut_off(self) -> None:
-        """Answer that there will be no answer, as far as that is possible, and hang up."""
+        """Answer 503 if no response has started, and close."""
         cycle = self._answering()
         if cycle is not None:
             if not cycle.response_started and not self.pipeline:
@@ -171,10 +170,10 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
         self.close()
 
-    # What uvicorn's protocol calls, and is called by
+    # Overridden methods of uvicorn's protocol
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A caller has connected."""
+        """A client has connected."""
         super().connection_made(transport)
         limits = self.state.limits
         over = len(self.connections) - limits.connections
@@ -191,14 +190,14 @@ class Connection(HttpToolsProtocol):
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """The connection is closed."""
         self._expect_nothing()
         if self._stalled is not None:
             self._stalled.cancel()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Read a piece of a request, of several, or of none."""
+        """Parse data, which may be part of a request or several requests."""
         if self._deaf:
             return
         self._unset_keepalive_if_required()
@@ -206,7 +205,7 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            pass  # nothing is offered: the request has been answered as it is
+            pass  # no upgrade is offered: the request is answered as it is
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(
@@ -217,7 +216,7 @@ class Connection(HttpToolsProtocol):
             return
         if self._between:
             return
-        if self._begun + unfinished <= 1:  # else it is not known how much of the data is its own
+        if self._begun + unfinished <= 1:  # otherwise the request's share of the data is unknown
             self._wire_bytes += len(data)
         if not self._head_complete and self._wire_bytes > self.state.limits.head_bytes:
             self._refuse(self._long_head())
@@ -237,21 +236,21 @@ class Connection(HttpToolsProtocol):
         cast("dict[str, Any]", self.scope)[_KEY] = self
 
     def on_url(self, url: bytes) -> None:
-        """A piece of the request's target."""
+        """Part of the request's target."""
         self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, or a trailer, which nobody reads."""
+        """A header, or a trailer, which is ignored."""
         self._count_head(len(name) + len(value) + 4)
         if not self._head_complete:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """All that is needed to start answering."""
+        """The headers are complete."""
         super().on_headers_complete()
         self._head_complete = True
-        # What comes after a request to switch protocols may be of the other protocol.
+        # Data after an upgrade request may be of the other protocol.
         if self._last or self.state.stopping or self.parser.should_upgrade():
             self.cycle.keep_alive = False
 
@@ -262,10 +261,10 @@ class Connection(HttpToolsProtocol):
         self._expect_nothing()
 
     def on_response_complete(self) -> None:
-        """The last byte of an answer has been handed to the transport."""
+        """The transport has the last byte of a response."""
         self._quiet_since = self.loop.time()
         crowded = 2 * len(self.connections) > self.state.limits.connections
-        # uvicorn declares whole seconds, and hands them to the loop, which takes any number.
+        # uvicorn declares an int, but the loop accepts fractions.
         seconds = _CROWDED_KEEP_ALIVE_S if crowded else KEEP_ALIVE_S
         self.timeout_keep_alive = cast("int", seconds)
         super().on_response_complete()
@@ -274,21 +273,21 @@ class Connection(HttpToolsProtocol):
 
     def timeout_keep_alive_handler(self) -> None:
         """The connection was idle for too long."""
-        # A busy loop runs timers before it reads: the next request may be there already.
+        # A busy loop runs timers before it reads, so the next request may be waiting.
         if not has_input(self.transport):
             self.close()
 
     def shutdown(self) -> None:
-        """Finish what is under way."""
+        """Finish the request in flight."""
         self.last_answer()
 
     def pause_writing(self) -> None:
-        """The caller does not read its answers as fast as it asks for them."""
+        """The client reads more slowly than it sends requests."""
         super().pause_writing()
         self._stalled = self.loop.call_later(self._request_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The caller has read on."""
+        """The client reads again."""
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
@@ -306,14 +305,14 @@ class Connection(HttpToolsProtocol):
         )
 
     def _answering(self) -> RequestResponseCycle | None:
-        """The latest request, unless it has been answered."""
+        """The latest request, unless its response is complete."""
         cycle = cast(
             "RequestResponseCycle | None", self.cycle
         )  # declared as if there always is one
         return None if cycle is None or cycle.response_complete else cycle
 
     def _expect(self) -> None:
-        """From now on a request has to arrive in time."""
+        """Start the timer for the next request."""
         self._reading = self.loop.call_later(self._request_s, self._too_slow)
 
     def _expect_nothing(self) -> None:
@@ -330,10 +329,10 @@ class Connection(HttpToolsProtocol):
                 )
             )
         elif not has_input(self.transport):
-            self.close()  # nothing was ever sent: nobody waits for an answer
+            self.close()  # the client sent nothing and expects no answer
 
     def _refuse(self, error: RequeryError) -> None:
-        """Drop what arrives from now on, and say why if nothing has been said yet."""
+        """Drop further input, and answer with ``error`` if no response has started."""
         self._deaf = True
         self._expect_nothing()
         if self.transport.is_closing():
@@ -341,23 +340,23 @@ class Connection(HttpToolsProtocol):
         self.state.metrics.refused(error)
         cycle = self._answering()
         if cycle is not None:
-            # An answer is being made: to this request, which is told why it will never be whole,
-            # or to the one before, whose answer goes first and is the last.
+            # A response is in progress. If it is to this request, reading its body raises the
+            # error; if it is to the previous request, it goes first and closes the connection.
             cycle.keep_alive = False
             if cycle.more_body:
                 self.fault = error
                 cycle.message_event.set()
             return
-        if self._head_complete and not self._between:  # answered before it had arrived
+        if self._head_complete and not self._between:  # answered before it was complete
             self.close()
             return
         self._write(error)
-        # Closing at once would throw away what the caller has sent, and with it our answer.
+        # Closing with unread input would reset the connection and lose the answer.
         self.transport.write_eof()
         self.loop.call_later(_LINGER_S, self.transport.abort)
 
     def _write(self, error: RequeryError) -> None:
-        """Answer without the application."""
+        """Write an error response without the application."""
         response = problem(error, make_context(()).request_id)
         lines = [STATUS_LINE[response.status_code]]
         headers = [*self.state.default_headers, *response.raw_headers]
@@ -374,25 +373,25 @@ def protocol(name: Literal["bounded", "uvicorn"]) -> type[HttpToolsProtocol]:
 
 
 def connection_of(scope: Scope) -> Connection | None:
-    """The connection that a request came on; ``None`` where there is no server (in tests)."""
+    """The connection of a request; ``None`` without this server."""
     connection = scope.get(_KEY)
     return connection if isinstance(connection, Connection) else None
 
 
-def whole(receive: Receive, connection: Connection) -> Receive:
-    """``receive`` that raises why a body will not arrive whole, so that it is answered."""
+def complete_or_raise(receive: Receive, connection: Connection) -> Receive:
+    """``receive`` that raises the reason why a body stays incomplete."""
 
-    async def receive_whole() -> Message:
+    async def checked() -> Message:
         message = await receive()
         if connection.fault is not None and message.get("more_body"):
             raise connection.fault
         return message
 
-    return receive_whole
+    return checked
 
 
 def too_many(state: HttpState) -> TooManyConnections:
-    """The refusal of a connection over the limit, which is counted."""
+    """The error for a connection over the limit; counts it."""
     error = TooManyConnections(
         f"{state.limits.connections} connections are open, and no more are taken; try again"
     )
@@ -401,7 +400,7 @@ def too_many(state: HttpState) -> TooManyConnections:
 
 
 def has_input(*channels: asyncio.BaseTransport | socket.socket) -> bool:
-    """Whether any of them has something to read: data, a caller to accept, or an end."""
+    """Whether any of them has input: data, a connection to accept, or an end."""
     poll = select.poll()
     for channel in channels:
         if not isinstance(channel, socket.socket):

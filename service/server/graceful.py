@@ -1,8 +1,8 @@
-"""The server: uvicorn's, with an orderly end under load.
+"""uvicorn's server with a graceful shutdown under load.
 
-Told to stop, it goes on answering for a while (``/readyz`` says that it stops, and each answer is
-the last on its connection), then turns new callers away, finishes what it has, and ends. A caller
-either gets an answer or could not connect: nobody is cut off between the two.
+After SIGTERM it accepts requests for a while (``/readyz`` answers 503, each response closes its
+connection), then refuses new connections, finishes requests in flight, and ends. A client either
+gets an answer or cannot connect.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from service.telemetry.logging import batched_writes, flush
 _log = structlog.get_logger(component="server")
 
 _SAME_S = 0.5
-"""Signals this close to each other are one: process managers send some of them twice."""
+"""Signals within this time count as one, because process managers send some twice."""
 _HANDSHAKES_S = 0.1
-"""Callers whose handshake was under way when new ones were turned away are accepted until then."""
+"""How long to accept clients whose handshake was in progress."""
 _QUIET_S = 1.0
-"""A connection on which nothing has happened for so long is not about to be used."""
+"""Idle time after which a connection is not about to be used."""
 _TICK_S = 0.02
 _HANG_UP_S = 1.0
-"""What was cut off may take so long to notice."""
+"""Time for requests to notice that they were cut off."""
 
 _ATTACH_FILTER = 26  # SO_ATTACH_FILTER, which the socket module does not name
 _DROP_SYN = b"".join(
     struct.pack("=HBBI", *instruction)
     for instruction in (
-        (0x30, 0, 0, 13),  # load the byte of the TCP header that holds the flags
-        (0x54, 0, 0, 0x12),  # of which SYN and ACK count
-        (0x15, 0, 1, 0x02),  # only SYN: somebody new
-        (0x06, 0, 0, 0),  # is not heard;
-        (0x06, 0, 0, 0xFFFFFFFF),  # everybody else is
+        (0x30, 0, 0, 13),  # load the flags of the TCP header
+        (0x54, 0, 0, 0x12),  # keep SYN and ACK
+        (0x15, 0, 1, 0x02),  # only SYN (a new client):
+        (0x06, 0, 0, 0),  # drop
+        (0x06, 0, 0, 0xFFFFFFFF),  # otherwise: accept
     )
 )
 
@@ -53,10 +53,10 @@ class Server(uvicorn.Server):
     """Serves one application on one event loop.
 
     Args:
-        config: of uvicorn; its application, and :class:`service.server.connection.Connection` as
-        ``http``. state: what the connections share.
-        delay_s: how long requests are taken after SIGTERM, in seconds. SIGINT does without.
-        grace_s: longest that requests in flight may take after that, in seconds.
+        config: of uvicorn.
+        state: what the connections share.
+        delay_s: seconds of accepting requests after SIGTERM; none after SIGINT.
+        grace_s: longest time for requests in flight after that, in seconds.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.server_state: HttpState = state
         self.cutting_off = False
-        """Whether the grace period is over: what is left is cancelled, and nobody is waiting."""
+        """Whether the grace period is over and the remaining requests are cancelled."""
         self._delay_s = delay_s
         self._grace_s = grace_s
-        self._told_at: float | None = None
+        self._signalled_at: float | None = None
         self._taking_until = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -83,16 +83,16 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - uvicorn's
-        """Stop in order at the first signal, and at once at the second."""
+        """Stop gracefully at the first signal, and at once at the second."""
         now = time.monotonic()
-        if self._told_at is not None:
-            if now - self._told_at >= _SAME_S:
+        if self._signalled_at is not None:
+            if now - self._signalled_at >= _SAME_S:
                 flush()
-                # Nothing is in order any more; the engine cores notice and end by themselves.
+                # The engine cores notice that their parent is gone and end.
                 os.write(2, b"requery: told to stop a second time: stopped at once\n")
                 os._exit(128 + sig)
             return
-        self._told_at = now
+        self._signalled_at = now
         delay_s = self._delay_s if sig == signal.SIGTERM else 0.0
         self._taking_until = now + delay_s
         self.server_state.stopping = True
@@ -101,11 +101,11 @@ class Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(self._stop, signal.Signals(sig).name, delay_s)
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether it is time to turn new callers away."""
+        """Whether it is time to refuse new connections."""
         return await super().on_tick(counter) and time.monotonic() >= self._taking_until
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Turn new callers away, finish what is under way, stop the application."""
+        """Refuse new connections, finish requests in flight, stop the application."""
         self.server_state.stopping = True
         self._last_answers()
         await self._close_listeners(sockets or [])
@@ -124,10 +124,9 @@ class Server(uvicorn.Server):
             connection.last_answer()
 
     async def _close_listeners(self, listeners: Sequence[socket.socket]) -> None:
-        """Refuse whoever is new, and accept whoever has connected by now.
+        """Refuse new connections after accepting those that the kernel has completed.
 
-        Closing right away would reset connections that the kernel has accepted for us, some with
-        a whole request in them.
+        Closing at once would reset them, and some hold a complete request.
         """
         turned_away = [turn_away(listener) for listener in listeners]
         if all(turned_away):
@@ -141,7 +140,7 @@ class Server(uvicorn.Server):
             listener.close()
 
     async def _finish(self) -> None:
-        """Wait for answers under way, and for callers that have connected and not yet asked."""
+        """Wait for requests in flight, and for clients that have just connected."""
         state = self.server_state
         end = time.monotonic() + self._grace_s
         while (state.connections or state.tasks) and time.monotonic() < end:
@@ -159,7 +158,7 @@ class Server(uvicorn.Server):
         for connection in self._connections:
             connection.cut_off()
         if state.tasks:
-            # Most notice that their caller is gone.
+            # Most notice that their client is gone.
             await asyncio.wait(tuple(state.tasks), timeout=_HANG_UP_S)
         for task in tuple(state.tasks):
             task.cancel()
@@ -170,14 +169,14 @@ class Server(uvicorn.Server):
 
 
 def turn_away(listener: socket.socket) -> bool:
-    """Let nobody new connect, while callers in the middle of connecting still can.
+    """Refuse new clients while handshakes in progress can complete.
 
-    New callers get no reply to their first packet; by the time they repeat it the listener is
-    closed, and they are refused.
+    The first packet of a new client is dropped. When the client repeats it, the listener is closed
+    and refuses it.
 
     Returns:
-        Whether it was done: some sandboxes do not allow it, and callers that connect in the very
-        moment in which the listener is closed may then be lost.
+        Whether the filter is set. Some sandboxes forbid it; clients that connect while the
+        listener closes may then be lost.
     """
     program = ctypes.create_string_buffer(_DROP_SYN)
     try:

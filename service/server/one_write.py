@@ -1,8 +1,8 @@
-"""Answers in one piece: status line, headers and body in one write.
+"""Responses in one write: status line, headers and body.
 
-uvicorn writes the headers and the body one after the other, and looks at every header with two
-regular expressions. On a cache hit that is a fifth of all the time. An answer that is not of the
-ordinary kind (a stream, an answer to ``HEAD``, one that names its own connection) is left to it.
+uvicorn writes headers and body separately and checks every header with two regular expressions. On
+a cache hit that is a fifth of the time. It still writes unusual responses: streams, responses to
+``HEAD``, and those with their own ``Connection`` header.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 _UNUSUAL = frozenset({b"connection", b"transfer-encoding"})
 _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-"""What has no place in a header, besides the ends of lines."""
+"""Characters that no header may have, besides line ends."""
 
 
 def in_one_piece(send: Send) -> Send:
-    """``send`` of uvicorn's, for one request, with as few writes as there can be."""
+    """Uvicorn's ``send`` of one request, with one write if possible."""
     cycle = getattr(send, "__self__", None)
     if not isinstance(cycle, RequestResponseCycle) or cycle.scope["method"] == "HEAD":
         return send
@@ -40,7 +40,7 @@ def in_one_piece(send: Send) -> Send:
 
 
 def _written(cycle: RequestResponseCycle, start: Message, body: bytes) -> bool:
-    """Whether it was an ordinary answer, which is now written; else nothing has been done."""
+    """Write an ordinary response; ``False``, without any effect, for others."""
     if cycle.disconnected or cycle.response_started or cycle.flow.write_paused:
         return False
     lines = [STATUS_LINE[start["status"]]]
@@ -58,7 +58,7 @@ def _written(cycle: RequestResponseCycle, start: Message, body: bytes) -> bool:
         lines.append(b"connection: close\r\n")
     head = b"".join(lines)
     if head.count(b"\n") != len(lines) or head.count(b"\r") != len(lines) or _CONTROL.search(head):
-        return False  # uvicorn says what is wrong with it
+        return False  # uvicorn reports what is wrong
     cycle.response_started = cycle.response_complete = True
     cycle.waiting_for_100_continue = False
     cycle.chunked_encoding = False

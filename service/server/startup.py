@@ -1,8 +1,7 @@
-"""What a request meets first: the application, or what stands in for it.
+"""The outer ASGI application: answers until the real one is ready.
 
-The server listens before there is an application, since what that is made of (the model store) may
-come late. Until then ``/livez`` says that the process is alive, and everything else that it is not
-ready. On connections over the limit, only health checks are answered.
+The server listens before the application exists, because the model store may be slow. Until then
+``/livez`` answers 200 and everything else 503. Connections over the limit only get health checks.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.problems import problem
 from service.errors import NotReady, RequeryError
-from service.server.connection import connection_of, too_many, whole
+from service.server.connection import complete_or_raise, connection_of, too_many
 from service.server.one_write import in_one_piece
 from service.telemetry.request_context import make_context
 
@@ -25,12 +24,12 @@ _HEALTH = frozenset({"/livez", "/readyz"})
 
 
 class Front:
-    """An ASGI application around another one that is still to be made.
+    """An ASGI application around another one that is created later.
 
     Args:
-        make: makes it; what it raises is told to ``on_failure``.
-        on_failure: told of what kept the application from being made, started or stopped.
-        cutting_off: whether requests that are cancelled now have been answered.
+        make: creates the application.
+        on_failure: called with an error of ``make``, or of the application's start or stop.
+        cutting_off: whether cancelled requests have been answered already.
     """
 
     def __init__(
@@ -54,7 +53,7 @@ class Front:
         if connection is not None:
             send = in_one_piece(send)
             if connection.arriving:
-                receive = whole(receive, connection)
+                receive = complete_or_raise(receive, connection)
         try:
             await self._app(scope, receive, send)
         except asyncio.CancelledError:
@@ -70,25 +69,25 @@ class Front:
             await _answer(too_many(connection.state), scope, receive, send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """The lifespan of the server, in which that of the application begins when it can."""
+        """The server's lifespan; the application's starts within it, later."""
         await receive()
-        told = asyncio.Event()
-        running = asyncio.create_task(self._run(told), name="application")
+        stop = asyncio.Event()
+        running = asyncio.create_task(self._run(stop), name="application")
         await send({"type": "lifespan.startup.complete"})
         await receive()
-        told.set()
+        stop.set()
         if self._app is _starting:
             running.cancel()
         await asyncio.wait((running,))
         await send({"type": "lifespan.shutdown.complete"})
 
-    async def _run(self, told_to_stop: asyncio.Event) -> None:
+    async def _run(self, stop: asyncio.Event) -> None:
         try:
             app = await self._make()
             async with app.router.lifespan_context(app):
                 self._app = app
-                await told_to_stop.wait()
-        except Exception as error:  # noqa: BLE001 - whoever started the server tells of it
+                await stop.wait()
+        except Exception as error:  # noqa: BLE001 - passed on
             self._on_failure(error)
 
 

@@ -1,8 +1,8 @@
-"""Counters and histograms for what happens several times in every request.
+"""Fast counters and histograms for events that happen several times per request.
 
-The library's own take a lock for each number, since any thread may count, and a histogram looks at
-its buckets one by one. These belong to the thread of the event loop, and are a fifth of the price;
-the library reads them at a scrape and sees to names, types and text as ever.
+The library's own take a lock for each increment, because any thread may count, and its histograms
+search their buckets one by one. These belong to the event loop's thread and cost a fifth. The
+library reads them at a scrape.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ LATENCY_BUCKETS_S = (
     0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2,
     0.3, 0.4, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
 )  # fmt: skip
-"""1 ms to 5 s, finest where callers have their budgets (50-150 ms)."""
+"""1 ms to 5 s, finest at the usual deadlines (50-150 ms)."""
 
 
 class FastCounter:
-    """One counter: it only grows."""
+    """One counter."""
 
     __slots__ = ("value",)
 
@@ -36,7 +36,7 @@ class FastCounter:
         self.value = 0
 
     def inc(self) -> None:
-        """Count one more."""
+        """Add one."""
         self.value += 1
 
 
@@ -44,7 +44,7 @@ class FastHistogram:
     """One histogram.
 
     Args:
-        bounds: upper bounds of the buckets, rising, without the infinite one.
+        bounds: upper bounds of the buckets, rising, without infinity.
     """
 
     __slots__ = ("_bounds", "counts", "total")
@@ -52,25 +52,25 @@ class FastHistogram:
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        """Of each bucket alone."""
+        """Of each bucket, not cumulative."""
         self.total = 0.0
-        """Of all values."""
+        """Sum of all values."""
 
     def observe(self, value: float) -> None:
-        """Count a value in the first bucket whose bound it is not above."""
+        """Count a value in the first bucket with a bound of at least the value."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
 
 class _Family(Collector, Generic[Child]):
-    """All children of one metric, by the values of its labels."""
+    """The children of one metric by label values."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str]) -> None:
         self._name, self._text, self._labels = name, text, tuple(labels)
         self._children: dict[tuple[str, ...], Child] = {}
 
     def labels(self, *values: str) -> Child:
-        """The child with these values; callers keep it."""
+        """The child with these label values."""
         if len(values) != len(self._labels):
             raise ValueError(f"{self._name} has the labels {', '.join(self._labels)}")
         child = self._children.get(values)
@@ -83,7 +83,7 @@ class _Family(Collector, Generic[Child]):
         return [self._family()]
 
     def collect(self) -> Iterable[Metric]:
-        """The family as it is now; called in the event loop, as all counting is."""
+        """The family with its samples; called in the event loop."""
         family = self._family()
         for values, child in self._children.items():
             self._add(family, values, child)
@@ -104,9 +104,9 @@ class FastCounters(_Family[FastCounter]):
 
     Args:
         name: without ``_total``.
-        text: what it counts.
-        labels: their names.
-        registry: where it is registered.
+        text: help text.
+        labels: label names.
+        registry: registers the metric.
     """
 
     def __init__(
@@ -131,10 +131,10 @@ class FastHistograms(_Family[FastHistogram]):
 
     Args:
         name: of the metric.
-        text: what it measures.
-        labels: their names.
-        bounds: upper bounds of the buckets, rising, without the infinite one.
-        registry: where it is registered.
+        text: help text.
+        labels: label names.
+        bounds: upper bounds of the buckets, rising, without infinity.
+        registry: registers the metric.
     """
 
     def __init__(

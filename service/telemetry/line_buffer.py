@@ -1,4 +1,4 @@
-"""Things that are kept until the end of the event loop's turn, to be dealt with together."""
+"""Batches lines until the end of an iteration of the event loop."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from contextlib import contextmanager
 
 
 class LineBuffer:
-    """Collects texts in one thread, whose event loop hands them over once in each turn.
+    """Collects lines in one thread; its event loop writes them once per iteration.
 
     Args:
-        done: gets the texts in order, never none.
+        write: writes one or more lines, in order.
     """
 
-    def __init__(self, done: Callable[[Sequence[str]], None]) -> None:
-        self._done = done
+    def __init__(self, write: Callable[[Sequence[str]], None]) -> None:
+        self._write = write
         self._kept: list[str] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        # Reentrant: a signal may come in between, and its handler may flush.
+        # Reentrant because a signal handler may flush in between.
         self._lock = threading.RLock()
 
     @contextmanager
     def batched_writes(self) -> Iterator[None]:
-        """Keep texts while this is open; to be entered in the event loop."""
+        """Batch lines within this context; enter it in the event loop."""
         before = self._loop, self._thread
         self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         try:
@@ -35,7 +35,7 @@ class LineBuffer:
             self.flush()
 
     def keep(self, text: str) -> bool:
-        """Whether ``text`` is kept; else the caller has to see to it, since nothing else will."""
+        """Keep a line for the batch; ``False`` if the caller must write it."""
         if self._loop is None or self._thread != threading.get_ident():
             return False
         with self._lock:
@@ -46,10 +46,10 @@ class LineBuffer:
         return True
 
     def flush(self) -> None:
-        """Hand over what is kept; from any thread."""
+        """Write the batch now; from any thread."""
         if not self._kept:
             return
         with self._lock:
             kept, self._kept = self._kept, []
             if kept:
-                self._done(kept)
+                self._write(kept)

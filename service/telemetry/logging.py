@@ -1,7 +1,7 @@
-"""Structured logs: one JSON object per line on standard output, whatever a shopper types.
+"""Structured logs: one JSON object per line on standard output.
 
-Lines are pure ASCII (everything else is escaped), so no character of a query, not even U+2028 or
-NEL, can break a line for any reader. Standard-library loggers (uvicorn) go the same way.
+Lines are pure ASCII, so that no character of a query (U+2028, NEL) can break a line. Loggers of the
+standard library (uvicorn) take the same way.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ QueryMode = Literal["hash", "plain", "off"]
 
 
 class _Clock:
-    """Stamps events as ISO 8601 in UTC; what a second has in common is formatted once."""
+    """Adds ISO 8601 timestamps in UTC; formats each second once."""
 
     def __init__(self) -> None:
         self._known = -1, ""
-        """A second since the epoch and how it is written; one object, since threads share it."""
+        """A second since the epoch and its text; one object because threads share it."""
 
     def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
         second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
@@ -53,9 +53,9 @@ _SHARED: tuple[Processor, ...] = (
 
 
 class _Lines(structlog.PrintLogger):
-    """Writes lines; one that cannot be written is lost, and nothing else is.
+    """Writes lines; drops a line that cannot be written.
 
-    A full disk under the log, or a reader who has gone, must not fail the request that is told of.
+    A full disk or a closed pipe must not fail the request.
     """
 
     def msg(self, message: str) -> None:
@@ -64,8 +64,8 @@ class _Lines(structlog.PrintLogger):
             super().msg(message)
 
     def info(self, message: str) -> None:
-        """What went well may wait for the end of the loop's turn."""
-        if not _turn.keep(message):
+        """Lines at level "info" may wait for the batch."""
+        if not _batch.keep(message):
             self.msg(message)
 
     log = debug = warn = warning = msg
@@ -73,7 +73,7 @@ class _Lines(structlog.PrintLogger):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """The same for the lines of libraries."""
+    """Writes the lines of libraries."""
 
     def emit(self, record: logging.LogRecord) -> None:
         flush()
@@ -106,22 +106,21 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
-    for name in ("uvicorn", "asyncio"):  # what they tell at "info" is in our own lines
+    for name in ("uvicorn", "asyncio"):  # at "info" they repeat our own lines
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
 def batched_writes() -> AbstractContextManager[None]:
-    """While this is open, lines about what went well are written once in each turn of the loop.
+    """Within this context, "info" lines are written once per iteration of the event loop.
 
-    To be entered in the event loop. They keep their places among the other lines, and all are
-    written when it ends.
+    Enter it in the event loop. The order of lines stays, and its end writes the rest.
     """
-    return _turn.batched_writes()
+    return _batch.batched_writes()
 
 
 def flush() -> None:
-    """Write now what waits for the end of the loop's turn."""
-    _turn.flush()
+    """Write the batched lines now."""
+    _batch.flush()
 
 
 def _write(lines: Sequence[str]) -> None:
@@ -130,24 +129,24 @@ def _write(lines: Sequence[str]) -> None:
         sys.stdout.flush()
 
 
-_turn = LineBuffer(_write)
+_batch = LineBuffer(_write)
 
 
 def render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    """One event as one line of ASCII JSON; what JSON has no form for is written by ``repr``."""
+    """One event as one line of ASCII JSON; ``repr`` writes what JSON cannot."""
     try:
         line = orjson.dumps(event)
-    except TypeError:  # a lone surrogate, or a type that it does not know
+    except TypeError:  # a lone surrogate or an unknown type
         line = b"\xff"
-    # orjson leaves other alphabets as they are, and with them characters that end a line.
+    # orjson does not escape other alphabets, and some of their characters end a line.
     return line.decode("ascii") if line.isascii() else _ENCODER.encode(event)
 
 
 def query_fields(mode: QueryMode, *, salt: str = "") -> Callable[[str], Mapping[str, str]]:
-    """How a query appears in the log, as a function from the query to log fields.
+    """A function from a query to its log fields.
 
-    A shopper's query can be personal data. ``hash`` (64 bits of keyed BLAKE2b) lets lines about
-    one query be joined; common queries can be guessed from it unless a ``salt`` is kept secret.
+    A query can be personal data. ``hash`` (64 bits of keyed BLAKE2b) lets lines about one query be
+    joined. Common queries can be guessed from their hash unless the ``salt`` is secret.
     """
     key = hashlib.blake2b(salt.encode(), digest_size=32).digest() if salt else b""
 

@@ -1,4 +1,4 @@
-"""What the edge knows about one HTTP request: its ids, its clock, what to log about it."""
+"""The context of one HTTP request: ids, stopwatch and log fields."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from service.telemetry.stopwatch import Stopwatch
 
 _KEY = "requery.context"
 _draw = random.Random(random.SystemRandom().getrandbits(256)).getrandbits
-"""Ids have to differ, and need not be secret: a system call for each would be waste."""
+"""Ids must differ but need not be secret, so they take no system call."""
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:@+/=-]{0,127}")
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request. Handlers add log fields; the middleware writes them with the access line."""
+    """One request. Routes add log fields; the middleware logs them with the access line."""
 
     request_id: str
     trace_id: str | None = None
@@ -31,10 +31,10 @@ class RequestContext:
 
 
 def make_context(headers: Iterable[tuple[bytes, bytes]]) -> RequestContext:
-    """The context for a request with these (lower case) headers.
+    """The context of a request with these (lower case) headers.
 
-    ``X-Request-ID`` is kept if it is sane, else one is made. ``traceparent`` is read as W3C Trace
-    Context says: an invalid one is ignored.
+    A valid ``X-Request-ID`` is kept, otherwise a new one is drawn. An invalid ``traceparent`` (W3C
+    Trace Context) is ignored.
     """
     request_id: str | None = None
     trace_id = parent_id = None
@@ -49,17 +49,17 @@ def make_context(headers: Iterable[tuple[bytes, bytes]]) -> RequestContext:
 
 
 def attach(scope: Scope, context: RequestContext) -> None:
-    """Let :func:`context_of` find the context."""
+    """Attach the context to the scope."""
     scope[_KEY] = context
 
 
 def find_context(scope: Scope) -> RequestContext | None:
-    """The context, if the middleware came to attach one."""
+    """The attached context, if any."""
     return scope.get(_KEY)
 
 
 def context_of(scope: Scope) -> RequestContext:
-    """The context that the middleware attached."""
+    """The attached context."""
     context = scope[_KEY]
     assert isinstance(context, RequestContext)  # noqa: S101 - for the type checker
     return context

@@ -1,4 +1,4 @@
-"""Where the time of one request went."""
+"""Time by stage of one request."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import time
 
 
 class Stopwatch:
-    """Adds up where the time of one request went, stage after stage."""
+    """Adds up the time of each stage of a request."""
 
     __slots__ = ("_last", "stages", "started")
 
     def __init__(self) -> None:
         self.started = self._last = time.monotonic()
         self.stages: dict[str, float] = {}
-        """Seconds by stage, in the order in which the stages were first left."""
+        """Seconds by stage, in order of first use."""
 
     def lap(self, stage: str) -> None:
-        """Book the time since the last lap (or the start) on ``stage``."""
+        """Add the time since the last lap (or the start) to ``stage``."""
         now = time.monotonic()
         self.stages[stage] = self.stages.get(stage, 0.0) + now - self._last
         self._last = now

@@ -1,14 +1,12 @@
 """OpenTelemetry traces: one span for each request, and one for each stage of its pipeline.
 
-Off unless ``REQUERY_OTLP_ENDPOINT`` is set: then nothing that traces is imported, and requests pass
-no layer of it. Spans go out in a thread of their own, from a queue that drops what does not
-fit: a collector that is slow or gone costs spans and nothing else.
+Without ``REQUERY_OTLP_ENDPOINT`` nothing of OpenTelemetry is imported and requests pass no layer of
+it. A thread sends spans from a bounded queue, so a slow or absent collector costs spans only.
 
-A caller's ``traceparent`` (W3C Trace Context) is continued, and its decision to sample is kept. The
-layer inside sees this request's own span as its parent, so log lines carry the trace they belong
-to. Stages are told from the stopwatch that ``Server-Timing`` is made from: they follow each other
-without a gap. Attributes are the fields of the access line, so a query appears as it does in the
-log: hashed, plain or not at all.
+The client's ``traceparent`` (W3C Trace Context) and its sampling decision are kept. The layers
+inside see this request's span as the parent, so that log lines carry the trace id. The stopwatch of
+``Server-Timing`` times the stages. Attributes are the fields of the access line, so a query is
+hashed, plain or absent as in the log.
 """
 
 from __future__ import annotations
@@ -40,21 +38,21 @@ STAGES = {
     "generate": "engine",
     "filter": "filter",
 }
-"""Name of a stage's span by its name on the stopwatch; others keep theirs."""
+"""Names of spans by stage; other stages keep their names."""
 MAX_QUEUE = 2048
-"""Spans that wait to be sent; more are dropped."""
+"""Capacity of the queue; more spans are dropped."""
 _EXPORT_TIMEOUT_S = 5.0
 _CLOSE_S = 2.0
-"""Longest that stopping waits for the last spans."""
+"""Longest wait for the last spans at the end."""
 _QUIET = ("/livez", "/readyz", "/metrics")
-"""Asked every few seconds by machines: no traces of them."""
+"""Polled every few seconds: not traced."""
 
 
 class Tracing:
-    """What makes and sends spans.
+    """Creates and sends spans.
 
     Args:
-        provider: makes them; see :meth:`to_collector`.
+        provider: of spans; see :meth:`to_collector`.
     """
 
     def __init__(self, provider: TracerProvider) -> None:
@@ -66,13 +64,13 @@ class Tracing:
 
     @classmethod
     def to_collector(cls, endpoint: str, *, sample: float, release: str) -> Self:
-        """Traces that are sent by OTLP over HTTP.
+        """Tracing by OTLP over HTTP.
 
         The resource, headers and certificates follow the standard ``OTEL_*`` variables.
 
         Args:
-            endpoint: base address of the collector; ``/v1/traces`` is put after it.
-            sample: share of the requests without a caller's decision that are traced, in [0, 1].
+            endpoint: base URL of the collector; ``/v1/traces`` is appended.
+            sample: share in [0, 1] of requests to trace where the client has not decided.
             release: version of this program.
 
         Raises:
@@ -91,7 +89,7 @@ class Tracing:
 
     @classmethod
     def through(cls, exporter: SpanExporter, *, sample: float, release: str) -> Self:
-        """Traces that go to an exporter, in batches."""
+        """Tracing by an exporter, in batches."""
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -107,7 +105,7 @@ class Tracing:
         return cls(provider)
 
     def begin(self, scope: Scope) -> Span:
-        """The span of a request, a child of the caller's if there is one."""
+        """Start the span of a request, a child of the client's if there is one."""
         from opentelemetry.trace import SpanKind
 
         headers = {
@@ -123,7 +121,7 @@ class Tracing:
         )
 
     def headers_of(self, span: Span) -> list[tuple[bytes, bytes]]:
-        """Headers that say that ``span`` is the parent."""
+        """Headers with ``span`` as the parent."""
         from opentelemetry.trace import set_span_in_context
 
         carrier: dict[str, str] = {}
@@ -131,7 +129,7 @@ class Tracing:
         return [(name.encode(), value.encode("latin-1")) for name, value in carrier.items()]
 
     def end(self, span: Span, scope: Scope, context: RequestContext | None, status: int) -> None:
-        """Tell what became of the request, stage by stage, and send it off."""
+        """Record status, fields and stages of the request, and end its span."""
         if span.is_recording():
             route = getattr(scope.get("route"), "path", None)
             if route is not None:
@@ -152,7 +150,7 @@ class Tracing:
         from opentelemetry.trace import set_span_in_context
 
         within = set_span_in_context(parent)
-        # From the monotonic clock, which the stopwatch reads, to that of the spans.
+        # Spans use the wall clock; the stopwatch uses the monotonic clock.
         at = time.time_ns() - round((time.monotonic() - context.watch.started) * 1e9)
         for stage, seconds in context.watch.stages.items():
             span = self._tracer.start_span(STAGES.get(stage, stage), within, start_time=at)
@@ -170,7 +168,7 @@ class Tracing:
 
 @asynccontextmanager
 async def traced(tracing: Tracing | None) -> AsyncIterator[None]:
-    """Send the last spans at the end, if there are traces at all."""
+    """Send the last spans at the end, if tracing is on."""
     try:
         yield
     finally:
@@ -179,11 +177,11 @@ async def traced(tracing: Tracing | None) -> AsyncIterator[None]:
 
 
 class TracingMiddleware:
-    """The outermost layer while traces are on.
+    """The outermost layer while tracing is on.
 
     Args:
         app: the application inside.
-        tracing: makes the spans.
+        tracing: creates the spans.
     """
 
     def __init__(self, app: ASGIApp, *, tracing: Tracing) -> None:
@@ -217,7 +215,7 @@ def _others(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]
 
 
 def _named() -> Any:
-    """The resource's name, unless the environment has one."""
+    """The service name, unless the environment sets one."""
     from opentelemetry.sdk.resources import Resource
 
     given = os.environ.get("OTEL_SERVICE_NAME", "")
@@ -226,7 +224,7 @@ def _named() -> Any:
 
 
 def _attributes(fields: Mapping[str, Any]) -> dict[str, str | int | float | bool]:
-    """Log fields as attributes: what is no plain value is written as text."""
+    """Log fields as attributes; values that are not plain become text."""
     return {
         f"requery.{name}": value if isinstance(value, str | int | float) else str(value)
         for name, value in fields.items()

@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.direct import DirectRoute, short_ways
+from service.api.direct import DirectRoute, direct_routes
 from tests.support.service import Service
 
 
@@ -24,7 +24,7 @@ def ways(*routes: tuple[str, str], kind: type[APIRoute] = DirectRoute) -> set[tu
         router.add_api_route(path, _answer, methods=[method], response_model=None)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(router)
-    return set(short_ways(app.routes))
+    return set(direct_routes(app.routes))
 
 
 def test_routes_without_parameters_are_found_by_method_and_path() -> None:
