@@ -1,15 +1,15 @@
 """A client of Requery for search backends: :class:`AsyncRequery`, and :class:`Requery` for threads.
 
-It needs Python 3.11 and httpx, nothing else of this project: copy this one file if you like.
+This file needs only Python 3.11 and httpx, so it can be copied.
 
     with Requery("http://localhost:8000", deadline_ms=150) as requery:
         answer = requery.rewrite("steele stake")
         texts = ["steele stake", *(rewrite.text for rewrite in answer.rewrites)]
 
-A search must not fail for want of rewrites: whatever means "search without them" (a deadline, an
-overload, a service that is gone or talks nonsense, a text that cannot be rewritten) is an answer
-with no rewrites, whose ``status`` and ``reason`` say why. Only a mistake in the program or in its
-configuration raises: see :class:`Rejected`.
+A search must not fail because rewrites are missing. After a deadline, an overload, a failure of the
+service or an invalid response, the client returns an answer without rewrites; its ``status`` and
+``reason`` say why. It raises :class:`Rejected` only for mistakes in the program or its
+configuration.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any, NoReturn, Self, TypedDict, TypeVar, Unpack
 
 import httpx
 
-SLACK_MS = 25  # what the way there and back may take beside the deadline
-COOL_DOWN_S = 1.0  # for which a service that refuses connections, or is late, is left alone
-LATE_IN_A_ROW = 5  # deadlines passed without any answer, after which it is
-MAX_CHARS = 4096  # of a query that the service reads; more is never one that can be rewritten
+SLACK_MS = 25  # network time in addition to the deadline
+COOL_DOWN_S = 1.0  # pause after a refused connection or repeated time-outs
+LATE_IN_A_ROW = 5  # consecutive time-outs before the pause
+MAX_CHARS = 4096  # most characters of a query that the service reads
 
 _PROBLEM = "urn:requery:problem:"
 _ABOUT_THE_TEXT = {"invalid-query", "query-too-long"}
@@ -38,7 +38,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """Another way to say the query, and the probability that it means the same."""
+    """A rewrite, and the probability that it means what the query means."""
 
     text: str
     relevance: float
@@ -46,11 +46,11 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Rewrites of one query, best first; none means: search with the query alone.
+    """Rewrites of one query, best first; without any, search with the query alone.
 
-    ``status`` is the service's (ok, partial, timeout, none, fallback); without its answer it is
-    ``timeout``, ``none`` (the text cannot be rewritten) or ``unavailable``, and ``reason`` says
-    why, such as ``overloaded``. Then ``query`` is as given, else in the version's normal form.
+    ``status`` is the service's (ok, partial, timeout, none, fallback) and ``query`` the normal
+    form. Without a response, ``status`` is ``timeout``, ``none`` (the text cannot be rewritten) or
+    ``unavailable``, ``reason`` says why (such as ``overloaded``), and ``query`` is as given.
     """
 
     query: str
@@ -63,9 +63,9 @@ class Answer:
 
 
 class Rejected(Exception):
-    """The service will never take this call: a wrong field, key or version.
+    """The service rejects this call: a wrong field, key or version.
 
-    ``status`` is that of HTTP, ``slug`` the kind of problem, such as ``unknown-version``.
+    ``status`` is the HTTP status, ``slug`` the kind of problem, such as ``unknown-version``.
     """
 
     def __init__(self, status: int, slug: str, detail: str) -> None:
@@ -74,7 +74,7 @@ class Rejected(Exception):
 
 
 class Unavailable(Exception):
-    """There is no answer for now; ``reason`` is a word. Only ``relevance`` raises it."""
+    """The service is unavailable; only ``relevance`` raises it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"no answer: {reason}")
@@ -82,23 +82,23 @@ class Unavailable(Exception):
 
 
 class Options(TypedDict, total=False):
-    """What a client can be made with, beside the address of the service."""
+    """Options of a client."""
 
     api_key: str | None
-    deadline_ms: int  # what a call may take, in all; 500 by default
-    max_connections: int  # 100 by default
+    deadline_ms: int  # time limit of a call; default: 500
+    max_connections: int  # default: 100
     verify: ssl.SSLContext | bool
-    transport: httpx.AsyncBaseTransport | None  # for tests, and for unusual networks
+    transport: httpx.AsyncBaseTransport | None  # for tests and unusual networks
 
 
 class Wishes(TypedDict, total=False):
-    """What a call can ask for, beside its texts."""
+    """Options of a call."""
 
     deadline_ms: int
     max_rewrites: int  # not of relevance
     min_relevance: float  # not of relevance
     model_version: str
-    unit_id: str  # who asks, for experiments; of a single rewrite alone
+    unit_id: str  # user or session, for experiments; only of a single rewrite
     request_id: str
     traceparent: str  # W3C Trace Context
 
@@ -106,9 +106,9 @@ class Wishes(TypedDict, total=False):
 class AsyncRequery:
     """Calls Requery on asyncio; close it, or use it as a context manager.
 
-    Every call ends by its deadline and ``SLACK_MS``, connecting included. After a refused
-    connection, or ``LATE_IN_A_ROW`` calls without an answer, calls fail at once for
-    ``COOL_DOWN_S``. Proxies and credentials in the environment are not used.
+    Every call ends by its deadline plus ``SLACK_MS``, connecting included. After a refused
+    connection, or ``LATE_IN_A_ROW`` time-outs in a row, calls fail at once for ``COOL_DOWN_S``.
+    Proxies and credentials in the environment are ignored.
     """
 
     def __init__(self, url: str, **options: Unpack[Options]) -> None:
@@ -117,7 +117,7 @@ class AsyncRequery:
         self._client = httpx.AsyncClient(
             base_url=url,
             headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=None,  # noqa: S113 - the deadline is over all that httpx does
+            timeout=None,  # noqa: S113 - the deadline covers the whole call
             limits=httpx.Limits(max_connections=most, keepalive_expiry=30.0),
             transport=options.get("transport"),
             verify=options.get("verify", True),
@@ -127,10 +127,10 @@ class AsyncRequery:
         self._cool_at = 0.0
 
     async def rewrite(self, query: str, **wishes: Unpack[Wishes]) -> Answer:
-        """Other ways to say ``query``.
+        """Rewrites of ``query``.
 
         Raises:
-            Rejected: the call itself is wrong.
+            Rejected: the call is invalid.
         """
         try:
             content = await self._ask("/rewrite", {"query": query[:MAX_CHARS]}, wishes)
@@ -141,10 +141,10 @@ class AsyncRequery:
     async def rewrite_batch(
         self, queries: Sequence[str], **wishes: Unpack[Wishes]
     ) -> tuple[Answer, ...]:
-        """An answer to each of at most 256 queries, in order, by one deadline.
+        """Answers to at most 256 queries, in order, by one deadline.
 
         Raises:
-            Rejected: the call itself is wrong.
+            Rejected: the call is invalid.
         """
         texts = [query[:MAX_CHARS] for query in queries]
         try:
@@ -157,11 +157,11 @@ class AsyncRequery:
     async def relevance(
         self, pairs: Sequence[tuple[str, str]], **wishes: Unpack[Wishes]
     ) -> tuple[float, ...]:
-        """The model's relevance of each of at most 256 pairs of query and rewrite, in order.
+        """The relevance of at most 256 pairs of query and rewrite, in order.
 
         Raises:
-            Rejected: the call itself is wrong.
-            Unavailable: there is no answer for now.
+            Rejected: the call is invalid.
+            Unavailable: the service is unavailable.
         """
         body = {"pairs": [{"query": query, "rewrite": rewrite} for query, rewrite in pairs]}
         content = await self._ask("/relevance", body, wishes)
@@ -181,17 +181,17 @@ class AsyncRequery:
         await self.aclose()
 
     async def _ask(self, path: str, body: dict[str, Any], wishes: Wishes) -> Mapping[str, Any]:
-        """The content of a 200; raises Rejected or Unavailable."""
+        """The body of a 200; raises Rejected or Unavailable."""
         if time.monotonic() < self._cool_at:
             raise Unavailable("cooling-down")
         fields: dict[str, Any] = {"deadline_ms": self.deadline_ms, **wishes}
         headers = {"content-type": "application/json"}
         for field, name in (("request_id", "x-request-id"), ("traceparent", "traceparent")):
             value = fields.pop(field, None)
-            # These often come from outside: what cannot be a header must not cost the rewrites.
+            # These often come from outside: an invalid header must not fail the call.
             if isinstance(value, str) and value.isascii() and value.isprintable():
                 headers[name] = value
-        # Half of a surrogate pair is no text; shoppers' input can hold one.
+        # A query may have a lone surrogate, which UTF-8 cannot encode.
         content = json.dumps(body | fields, ensure_ascii=False).encode(errors="replace")
         try:
             async with asyncio.timeout((fields["deadline_ms"] + SLACK_MS) / 1000):
@@ -213,10 +213,10 @@ class AsyncRequery:
 
 
 class Requery:
-    """The same without asyncio; any number of threads may share one.
+    """The same without asyncio; threads may share one.
 
-    Calls run on an event loop in a thread of its own, which is what bounds their whole time. The
-    first call starts it, also in a process that was forked since.
+    An event loop in its own thread runs the calls, which bounds their time. The first call starts
+    it, again in a forked process.
     """
 
     def __init__(self, url: str, **options: Unpack[Options]) -> None:
@@ -257,7 +257,7 @@ class Requery:
 
     def _run(self, call: Callable[[AsyncRequery], Coroutine[Any, Any, _T]]) -> _T:
         with self._lock:
-            # In a forked process the thread is not alive, and the connections are the parent's.
+            # In a forked process the thread is dead and the connections are the parent's.
             if self._loop is None or not self._thread.is_alive():
                 self._loop, self._client = asyncio.new_event_loop(), self._make()
                 self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -278,11 +278,11 @@ def _content(response: httpx.Response) -> Mapping[str, Any]:
 
 
 def _refuse(status: int, problem: Mapping[str, Any]) -> NoReturn:
-    """Raise what an answer other than a 200 means."""
+    """Raise the error for a response other than 200."""
     kind = str(problem.get("type"))
     ours = kind.startswith(_PROBLEM)
     slug = kind.removeprefix(_PROBLEM) if ours else f"http-{status}"
-    # What somebody else says in its place, such as a proxy's 404, is no verdict on the call.
+    # A response from elsewhere, such as a proxy's 404, says nothing about the call.
     final = 400 <= status < 500 and status not in _TRY_LATER and (ours or status in (401, 403))
     if final and slug not in _ABOUT_THE_TEXT:
         raise Rejected(status, slug, str(problem.get("detail")))
@@ -306,7 +306,7 @@ def _answer(content: Mapping[str, Any]) -> Answer:
 
 
 def _member(query: str, content: Any) -> Answer:
-    """One answer of a batch, which may be a problem."""
+    """One answer of a batch, or a problem."""
     try:
         if isinstance(content, dict) and isinstance(content.get("status"), int):
             _refuse(content["status"], content)

@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import settings
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 LONGEST_FIRST = (
     "tests/integration/test_training.py", "tests/ray", "tests/integration/test_service.py",

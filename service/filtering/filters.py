@@ -1,8 +1,8 @@
-"""Which candidates are good enough to answer with (step 8 of the pipeline).
+"""Filters the candidates of a generation (step 8 of the pipeline).
 
-Two parts, so that a cache hit costs little: :meth:`CandidateFilter.judge` gives the verdicts that
-depend on no request and is kept with the generation; :meth:`CandidateFilter.select` applies what
-one request asks for.
+In two parts, so that a cache hit is cheap: the verdicts of :meth:`CandidateFilter.judge` do not
+depend on a request and are kept with the generation; :meth:`CandidateFilter.select` applies the
+parameters of one request.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from service.filtering.polarity import keeps_polarity
 from service.filtering.words import words
 
 DIVERSITY = 0.3
-"""Weight of being different from those already chosen, against relevance (the rest)."""
+"""Weight of diversity against the score, in [0, 1]."""
 
 AGREEMENT = 0.02
-"""What each further candidate that says the same adds to a candidate's relevance in the choice.
+"""Added to a candidate's relevance for each further vote for the same words.
 
-Relevance alone favours the wordiest wording: the longer it repeats the query, the safer it is. What
-the model says again and again is more often right. Chosen on the development fold of sft-1, where
-it raised the gain in recall by 0.000 to 0.004 over five mixes of temperatures."""
+Relevance alone favours the wordiest rewrite, because it repeats the query. What the model generates
+repeatedly is more often right. Chosen on the development fold of sft-1, where it raised the gain in
+recall by 0.000 to 0.004 over five mixes of temperatures."""
 
 RULES = 3
 """Of :meth:`CandidateFilter.judge`; raised when a candidate could get another verdict than before.
@@ -81,7 +81,7 @@ class CandidateFilter:
         self._guards = (*(_NUMBERS if spec.keep_numbers else ()), brand, *_MEANING)
 
     def judge(self, query: str, candidates: Iterable[Scored]) -> tuple[Judged, ...]:
-        """Verdicts that depend on no request; the result is sorted by falling relevance.
+        """The verdicts that do not depend on a request, by falling relevance.
 
         Args:
             query: the query in the version's normal form.
@@ -122,8 +122,8 @@ class CandidateFilter:
             judged: the verdicts of :meth:`judge`.
             max_rewrites: most rewrites in the answer.
             min_relevance: least relevance.
-            blocked: whether a text holds a term that is blocked now. Asked only of candidates
-                that would do otherwise, before the choice: the next best take their place.
+            blocked: whether a text has a blocked term. Applied before the choice, so that the
+                next best take the place of blocked candidates.
         """
         limit = self.spec.max_rewrites if max_rewrites is None else max_rewrites
         threshold = self.spec.min_relevance if min_relevance is None else min_relevance
@@ -155,15 +155,15 @@ class CandidateFilter:
         max_rewrites: int | None = None,
         blocked: Callable[[str], bool] | None = None,
     ) -> Selection:
-        """The answer that a person has chosen: these rewrites in their order, relevance 1.
+        """The selection of pinned rewrites: in their order, with relevance 1.
 
-        No threshold and no guard applies to them; blocked terms and the limit do.
+        Blocked terms and the limit apply; thresholds and guards do not.
 
         Args:
-            rewrites: as the person wrote them.
-            max_rewrites: most rewrites in the answer; ``None`` means all, since the version's own
-                setting is about its own candidates.
-            blocked: whether a text holds a term that is blocked now.
+            rewrites: as pinned.
+            max_rewrites: most rewrites in the answer; ``None``: all, because the version's own
+                setting is for its own candidates.
+            blocked: whether a text has a blocked term.
         """
         limit = len(rewrites) if max_rewrites is None else max_rewrites
         accepted: list[Judged] = []
@@ -181,7 +181,7 @@ class CandidateFilter:
     def _verdict(
         self, query: str, text: str, parts: tuple[str, ...], relevance: float | None
     ) -> Verdict:
-        """The verdict on one candidate, seen alone."""
+        """The verdict on one candidate by itself."""
         if relevance is None:
             return Verdict.UNFINISHED
         if _malformed(text, parts):
@@ -197,7 +197,7 @@ def _rank(scored: Scored) -> tuple[bool, float, str, int]:
 
 
 def _malformed(text: str, parts: tuple[str, ...]) -> bool:
-    # U+FFFD: the tokens did not add up to whole characters.
+    # U+FFFD: the tokens end within a character.
     if not parts or len(text) > MAX_QUERY_CHARS or "\ufffd" in text:
         return True
     return any(
@@ -211,7 +211,7 @@ def _relevance(one: Judged) -> float:
 
 
 def _score(one: Judged) -> float:
-    """What decides between candidates that are all good enough."""
+    """The score that decides between acceptable candidates."""
     return _relevance(one) + AGREEMENT * (one.agreement - 1)
 
 

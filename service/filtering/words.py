@@ -1,7 +1,7 @@
-"""When two shopping queries are the same words: case, punctuation, plurals.
+"""Folded words, to compare texts regardless of case, punctuation and plurals.
 
-Words joined or split ("deck over", "deckover") are other words: a search engine finds other
-products by them, which is what a rewrite is for.
+Joined or split words ("deck over", "deckover") differ, because a search engine finds other products
+by them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.statistics import Interval, bootstrap, calibration_error, hit_rate, tagging
@@ -45,7 +45,6 @@ def test_figures_are_rounded_for_the_record() -> None:
     assert Interval(1 / 3, 0.1, 2 / 3).as_list() == [0.3333, 0.1, 0.6667]
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=20))
 def test_the_interval_lies_within_the_values(values: list[float]) -> None:
     interval = bootstrap(values)

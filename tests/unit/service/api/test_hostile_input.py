@@ -187,7 +187,7 @@ async def test_any_json_gets_an_answer_or_a_problem(serve: Serve) -> None:
     bodies = st.dictionaries(names, values) | st.fixed_dictionaries({"query": st.text(min_size=1)})
     seen: list[dict[str, object]] = []
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
     @given(bodies)
     def collect(body: dict[str, object]) -> None:
         seen.append(body)

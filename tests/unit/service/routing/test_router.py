@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -140,7 +140,6 @@ def test_the_assignment_of_known_units_never_changes_silently() -> None:
     )
 
 
-@settings(deadline=None)
 @given(unit=st.text(min_size=1), salt=st.text("ab \u00e9用", min_size=1).filter(str.strip))
 def test_any_text_is_a_unit(unit: str, salt: str) -> None:
     found = router({"a": 0.5, "b": 0.5}, salt=salt).assign(pin=None, unit_id=unit)

@@ -81,14 +81,12 @@ def test_units_are_written_as_shoppers_do(text: str, expected: set[str]) -> None
     assert {rewrite_units(text, random.Random(seed)) for seed in range(100)} == expected
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80), st.integers())
 def test_any_text_can_be_corrupted(text: str, seed: int) -> None:
     for kind in KINDS:
         assert isinstance(kind(text, random.Random(seed)), str)
 
 
-@settings(deadline=None)
 @given(st.lists(st.from_regex(re.compile(r"[a-z]{1,12}"), fullmatch=True), max_size=6))
 def test_noise_never_loses_a_whole_word(words: list[str]) -> None:
     text = " ".join(words)

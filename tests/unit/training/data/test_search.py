@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from training.data.search import SearchIndex, fuse, recall, stems
@@ -75,7 +75,6 @@ def test_query_syntax_is_only_text(index: SearchIndex) -> None:
     assert index.search('title:"stake" AND NOT steel*') == index.search("title stake not steel")
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
 def test_any_text_can_be_searched_for(text: str) -> None:
     index = SearchIndex({"a": "x y", "b": text})
