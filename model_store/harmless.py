@@ -1,8 +1,8 @@
-"""What a version may hold: data, and nothing that runs when it is read.
+"""Checks that a version holds only data: nothing that runs when it is read.
 
-The digests of the manifest say that the bytes are those that were released; this says that, even
-so, no reader of them runs code, follows a link out of the folder, or takes far more memory than the
-files are long.
+The manifest's digests prove that the bytes are those that were released. These checks prove that no
+reader of them runs code, follows a link out of the folder, or takes far more memory than the files
+are long.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ PICKLES = frozenset(
     }
 )
 MAX_HEADER_BYTES = 8 * 2**20
-"""Longest header of a safetensors file: some 50,000 tensors. The format allows 100 MB of JSON,
-which would take gigabytes to read."""
+"""Longest header of a safetensors file: some 50,000 tensors. The library allows 100 MB of JSON,
+which takes gigabytes to read."""
 MAX_JSON_BYTES = 16 * 2**20
 
 _NAMING_CODE = {
@@ -46,14 +46,14 @@ _NAMING_CODE = {
 }
 """Fields of JSON files, at any depth, that make some library run what the version brings."""
 _VOCABULARIES = frozenset({"tokenizer.json", "vocab.json", "added_tokens.json"})
-"""Data in which any word may be a field; the tokenizers library reads no code from them."""
+"""Any word may be a field of these; the tokenizers library reads no code from them."""
 
 
 def require_harmless_name(name: str, folder: Path) -> None:
     """Refuse kinds of files that no version may have.
 
     Raises:
-        InvalidVersion: it is a pickle or anything else that is neither weights nor text.
+        InvalidVersion: it is a pickle or another file that is neither weights nor text.
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix in PICKLES:
@@ -68,10 +68,10 @@ def require_harmless_name(name: str, folder: Path) -> None:
 
 
 def require_no_traps(folder: Path) -> None:
-    """Refuse a folder that holds a link or a pickle, listed in its manifest or not.
+    """Refuse a folder with a link or a pickle, even if the manifest does not list it.
 
     Raises:
-        InvalidVersion: it does.
+        InvalidVersion: the folder has one.
     """
     for name, path in files_under(folder):
         if path.is_symlink():
@@ -81,15 +81,15 @@ def require_no_traps(folder: Path) -> None:
 
 
 def require_harmless(folder: Path, files: Iterable[str]) -> None:
-    """Refuse a version that could do more than be read.
+    """Refuse a version whose files could run code or exhaust memory.
 
     Args:
         folder: of the version.
-        files: those that its manifest lists.
+        files: listed in its manifest.
 
     Raises:
-        InvalidVersion: the folder holds a link or a pickle; or one of the files is no safetensors
-            file, has a header out of all proportion, or names code.
+        InvalidVersion: the folder holds a link or a pickle; or one of the files is not valid
+            safetensors, has too long a header, or names code.
     """
     require_no_traps(folder)
     for name in files:
@@ -101,7 +101,7 @@ def require_harmless(folder: Path, files: Iterable[str]) -> None:
 
 
 def require_safetensors(path: Path) -> None:
-    """Read the header of a safetensors file: that its tensors are where it says that they are.
+    """Check the header of a safetensors file: its length, and where its tensors are.
 
     Raises:
         InvalidVersion: it is no safetensors file, or its header is too long.

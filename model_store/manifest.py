@@ -1,4 +1,4 @@
-"""The manifest of a model version: what it is made of, and how it is to be used.
+"""The manifest of a model version: its parts and its use.
 
 A version is a folder ``<name>/`` with ``manifest.json``, safetensors and a model card
 (``README.md``). It is immutable: :attr:`Manifest.digest` covers everything that can change an
@@ -34,13 +34,13 @@ Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 RECORD = "requery.json"
-"""Says, in a materialised folder, which version it was made from and what was written."""
+"""In a materialised folder: the version that it was made from, and its files."""
 _OURS = frozenset({"manifest.json", RECORD})
 _MAX_PATH_BYTES = 200
 
 
 def _plain_relative(path: str) -> str:
-    # Printable: no NUL, which no file system takes, and nothing that a terminal acts upon.
+    # Printable: no NUL, which file systems refuse, and no control characters for terminals.
     if not path.isprintable() or len(path.encode()) > _MAX_PATH_BYTES:
         raise ValueError(f"must be printable, and have at most {_MAX_PATH_BYTES} bytes")
     plain = PurePosixPath(path)
@@ -58,7 +58,7 @@ class _Section(BaseModel):
 
 
 class BaseSpec(_Section):
-    """The base model: where it comes from and which bytes it must be."""
+    """The base model: its source and its digest."""
 
     source: str
     """``package:<distribution>/<file>`` (a GGUF file of an installed Python distribution),
@@ -77,7 +77,7 @@ class WeightsSpec(_Section):
 
 
 class PromptSpec(_Section):
-    """Four single tokens of the base's vocabulary that never occur in text, and the normal form."""
+    """Four tokens of the base's vocabulary that never occur in text, and the normal form."""
 
     query: str
     rewrite: str
@@ -112,18 +112,18 @@ class FilterSpec(_Section):
 
 
 class SpellingSpec(_Section):
-    """A spelling corrector; what it proposes is tagged by the model and, if believed, rewritten."""
+    """A spelling corrector, whose proposals the model tags and, if relevant, rewrites."""
 
     words_file: RelativePath
-    """A text file of the version: a known word and how often it comes, one pair a line."""
+    """A text file of the version: a known word and its frequency in each line."""
     pairs_file: RelativePath | None = None
-    """A text file of the version: two known words that follow each other and how often they do, a
-    line for each pair; of several words that may be meant, neighbours then choose."""
+    """A text file of the version: two adjacent known words and their frequency in each line, from
+    which neighbours choose among several likely words."""
     max_edits: Annotated[int, Field(ge=1, le=2)] = 2
-    """Most edits between a mistyped word and the word that is meant."""
+    """Most edits between a mistyped word and its correction."""
     trust: Annotated[float, Field(ge=-10, le=10)] = 0.0
-    """Natural log-odds added to the tag of a proposal: how much more often proposals are right than
-    the pairs that tags are learnt from."""
+    """Natural log-odds added to the tag of a proposal, because proposals are right more often than
+    the pairs in training."""
 
 
 class FileSpec(_Section):
@@ -181,7 +181,7 @@ class Manifest(_Section):
 
     @model_serializer(mode="wrap")
     def _as_before(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without a corrector, as it was before there were any: for digests and older programs."""
+        """Leave out ``spelling`` if there is none, for digests and older programs."""
         fields: dict[str, Any] = content(self)
         if self.spelling is None:
             fields.pop("spelling", None)
@@ -189,7 +189,7 @@ class Manifest(_Section):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of all that can change an answer; records and prose are left out."""
+        """SHA-256 (hex) of everything that can change an answer, without records and prose."""
         parts = self.model_dump(
             mode="json", exclude={"name", "description", "training", "evaluation"}
         )

@@ -1,8 +1,8 @@
 """Turns a version into the folder of merged weights that an engine serves.
 
-An unmerged adapter costs an engine several times the latency, and a GGUF base has to be read by
-other means than a served model. So each version is merged once, into a folder of the cache named
-by its digest; later starts only check that folder.
+An unmerged adapter multiplies an engine's latency, and engines do not read GGUF bases. So each
+version is merged once, into a folder of the cache named by its digest; later starts only check that
+folder.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from model_store.prompt import PromptFormat
 from model_store.store import StoredVersion, default_cache_dir
 
 _LAYOUT = 1
-"""Raised when a newer program materialises differently, so that old folders are made again."""
+"""Increased when materialising changes, so that old folders are made again."""
 _MERGE_SECONDS = 1800
 
 
@@ -57,15 +57,15 @@ def materialised_dir(version: StoredVersion | Manifest, cache_dir: Path | None =
 
 
 def is_materialised(version: StoredVersion, cache_dir: Path | None = None) -> bool:
-    """Whether the folder is there, whole, and made from this version (reads every byte)."""
+    """Whether the folder is complete and made from this version (reads every byte)."""
     return _is_whole(materialised_dir(version, cache_dir), version)
 
 
 def materialise(version: StoredVersion, cache_dir: Path | None = None) -> Path:
     """The version's folder of merged bf16 safetensors, in the Hugging Face layout.
 
-    Made if it is not there or damaged; otherwise every file's digest is checked. Two processes
-    that ask at once make it once. The heavy work happens in a process of its own.
+    It is made if it is missing or damaged; else every file's digest is checked. Concurrent
+    processes make it once. A separate process does the heavy work.
 
     Args:
         version: from :meth:`model_store.store.Store.get`.
@@ -74,7 +74,7 @@ def materialise(version: StoredVersion, cache_dir: Path | None = None) -> Path:
     Raises:
         BaseNotFound: the base model is not on this machine.
         DigestMismatch: the base or a file of the version has other bytes than promised.
-        InvalidVersion: base, adapter and prompt tokens do not make a model.
+        InvalidVersion: base, adapter and prompt tokens do not fit together.
         CannotWrite: the cache directory is full or read-only.
     """
     root = cache_dir or default_cache_dir()
@@ -115,7 +115,7 @@ def _is_whole(folder: Path, version: StoredVersion) -> bool:
         return False
     if record.digest != version.digest or record.layout != _LAYOUT:
         return False
-    # An engine loads all the weights that it finds in the folder, whoever put them there.
+    # An engine loads all weights in the folder, listed or not.
     found = {name for name, _ in files_under(folder)}
     return found == {*record.files, RECORD} and not mismatches(folder, record.files)
 
@@ -160,9 +160,9 @@ def _link_model(folder: Path, manifest: Manifest, out: Path) -> None:
 
 def _merge_in_subprocess(base: Path, out: Path, adapter: Path) -> None:
     command = [sys.executable, "-P", "-m", "model_store.merge", str(base), str(out), str(adapter)]
-    # The program starts in any directory and, on a machine with a GPU, has no need of it.
+    # The program may start in any directory, and needs no GPU.
     environment = {
-        # Keys and passwords among our settings are none of its business.
+        # It needs none of the keys and passwords in our settings.
         **{name: value for name, value in os.environ.items() if not name.startswith("REQUERY_")},
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
         "CUDA_VISIBLE_DEVICES": "",
@@ -207,7 +207,7 @@ def _failure(done: subprocess.CompletedProcess[str], out: Path) -> Exception:
 
 @contextmanager
 def locked(target: Path) -> Iterator[None]:
-    """One process at a time for each target; the lock goes with the process that holds it."""
+    """Lock a target against other processes; the lock ends with the process that holds it."""
     path = target.with_name(f"{target.name}.lock")
     with writing(target.parent):
         file = path.open("w", encoding="utf-8")
@@ -217,6 +217,6 @@ def locked(target: Path) -> Iterator[None]:
 
 
 def _discard_leftovers(target: Path) -> None:
-    """Remove what processes that were killed while writing have left; the lock is held."""
+    """Remove temporary folders of killed processes; the lock is held."""
     for leftover in target.parent.glob(f"{TEMPORARY}{target.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)

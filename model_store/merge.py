@@ -1,7 +1,7 @@
 """Reads a base model and merges an adapter into it: the part of materialising that needs torch.
 
-Run as a program of its own (``python -m model_store.merge BASE OUT [ADAPTER]``), so that the
-memory it takes is given back before anything is served. The outcome is one JSON line on stdout.
+Run as a separate program (``python -m model_store.merge BASE OUT [ADAPTER]``), so that its memory
+is free before anything is served. It prints the outcome as one JSON line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLAIN_LORA = frozenset(
     }
 )  # fmt: skip
 """Fields that may be set. Others make PEFT import modules that the file names, read further files,
-or add layers; two of these (megatron_core, qalora_group_size) do nothing by themselves."""
+or add layers; megatron_core and qalora_group_size have no effect by themselves."""
 _MAX_RANK = 1024
 
 
@@ -55,8 +55,8 @@ def load_base_model(base: Path) -> Any:
     model = AutoModelForCausalLM.from_pretrained(
         base.parent, gguf_file=base.name, dtype=torch.float32, local_files_only=True
     )
-    # The weights were widened while they were read; without this the model still counts as
-    # quantised and cannot be saved.
+    # The weights are widened already; without this the model counts as quantised and cannot be
+    # saved.
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
@@ -79,7 +79,7 @@ def load_base_tokenizer(base: Path) -> Any:
 
 
 def check_adapter(adapter: Path) -> None:
-    """Refuse adapters that are not plain LoRA before any library acts on their configuration.
+    """Refuse adapters other than plain LoRA before a library reads their configuration.
 
     Raises:
         InvalidVersion: a file is missing, or the adapter is of another kind.
@@ -104,7 +104,7 @@ def check_adapter(adapter: Path) -> None:
 
 
 def _check_ranks(config: dict[str, Any], adapter: Path) -> None:
-    """Refuse ranks out of all proportion: PEFT makes room for them before it reads the weights."""
+    """Refuse huge ranks, because PEFT allocates them before it reads the weights."""
     pattern = config.get("rank_pattern") or {}
     ranks = [config.get("r", 1), *(pattern.values() if isinstance(pattern, dict) else [None])]
     if not all(type(rank) is int and 1 <= rank <= _MAX_RANK for rank in ranks):
@@ -147,7 +147,7 @@ def _merged(model: Any, adapter: Path) -> Any:
     from peft import PeftModel
 
     tuned = PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    # "safe_merge" would look for infinities in each layer; merge() looks once, at the end.
+    # "safe_merge" would check each layer for infinities; merge() checks once, at the end.
     merged = tuned.merge_and_unload(safe_merge=False)
     # Trained token rows are merged into the input embedding; a tied output must follow it.
     merged.tie_weights()
@@ -159,14 +159,14 @@ def _line(error: BaseException) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Merge as the command line says; 0 if it went well."""
+    """Merge by command line; 0 on success."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import gguf
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    # transformers asks for this same table once for every module of the model, and parses the same
-    # file for the configuration, the weights and the tokenizer (15 s in all).
+    # transformers builds this table for every module of the model, and parses the same file for the
+    # configuration, the weights and the tokenizer (15 s in all).
     for name in ("get_tensor_name_map", "GGUFReader"):
         vars(gguf)[name] = functools.cache(getattr(gguf, name))
     base, out = Path(arguments[0]), Path(arguments[1])

@@ -8,8 +8,8 @@ Two tasks share one sequence (token level)::
 * tag task: the prompt is ``QUERY q REWRITE r``; the label probabilities are read at the next
   position.
 
-So the relevance of a rewrite that the model wrote is the tag task's own answer, at no extra step.
-This module is the only place that lays the sequence out; training and serving both use it.
+So the relevance of a generated rewrite is the tag task's own answer, without an extra step.
+Training and serving both use this module, which alone defines the sequence.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What materialising has left in the cache for versions that no source holds any more."""
+"""Materialised folders of versions that no source holds any more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model_store.store import Store
 
 @dataclass(frozen=True, slots=True)
 class Leftover:
-    """A materialised folder that no version of the sources would be served from."""
+    """A materialised folder that no version of the sources uses."""
 
     folder: Path
     bytes: int
@@ -24,7 +24,7 @@ class Leftover:
 def leftovers(store: Store, cache_dir: Path) -> list[Leftover]:
     """Folders of versions, or of contents of a version, that are in no source.
 
-    Of a version that cannot be read nothing is told: its manifest may be mended.
+    Versions that cannot be read keep their folders: the manifest may be repaired.
 
     Raises:
         ModelStoreError: a source cannot be listed.
@@ -47,7 +47,7 @@ def leftovers(store: Store, cache_dir: Path) -> list[Leftover]:
 
 
 def remove(leftover: Leftover) -> None:
-    """Remove a folder; nobody finds half of it and takes it for whole.
+    """Remove a folder; readers never take a part of it for the whole.
 
     Raises:
         CannotWrite: the cache directory is read-only.

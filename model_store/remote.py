@@ -53,7 +53,7 @@ class RemoteFolder:
         """Names of all files below, relative to the folder ``below``."""
         root = self._at(below)
         with self._reading():
-            # Listings are cached by some drivers; a version may have been added since.
+            # Some drivers cache listings, and a version may have been added.
             self._filesystem.invalidate_cache()
             return sorted(self._relative(found, root) for found in self._filesystem.find(root))
 

@@ -1,8 +1,8 @@
-"""Where model versions live: the folder in the package, any directory, any fsspec URL.
+"""Sources of model versions: the folder in the package, any directory, any fsspec URL.
 
-A source holds one folder for each version, named like the version. Several sources are searched in
-order; the first that has a name wins. Nothing outside a source is ever read through it: version
-names are plain, file names are relative, and symbolic links are refused.
+A source holds one folder for each version, named like the version. Sources are searched in order;
+the first that has a name wins. Nothing outside a source is read through it: version names are
+plain, file names are relative, and symbolic links are refused.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Source(Protocol):
 
     @property
     def label(self) -> str:
-        """How the source is shown to people."""
+        """Name of the source in messages."""
 
     def names(self) -> list[str]:
         """Names of the versions, sorted."""
@@ -71,12 +71,12 @@ class Source(Protocol):
         """Files of a version's folder that its manifest does not list."""
 
     def folder(self, name: str, manifest: Manifest, cache_dir: Path) -> Path:
-        """The version's folder on this machine, fetched if need be; bytes are not checked."""
+        """The version's folder on this machine, fetched if needed; bytes are not checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredVersion:
-    """One version and where it was found."""
+    """One version and its source."""
 
     manifest: Manifest
     source: Source
@@ -88,7 +88,7 @@ class StoredVersion:
 
     @property
     def digest(self) -> str:
-        """Digest of all that can change an answer; cache keys hold it."""
+        """Digest of everything that can change an answer; part of cache keys."""
         return self.manifest.digest
 
     def folder(self, cache_dir: Path) -> Path:
@@ -107,19 +107,19 @@ class StoredVersion:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What :meth:`Store.verify` found."""
+    """The result of :meth:`Store.verify`."""
 
     name: str
     digest: str
     checked: int
-    """Number of files whose digest was computed, the base included."""
+    """Number of files whose digest was computed, including the base."""
     problems: tuple[str, ...]
     unlisted: tuple[str, ...]
-    """Files in the folder that the manifest does not name: nothing reads them."""
+    """Files in the folder that the manifest does not list."""
 
     @property
     def ok(self) -> bool:
-        """Whether the version can be used and holds nothing else."""
+        """Whether the version is valid and its folder holds nothing else."""
         return not self.problems and not self.unlisted
 
 
@@ -206,10 +206,10 @@ class RemoteSource:
         return [found for found in self._remote.files(name) if found not in listed]
 
     def folder(self, name: str, manifest: Manifest, cache_dir: Path) -> Path:
-        """A copy in the cache, made once for each content.
+        """A copy in the cache, one for each content.
 
         Raises:
-            DigestMismatch: what was fetched is not what the manifest promises.
+            DigestMismatch: the fetched bytes are not those that the manifest lists.
             CannotWrite: the cache has no room for it.
         """
         folder = cache_dir / "versions" / f"{name}-{manifest.digest}"
@@ -217,7 +217,7 @@ class RemoteSource:
         if mismatches(folder, manifest.files):
             with new_folder(folder) as temporary:
                 for file, spec in manifest.files.items():
-                    # Nobody fills the disk with what would be refused in the end.
+                    # Do not fill the disk with a file that would be refused.
                     found = self._remote.size(f"{name}/{file}")
                     if found is not None and found != spec.bytes:
                         raise DigestMismatch(
@@ -262,7 +262,7 @@ class Store:
         return [self.get(name) for name in self.names()]
 
     def get(self, name: str) -> StoredVersion:
-        """The version of that name.
+        """A version by its name.
 
         Raises:
             UnknownVersion: no source has it.
@@ -308,9 +308,9 @@ class Store:
         return Report(name, manifest.digest, checked, tuple(problems), tuple(unlisted))
 
     def add(self, path: Path, *, to: Path | None = None) -> StoredVersion:
-        """Check a version folder and copy it, whole or not at all, into a directory source.
+        """Check a version folder and copy it atomically into a directory source.
 
-        Adding what is already there does nothing.
+        Adding the same version again does nothing.
 
         Args:
             path: the folder that holds the version's ``manifest.json``.
@@ -337,7 +337,7 @@ class Store:
                 target = temporary / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path / name, target, follow_symlinks=False)
-            # The copy is checked, not only the original: what is stored is what was promised.
+            # The copy is checked as well, not only the original.
             require_match(f"the copy of {manifest.name!r}", temporary, manifest.files)
         return StoredVersion(manifest, target_source)
 
@@ -438,10 +438,10 @@ def pack_version(
     training: dict[str, object] | None = None,
     evaluation: dict[str, object] | None = None,
 ) -> Manifest:
-    """Turn a folder of weights and a model card into a version: list its files, write its manifest.
+    """Make a version of a folder with weights and a model card: write its manifest.
 
-    Every file of the folder becomes part of the version. Calling it again after a file or a
-    record has changed (a figure in the model card) writes the manifest anew.
+    Every file of the folder becomes part of the version. Call it again after a file or a record has
+    changed (a figure in the model card).
 
     Raises:
         InvalidVersion: the folder holds a link, a kind of file that no version may have or one
@@ -459,7 +459,7 @@ def pack_version(
     require_harmless(folder, files)
     try:
         manifest = Manifest(
-            # The oldest that will do, so that programs of before can read what they could use.
+            # The oldest possible, so that older programs can read it.
             schema_version=1 if spelling is None else SPELLING_SCHEMA,
             name=name,
             description=description,
@@ -481,9 +481,9 @@ def pack_version(
 
 
 def _forget_training_machine(folder: Path) -> None:
-    """Drop the base's path on the machine that trained from PEFT's configuration.
+    """Remove the base's path on the training machine from PEFT's configuration.
 
-    It says nothing to anyone else (the manifest names the base), and versions are published.
+    The manifest names the base, and versions are published.
     """
     path = folder / "adapter_config.json"
     if path.is_symlink() or not path.is_file():
@@ -495,7 +495,7 @@ def _forget_training_machine(folder: Path) -> None:
 
 
 def _in_words(error: ValidationError) -> str:
-    """Where a manifest is wrong first, and how, in characters that any terminal can show."""
+    """The first error in a manifest, in characters that any terminal can show."""
     first = error.errors(include_url=False)[0]
     place = ".".join(str(part) for part in first["loc"]) or "the file"
     return f"{ascii(place)[1:-1][:200]}: {ascii(first['msg'])[1:-1]}"

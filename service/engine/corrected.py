@@ -1,4 +1,4 @@
-"""An engine that corrects a query before it writes of it, if its tag believes the correction."""
+"""An engine that rewrites a corrected query, if the model tags the correction as relevant."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ VOTES = 4
 first. Chosen on the development fold: it gains 0.002 to 0.004 recall with one and two rewrites over
 a single vote."""
 BELIEVED = 0.5
-"""Relevance of a correction from which the model writes of the corrected query instead of the typed
-one: from here it is more likely right than not."""
+"""Relevance of a correction from which the model rewrites the corrected query instead of the typed
+one: the correction is then more likely right than not."""
 
 
 class CorrectedEngine:
-    """Corrects queries before another engine writes of them (:class:`Engine`).
+    """Corrects queries before another engine rewrites them (:class:`Engine`).
 
-    A query with a word that the catalogue does not know gets a proposal, which the model tags like
-    anything that it says itself. If it is believed, the model writes of the corrected query, whose
-    words it knows, and each candidate is then tagged for the query that was typed. If it is not,
-    the model writes of the query as it is. That costs one prompt of prefill before the first
-    candidate, and one for each distinct candidate of a correction.
+    A query with a word that is not in the catalogue gets a proposal, which the model tags like its
+    own candidates. If the tag is high enough, the model rewrites the corrected query, whose words
+    it knows, and each candidate is then tagged for the typed query. Else the model rewrites the
+    typed query. This costs the prefill of one prompt before the first candidate, and of one more
+    for each distinct candidate of a corrected query.
 
     Args:
-        engine: writes and tags.
+        engine: generates and tags.
         corrector: knows the catalogue's words.
         trust: natural log-odds added to the tag of a proposal, in :meth:`generate` and in
-            :meth:`tag`: proposals are right more often than the pairs that tags are learnt from.
+            :meth:`tag`, because proposals are right more often than the pairs in training.
     """
 
     def __init__(self, engine: Engine, corrector: Corrector, trust: float = 0.0) -> None:
@@ -47,22 +47,22 @@ class CorrectedEngine:
 
     @property
     def healthy(self) -> bool:
-        """That of the engine."""
+        """See :class:`Engine`."""
         return self._engine.healthy
 
     @property
     def outstanding(self) -> int:
-        """That of the engine."""
+        """See :class:`Engine`."""
         return self._engine.outstanding
 
     @property
     def progress(self) -> int:
-        """That of the engine."""
+        """See :class:`Engine`."""
         return self._engine.progress
 
     @property
     def effort(self) -> float:
-        """That of the engine."""
+        """See :class:`Engine`."""
         return self._engine.effort
 
     async def start(self) -> None:
@@ -82,7 +82,7 @@ class CorrectedEngine:
         else:
             yield Candidate(proposal, (), relevance, VOTES)
             if relevance >= BELIEVED:
-                stream = self._written_of(proposal, query, relevance)
+                stream = self._candidates_of(proposal, query, relevance)
             else:
                 stream = self._engine.generate(query)
         async with aclosing(stream):
@@ -90,7 +90,7 @@ class CorrectedEngine:
                 yield candidate
 
     async def tag(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """See :meth:`service.engine.protocol.Engine.tag`; a proposal gets what it has as one."""
+        """See :meth:`service.engine.protocol.Engine.tag`; ``trust`` is added to proposals."""
         if not self._trust:
             return await self._engine.tag(pairs)
         tags, proposals = await asyncio.gather(
@@ -106,24 +106,24 @@ class CorrectedEngine:
         await self._engine.close()
 
     async def _proposal(self, query: str) -> str | None:
-        """The query as it is likely meant; ``None`` if nothing is known to be wrong with it."""
+        """The likely correction of a query; ``None`` if all of its words are known."""
         if not self._corrector.may_correct(query):
             return None
         return await asyncio.to_thread(self._corrector, query)
 
     async def _proposals(self, queries: Iterable[str]) -> dict[str, str | None]:
-        """What :meth:`_proposal` says of each query."""
+        """:meth:`_proposal` of each query."""
         return await asyncio.to_thread(lambda: {query: self._corrector(query) for query in queries})
 
     async def _tag(self, query: str, rewrite: str, trust: float = 0.0) -> float | None:
-        """Relevance of ``rewrite`` to ``query``; ``None`` if one prompt cannot hold them both."""
+        """Relevance of ``rewrite`` to ``query``; ``None`` if one prompt cannot hold both."""
         try:
             (relevance,) = await self._engine.tag([(query, rewrite)])
         except QueryTooLong:
             return None
         return _raised(relevance, trust)
 
-    async def _written_of(
+    async def _candidates_of(
         self, proposal: str, query: str, relevance: float
     ) -> AsyncGenerator[Candidate]:
         """Candidates for ``proposal``, each tagged for ``query``, as they finish.
@@ -139,17 +139,17 @@ class CorrectedEngine:
         async def tagged(candidate: Candidate) -> Candidate:
             return replace(candidate, relevance=await tags[candidate.text])
 
-        following = asyncio.create_task(_next(stream))
+        upcoming = asyncio.create_task(_next(stream))
         done: set[asyncio.Task[Any]] = set()
-        under_way: set[asyncio.Task[Any]] = {following}
+        pending: set[asyncio.Task[Any]] = {upcoming}
         try:
-            while under_way:
-                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+            while pending:
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     candidate: Candidate | None = task.result()
                     if candidate is None:
                         continue
-                    if task is not following or candidate.relevance is None:
+                    if task is not upcoming or candidate.relevance is None:
                         yield candidate
                         continue
                     text = candidate.text
@@ -158,12 +158,12 @@ class CorrectedEngine:
                         continue
                     if text not in tags:
                         tags[text] = asyncio.create_task(self._tag(query, text))
-                    under_way.add(asyncio.create_task(tagged(candidate)))
-                if following in done and following.result() is not None:
-                    following = asyncio.create_task(_next(stream))
-                    under_way.add(following)
+                    pending.add(asyncio.create_task(tagged(candidate)))
+                if upcoming in done and upcoming.result() is not None:
+                    upcoming = asyncio.create_task(_next(stream))
+                    pending.add(upcoming)
         finally:
-            await _stop(following, *done, *under_way, *tags.values())
+            await _stop(upcoming, *done, *pending, *tags.values())
             await stream.aclose()
 
 
@@ -171,9 +171,9 @@ def with_spelling(engine: Engine, version: StoredVersion, cache_dir: Path) -> En
     """The engine of a version, with the version's corrector if it has one.
 
     Args:
-        engine: writes and tags.
-        version: as the model store has it.
-        cache_dir: where the store keeps what it fetches.
+        engine: generates and tags.
+        version: from the model store.
+        cache_dir: of the store.
 
     Raises:
         ModelStoreError: the corrector's words cannot be read.
@@ -190,7 +190,7 @@ async def _next(stream: Any) -> Candidate | None:
 
 
 async def _stop(*tasks: asyncio.Task[Any]) -> None:
-    """The stream cannot be closed while somebody waits for its next candidate."""
+    """Cancel first, because a stream cannot be closed while its next candidate is awaited."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,8 +1,4 @@
-"""The two errors that an engine raises, by the names that :mod:`service.engine.protocol` uses.
-
-They are members of the service's one hierarchy, so that the pipeline and the HTTP edge treat an
-engine's error like any other without a second set of classes to map.
-"""
+"""The two errors that an engine raises; both are part of the service's hierarchy of errors."""
 
 from __future__ import annotations
 

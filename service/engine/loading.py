@@ -1,7 +1,7 @@
 """Makes the engine of a version: manifest + folder of merged weights + settings -> engine.
 
-Everything that depends on the device is decided here, as data; :mod:`service.engine.vllm` only
-carries it out. Nothing here imports torch or vllm.
+Everything that depends on the device is decided here, as data for :mod:`service.engine.vllm`.
+Nothing here imports torch or vllm.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _CPU_KV_CACHE_BYTES = 512 * 2**20
 """About 23,000 tokens of SmolLM2-135M (23 kB each): more than the sequences below ever hold of
 real queries, and small beside the 4 GiB that the whole service may use."""
 _CUDA_KV_CACHE_BYTES = 4 * 2**30
-"""A fixed share, so that several versions fit one GPU; vLLM's default would take nine tenths."""
+"""A fixed size, so that several versions fit one GPU; vLLM's default takes nine tenths of it."""
 _CPU_MAX_SEQUENCES = 64
 _CUDA_MAX_SEQUENCES = 256
 _KERNELS = 512
-"""For some hundred numbers of rows, with five sizes of matrices: 220 MiB."""
+"""Some hundred numbers of rows for each of five sizes of matrices: 220 MiB."""
 _MAX_THREADS = 16
-"""The matrices of a small model are too small to divide among more."""
+"""The matrices of a small model are too small for more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class EngineSettings:
     Attributes:
         device: ``auto`` takes an NVIDIA GPU if there is one and vLLM's build can use it.
         kv_cache_bytes: memory for keys and values of each engine.
-        max_sequences: engine requests decoded at a time; more wait their turn.
+        max_sequences: engine requests decoded at a time; more wait.
         threads: CPU only; default is the cores that this process may use, at most 16.
         compiled: compile the model (CPU: some 100 s at start for less time per token; default on
             CUDA, where it is quick).
@@ -83,7 +83,7 @@ def load_engine(
         manifest: the version's manifest.
         folder: its materialised weights, in the Hugging Face layout with ``tokenizer.json``.
         settings: default is :class:`EngineSettings`'s defaults.
-        on_tokens: told of the prompt and generated tokens of each finished engine request.
+        on_tokens: called for each finished engine request; see :data:`OnTokens`.
 
     Raises:
         EngineUnavailable: the folder holds no model.
@@ -123,7 +123,7 @@ def detect_device() -> Device:
 
 
 def special_ids(tokenizer: Tokenizer, prompts: PromptFormat) -> list[int]:
-    """Ids of all special tokens, sorted: none has a place inside a rewrite, so each ends one."""
+    """Ids of all special tokens, sorted: each ends a rewrite, because none belongs into one."""
     added = tokenizer.get_added_tokens_decoder()
     special = {id_ for id_, token in added.items() if token.special}
     labels = {prompts.labels.relevant, prompts.labels.irrelevant}
@@ -140,7 +140,7 @@ def engine_arguments(
         "model": str(folder),
         # Prompts are token ids and answers are decoded here: one tokenizer, in one place.
         "skip_tokenizer_init": True,
-        # Sampling is the manifest's business, not that of the base's generation_config.json.
+        # The manifest sets the sampling, not the base's generation_config.json.
         "generation_config": "vllm",
         "trust_remote_code": False,
         "load_format": "safetensors",
@@ -154,14 +154,14 @@ def engine_arguments(
         "kv_cache_memory_bytes": kv_cache_bytes(settings, device),
         "enable_prefix_caching": True,
         "enforce_eager": not _is_compiled(settings, device),
-        # Off, with the collectors that vLLM would put into the process's global registry.
+        # Off, because vLLM would put collectors into the process's global registry.
         "disable_log_stats": True,
         "enable_log_requests": False,
         "worker_extension_cls": f"{extension.__module__}.{extension.__qualname__}",
     }
     if on_cpu:
-        # The default on a CPU is 128, longer than almost every prompt: whole blocks are what the
-        # prefix cache shares, and what a sequence takes.
+        # The default on a CPU is 128, longer than almost every prompt, and the prefix cache shares
+        # whole blocks only.
         arguments["block_size"] = 32
         # The worker inside the engine core's process: see engine_environment.
         arguments["distributed_executor_backend"] = "uni"
@@ -180,24 +180,24 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
     environment = {
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_DO_NOT_TRACK": "1",
-        # It would write into the home folder, which a container may not have.
+        # The default is the home folder, which a container may not have.
         "VLLM_CACHE_ROOT": _folder("VLLM_CACHE_ROOT", "vllm"),
         "VLLM_CONFIG_ROOT": _folder("VLLM_CONFIG_ROOT", "vllm-config"),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
-        # Whatever is installed beside us has no business in the engine.
+        # No plugins of other packages.
         "VLLM_PLUGINS": "",
         "VLLM_LOGGING_LEVEL": settings.log_level,
-        # Standard output is for our own JSON lines.
+        # Standard output has our JSON lines.
         "VLLM_LOGGING_STREAM": "ext://sys.stderr",
         "TORCH_CPP_LOG_LEVEL": "INFO" if settings.log_level == "DEBUG" else settings.log_level,
         "PYTHONWARNINGS": "ignore",
-        # This process has threads, which a forked child would inherit in any state.
+        # A forked child would inherit the locks of this process's threads.
         "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
         "TOKENIZERS_PARALLELISM": "false",
     }
     if _is_compiled(settings, device):
-        # Temporary files go when an engine does; what has been compiled should stay.
+        # Temporary files are removed with an engine; compiled code should stay.
         environment["TORCHINDUCTOR_CACHE_DIR"] = _folder("TORCHINDUCTOR_CACHE_DIR", "inductor")
     else:
         # The sampler compiles a small function even in eager mode, which takes seconds and a
@@ -207,30 +207,30 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         return environment
     threads = settings.threads or min(available_cores(), _MAX_THREADS)
     return environment | {
-        # Lets the worker live in the engine core (which is a process of its own all the same).
-        # vLLM's CPU default is a third process that core and worker talk to by spinning: it
-        # costs 0.7 GB, half the start, and on two cores a fifth of the throughput.
+        # Runs the worker in the engine core, which is a separate process all the same. vLLM's
+        # default on CPUs is a third process, with which core and worker communicate by spinning:
+        # it costs 0.7 GB, half the start, and on two cores a fifth of the throughput.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # vLLM binds threads only for that third process.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),
-        # OpenMP threads that spin while they wait take the core that another of them, or the
-        # event loop, needs: on two busy cores that costs more than half the throughput.
+        # OpenMP threads that spin while they wait take the core from another thread or the event
+        # loop: on two busy cores that costs more than half the throughput.
         "OMP_WAIT_POLICY": "passive",
-        # All the same a thread may look out for work for some microseconds, as long as the next
-        # matrix is away: falling asleep and being woken 120 times takes as long as a third of the
-        # step. Ten times as long gains no more, and on busy cores it costs.
+        # Still, a thread spins for some microseconds, until the next matrix: 120 sleeps and
+        # wake-ups take a third of a step. Ten times as long gains nothing more and costs busy
+        # cores.
         "GOMP_SPINCOUNT": "1000",
-        # oneDNN keeps the code that it makes for each number of rows that a matrix meets: 0.4 MiB
-        # each, and ten times as long to make as to run. Its default, 1024, fills for hours.
+        # oneDNN caches a kernel for each number of rows of each matrix: 0.4 MiB each, which takes
+        # ten times as long to compile as to run. Its default, 1024, fills for hours.
         CAPACITY: str(_KERNELS),
     }
 
 
 def _folder(variable: str, name: str) -> str:
-    """Where a library keeps files: as its own variable says, else in our cache folder.
+    """Where a library keeps files: by its own variable, else in our cache folder.
 
-    A container may have weights in a cache folder that nothing can be written to.
+    The variable helps where the cache folder with the weights is read-only.
     """
     return os.environ.get(variable) or str(default_cache_dir() / name)
 

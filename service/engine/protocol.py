@@ -1,4 +1,4 @@
-"""What the pipeline asks of an engine, and nothing of how it is done."""
+"""The interface of engines."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class Candidate:
 class Engine(Protocol):
     """One loaded model version.
 
-    Text arguments are already in the version's normal form. Deadlines are the caller's business:
-    cancel the call (or close the iterator) and the engine drops the work.
+    Text arguments are in the version's normal form. There are no deadlines: cancel the call (or
+    close the iterator) and the engine drops the work.
     """
 
     @property
     def healthy(self) -> bool:
-        """False once the engine cannot answer any more."""
+        """Whether the engine can answer."""
 
     @property
     def outstanding(self) -> int:
-        """Engine requests that have been made and neither answered nor given up."""
+        """Engine requests that are neither answered nor cancelled."""
 
     @property
     def progress(self) -> int:
-        """Grows with what the engine gets done: each step of a batch, or each request."""
+        """Grows with the work done: each step of a batch, or each request."""
 
     @property
     def effort(self) -> float:
-        """Seconds of CPU time that the engine has computed; stands still while it is stopped."""
+        """Seconds of CPU time that the engine has used; constant while it is stopped."""
 
     async def start(self) -> None:
         """Load and warm up; returns when the first real query would be fast.

@@ -1,7 +1,4 @@
-"""The arithmetic of one finished generation: tokens and two log probabilities to a candidate.
-
-No engine is needed here, so that it can be tested without one.
-"""
+"""The arithmetic of one finished generation: from tokens and log probabilities to a candidate."""
 
 from __future__ import annotations
 
@@ -16,18 +13,18 @@ from service.engine.protocol import Candidate
 def label_probability(relevant: float, irrelevant: float) -> float:
     """P(RELEVANT) / (P(RELEVANT) + P(IRRELEVANT)) from two natural log probabilities, or logits.
 
-    Only their difference counts, so what both lack (the sum over the vocabulary) is not missed.
+    Only their difference counts, so the sum over the vocabulary, which both lack, cancels out.
 
     Args:
         relevant: log probability, or logit, of the label RELEVANT; ``-inf`` for none.
         irrelevant: that of IRRELEVANT.
 
     Returns:
-        A probability in [0, 1]; 0.5 when the model gives neither label any probability at all.
+        A probability in [0, 1]; 0.5 if both have probability zero.
     """
     if relevant == irrelevant:  # two times -inf would make a NaN below
         return 0.5
-    # The logistic function of the difference, in the form that cannot overflow.
+    # The logistic function of the difference, in a form that cannot overflow.
     margin = relevant - irrelevant
     if margin >= 0:
         return 1.0 / (1.0 + math.exp(-margin))
@@ -43,7 +40,7 @@ def relevance(labels: LabelIds, logprobs: Mapping[int, float]) -> float:
         logprobs: raw log probability, or logit, by token id at that position; holds both labels.
 
     Raises:
-        KeyError: a label is missing, so the engine was asked wrongly.
+        KeyError: a label is missing: the request did not ask for it.
     """
     return label_probability(logprobs[labels.relevant], logprobs[labels.irrelevant])
 
@@ -54,7 +51,7 @@ def read_candidate(
     last_logprobs: Mapping[int, float],
     stop_ids: frozenset[int],
 ) -> Candidate:
-    """A candidate out of what an engine generated.
+    """A candidate from an engine's output.
 
     Args:
         prompts: the version's prompt format, for the labels and for decoding.
@@ -63,8 +60,8 @@ def read_candidate(
         stop_ids: every id that ends a generation, the labels among them.
 
     Returns:
-        The rewrite without its tag. ``relevance`` is ``None`` if the generation ended other than
-        by a label: out of tokens, or at the base's end-of-text or another special token.
+        The rewrite without its tag. ``relevance`` is ``None`` if the generation did not end with a
+        label: out of tokens, or at the base's end-of-text or another special token.
     """
     last = token_ids[-1]
     body = token_ids[:-1] if last in stop_ids else token_ids

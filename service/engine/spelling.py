@@ -1,7 +1,7 @@
-"""A spelling corrector made of a catalogue's own words, as one more author of candidates.
+"""A spelling corrector made of a catalogue's own words, as one more source of candidates.
 
-What it proposes is tagged by the model and filtered like any other candidate: it knows which words
-there are, the model knows which of them are meant.
+The model tags its proposals, and they are filtered like any other candidate: the corrector knows
+which words exist, the model knows which of them are meant.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from model_store.errors import InvalidVersion
 from model_store.manifest import SpellingSpec
 
 MAX_CHARS = 96
-"""Longest query that is looked at: time grows with the unknown words, to a tenth of a second for
-the longest query that is answered at all, and nobody mistypes a whole paragraph."""
+"""Longest query that is corrected: time grows with the unknown words, to a tenth of a second for
+the longest query that the service accepts."""
 _MAX_BYTES = 2**20
-"""Largest file of words, some 100,000 of them: each takes 2.6 kB of memory."""
+"""Largest file of words, some 100,000: each word takes 2.6 kB of memory."""
 _SHORTEST = 3
-"""Letters of the shortest word that can be wrong by itself."""
+"""Letters of the shortest word that is corrected."""
 _NEAREST = 20
-"""Known words that are looked at in the place of one that is not."""
+"""Known words that are considered for an unknown one."""
 _EDIT = 8.0
-"""What an edit more must gain in log-likelihood. Chosen on the development fold, among 2 to 8:
-recall differs by 0.0003 at most, and no other gives more corrections that are people's own."""
+"""Log-likelihood that each edit must gain. Chosen on the development fold among 2 to 8: recall
+differs by 0.0003 at most, and no other value reproduces more of the shoppers' own corrections."""
 _COUNT = re.compile(r"[1-9][0-9]{0,14}")
 _SEEN = 0.9
-"""Weight of the pairs that were seen against the words by themselves (Jelinek and Mercer 1980)."""
+"""Weight of observed pairs against single words (Jelinek and Mercer 1980)."""
 
 
 class Context:
     """How likely words are between their neighbours, by the pairs of words of a catalogue.
 
     Args:
-        counts: known words, and how often they come.
-        pairs: known words that follow each other, and how often they do.
+        counts: known words with their frequencies.
+        pairs: pairs of adjacent known words with their frequencies.
     """
 
     def __init__(self, counts: Mapping[str, int], pairs: Mapping[tuple[str, str], int]) -> None:
@@ -57,7 +57,7 @@ class Context:
         Args:
             word: a known word.
             left: the word before it, if there is one.
-            right: the word behind it.
+            right: the word after it.
         """
         found = math.log(self._after(left, word))
         if right is not None and right in self._counts:
@@ -73,18 +73,18 @@ class Context:
 
 
 class Corrector:
-    """Finds the words of a catalogue that a query's unknown words are likely meant to be.
+    """Replaces a query's unknown words by the words of a catalogue that are likely meant.
 
-    SymSpell (symmetric deletes) finds the known word that is fewest edits away, and the most
-    frequent of those; it joins and splits words too ("lawnmower", "lawn mower"). Only runs of words
-    made of the known words' letters are looked at: sizes, codes, signs and other writing stay.
-    With pairs of words, a word is then changed for another near one that its neighbours suggest:
-    "hoze" is nearest to the common "home", and behind "garden" a "hose".
+    SymSpell (symmetric deletes) finds the known word with the fewest edits, the most frequent of
+    several; it also joins and splits words ("lawnmower", "lawn mower"). Only runs of words made of
+    the known words' letters are corrected: sizes, codes, signs and other scripts stay. With pairs
+    of words, neighbours then choose among near words: "hoze" is nearest to the common "home", and
+    after "garden" becomes "hose".
 
     Args:
-        counts: known words in lower case, and how often they come.
+        counts: known words in lower case with their frequencies.
         max_edits: most edits (Damerau-Levenshtein, neighbours swapped being one edit) of a word.
-        pairs: known words that follow each other, and how often they do.
+        pairs: pairs of adjacent known words with their frequencies.
     """
 
     def __init__(
@@ -99,8 +99,8 @@ class Corrector:
         for word, count in counts.items():
             self._speller.create_dictionary_entry(word, count)
         self._letters = frozenset("".join(counts))
-        # SymSpell notes what it has replaced in itself.
-        self._one_at_a_time = threading.Lock()
+        # SymSpell keeps state during a look-up.
+        self._lock = threading.Lock()
 
     @classmethod
     def of(cls, spec: SpellingSpec, folder: Path) -> Self:
@@ -120,11 +120,11 @@ class Corrector:
         return cls(counts, spec.max_edits, {(left, right): n for (left, right), n in read.items()})
 
     def may_correct(self, query: str) -> bool:
-        """Whether the query has words that are not known, and is not too long; takes no time."""
+        """Whether the query has unknown words and is not too long; quick."""
         return len(query) <= MAX_CHARS and any(self._unknown(word) for word in query.split())
 
     def __call__(self, query: str) -> str | None:
-        """The query as it is likely meant; ``None`` if nothing is known to be wrong with it.
+        """The likely correction of a query; ``None`` if there is nothing to correct.
 
         It may take some milliseconds for each unknown word.
         """
@@ -146,7 +146,7 @@ class Corrector:
     def _corrected(self, run: list[str]) -> list[str]:
         if not any(self._unknown(word) for word in run):
             return run.copy()
-        with self._one_at_a_time:
+        with self._lock:
             best = self._speller.lookup_compound(
                 " ".join(run), self._max_edits, ignore_non_words=True
             )
@@ -156,13 +156,13 @@ class Corrector:
         return words if self._context is None else self._in_context(run, words, self._context)
 
     def _in_context(self, run: list[str], words: list[str], context: Context) -> list[str]:
-        """``words``, each that replaces one of ``run`` changed for the one that fits best."""
+        """``words``; each that replaces one of ``run`` becomes the near word that fits best."""
         if len(words) != len(run):
             return words
         for i, typed in enumerate(run):
             if words[i] == typed or not self._unknown(typed):
                 continue
-            with self._one_at_a_time:
+            with self._lock:
                 near = self._speller.lookup(typed, Verbosity.ALL, self._max_edits)
             near.sort(key=lambda one: (one.distance, -one.count, one.term))
             edits = {one.term: one.distance for one in near[:_NEAREST]}
@@ -181,13 +181,13 @@ class Corrector:
 
 
 def write_words(counts: Mapping[str, int], path: Path) -> None:
-    """Write the words that :meth:`Corrector.of` reads: a word and its count in each line."""
+    """Write the words for :meth:`Corrector.of`: a word and its count in each line."""
     lines = (f"{word} {count}\n" for word, count in sorted(counts.items()))
     path.write_text("".join(lines), encoding="utf-8")
 
 
 def write_pairs(counts: Mapping[tuple[str, str], int], path: Path) -> None:
-    """Write the pairs that :meth:`Corrector.of` reads: two words and their count in each line."""
+    """Write the pairs for :meth:`Corrector.of`: two words and their count in each line."""
     lines = (f"{left} {right} {count}\n" for (left, right), count in sorted(counts.items()))
     path.write_text("".join(lines), encoding="utf-8")
 
