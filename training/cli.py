@@ -3,53 +3,59 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from model_store.errors import ModelStoreError
-from model_store.store import FolderSource, Store, open_store
+from model_store.store import FolderSource, Store, StoredVersion, open_store
 from service.engine.errors import EngineUnavailable
 from training.errors import TrainingError
 
+if TYPE_CHECKING:
+    from training.evaluation.measure import Bench
+
 SOURCES = ("home_depot", "best_buy", "tables")
+FOLDS = ("held-out", "development")
 
 DataOption = Annotated[
     Path | None,
     typer.Option(
         "--data",
-        help="Folder that holds home_depot/ and best_buy/, or for a recipe with the source "
-        "'tables' the folder of the tables [REQUERY_DATA].",
+        help="Folder with home_depot/ and best_buy/; for the source 'tables', the folder of the "
+        "tables [REQUERY_DATA].",
     ),
 ]
 
 FoldOption = Annotated[
-    str, typer.Option(help="held-out (to report) or development (to choose by).")
+    str, typer.Option(help="held-out (for reports) or development (for choices).")
 ]
 OnOption = Annotated[
     str | None,
-    typer.Option(help="Another source (best_buy, home_depot, tables), all of it unseen."),
+    typer.Option(
+        help="Another source (best_buy, home_depot, tables); all of its queries are unseen."
+    ),
 ]
 SinceOption = Annotated[
     datetime | None,
-    typer.Option(formats=["%Y-%m-%d"], help="Of --on: only what shoppers did from then on."),
+    typer.Option(formats=["%Y-%m-%d"], help="Use only interactions of --on since this day."),
 ]
-LimitOption = Annotated[int, typer.Option(min=1, help="Of --on: most queries, drawn by chance.")]
-DepthOption = Annotated[
-    int, typer.Option(min=1, help="Products that a search returns: the budget of a fusion.")
+LimitOption = Annotated[
+    int, typer.Option(min=1, help="Maximum number of queries of --on, drawn at random.")
 ]
+DepthOption = Annotated[int, typer.Option(min=1, help="Number of products that a search returns.")]
 JudgeOption = Annotated[
     Path | None,
-    typer.Option("--judge", help="Judge that measures relevance.", file_okay=False),
+    typer.Option("--judge", help="Folder of a judge that measures relevance.", file_okay=False),
 ]
 DrawnOption = Annotated[
     Path | None,
     typer.Option(
-        help="Folder to keep all candidates in; those that are there are not drawn again.",
+        help="Folder that keeps all candidates; existing ones are not drawn again.",
         file_okay=False,
     ),
 ]
@@ -59,15 +65,15 @@ def train(
     recipe: Annotated[Path, typer.Option(help="The recipe, a YAML file.", dir_okay=False)],
     run: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run; the same command continues it [runs/<name>]."),
+        typer.Option(help="Folder of the run; the same command resumes it [runs/<name>]."),
     ] = None,
     data: DataOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write the finished version into [the run's].")
+        Path | None, typer.Option(help="Folder for the finished version [in the run's folder].")
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
 ) -> None:
-    """Train a version: all stages of a recipe, continued where a killed run stopped."""
+    """Train a version: run all stages of a recipe; a killed run resumes where it stopped."""
     with _errors("train"):
         from training.recipe import load_recipe
 
@@ -93,7 +99,8 @@ def evaluate(
     version: Annotated[str, typer.Argument(help="Name of the version.")],
     *,
     source: Annotated[
-        Path | None, typer.Option(help="Folder of versions to look in before the packaged ones.")
+        Path | None,
+        typer.Option(help="Folder of versions; it is searched before the packaged ones."),
     ] = None,
     data: DataOption = None,
     fold: FoldOption = "held-out",
@@ -103,43 +110,34 @@ def evaluate(
     depth: DepthOption = 100,
     judge_folder: JudgeOption = None,
     against: Annotated[
-        str | None, typer.Option(help="Another version: differences to it on the same queries.")
+        str | None,
+        typer.Option(help="Another version: report differences to it on the same queries."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write every figure here, as JSON.", dir_okay=False)
+        Path | None, typer.Option(help="JSON file for all figures.", dir_okay=False)
     ] = None,
     drawn: DrawnOption = None,
 ) -> None:
-    """Measure a version's rewrites and tags on queries that no stage has seen."""
+    """Measure a version's rewrites and tags on queries that no training stage has seen."""
     with _errors("evaluate"):
-        # What is wrong with the arguments is said before anything heavy is loaded.
-        _check_exam(fold, on, since)
-        store = open_store() if source is None else Store(
-            [FolderSource(source), *open_store().sources]
+        names = [version] if against is None else [version, against]
+        found, bench = _bench(
+            names, [] if source is None else [source],
+            data=data, fold=fold, on=on, since=since, limit=limit, depth=depth, drawn=drawn,
+            judge_folder=judge_folder,
         )  # fmt: skip
-        found = store.get(version)
-        other = store.get(against) if against is not None else None
 
-        from training.data.dataset import data_folder, read_source
-        from training.data.pairs import World
-        from training.evaluation.measure import Bench, differences, fold_exam, other_exam
+        from training.evaluation.measure import differences
         from training.evaluation.report import as_differences, as_table
         from training.folder import write_json
-        from training.judge.model import load_judge
 
-        tables = read_source(on or _source_of(found.manifest.training), data_folder(data))
-        if since is not None:
-            tables = tables.since(since.replace(tzinfo=UTC))
-        world = World(tables, depth)
-        exam = fold_exam(world, fold) if on is None else other_exam(world, _named(on, since), limit)
-        score = None if judge_folder is None else load_judge(judge_folder)
-        bench = Bench(world, exam, drawn, score)
-        mine = bench.measure(found)
+        world, exam = bench.world, bench.exam
+        mine = bench.measure(found[0])
         result = {"fold": exam.name, "depth": depth, **mine.record(world)}
         text = as_table(result)
-        if other is not None:
+        for other in found[1:]:
             theirs = bench.measure(other)
-            result |= {"against": other.manifest.name, **differences(world, mine, theirs)}
+            result |= {"against": theirs.version, **differences(world, mine, theirs)}
             text += "\n\n" + as_differences(result)
         if out is not None:
             write_json(out, result)
@@ -148,30 +146,29 @@ def evaluate(
 
 def judge(
     source: Annotated[
-        str, typer.Option(help="home_depot, best_buy or tables: what to learn from.")
+        str, typer.Option(help="Training data: home_depot, best_buy or tables.")
     ] = "home_depot",
     data: DataOption = None,
     run: Annotated[
-        Path, typer.Option(help="Folder of the run; the same command continues it.")
+        Path, typer.Option(help="Folder of the run; the same command resumes it.")
     ] = Path("runs/judge"),
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write the judge into [<run>/judge].")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the judge [<run>/judge].")] = None,
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the grades.")] = 1.0,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Most graded pairs to learn from [all].")
+        int | None, typer.Option(min=1, help="Maximum number of graded pairs [all].")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 7,
     fold: Annotated[
-        str, typer.Option(help="Measured on: development (to choose by) or held-out (to report).")
+        str,
+        typer.Option(
+            help="Fold to measure on: development (for choices) or held-out (for reports)."
+        ),
     ] = "development",
 ) -> None:
-    """Train the judge of relevance on people's grades, and measure it."""
+    """Train the relevance judge on human grades, and measure it."""
     with _errors("judge"):
-        if fold not in ("held-out", "development"):
-            raise TrainingError(f"--fold is held-out or development, not {fold!r}")
-        if source not in SOURCES:
-            raise TrainingError(f"--source is one of {', '.join(SOURCES)}, not {source!r}")
+        _one_of("--fold", fold, FOLDS)
+        _one_of("--source", source, SOURCES)
 
         from training.data.dataset import data_folder, read_source, split
         from training.data.pairs import World
@@ -197,7 +194,7 @@ def compare(
     *,
     source: Annotated[
         list[Path] | None,
-        typer.Option(help="Folders of versions to look in before the packaged ones."),
+        typer.Option(help="Folders of versions; they are searched before the packaged ones."),
     ] = None,
     data: DataOption = None,
     fold: FoldOption = "held-out",
@@ -207,22 +204,22 @@ def compare(
     depth: DepthOption = 100,
     judge_folder: JudgeOption = None,
     prompted: Annotated[
-        bool, typer.Option(help="Also the base of the first version, asked by examples.")
+        bool,
+        typer.Option(help="Also measure the base of the first version, prompted with examples."),
     ] = False,
     drawn: DrawnOption = None,
     out: Annotated[
-        Path, typer.Option(help="Folder of the table, the figures and the plot.", file_okay=False)
+        Path, typer.Option(help="Folder for the table, the figures and the plot.", file_okay=False)
     ] = Path("runs/compare"),
 ) -> None:
-    """Put versions side by side with what needs no training: spelling, expansion, the base."""
+    """Compare versions with untrained baselines: spelling correction, query expansion, the base."""
     with _errors("compare"):
-        _check_exam(fold, on, since)
-        folders = [FolderSource(folder) for folder in source or ()]
-        store = Store([*folders, *open_store().sources])
-        found = [store.get(name) for name in versions]
+        found, bench = _bench(
+            versions, source or [],
+            data=data, fold=fold, on=on, since=since, limit=limit, depth=depth, drawn=drawn,
+            judge_folder=judge_folder,
+        )  # fmt: skip
 
-        from training.data.dataset import data_folder, read_source
-        from training.data.pairs import World
         from training.evaluation.baselines import baselines
         from training.evaluation.compare import (
             as_markdown,
@@ -232,18 +229,10 @@ def compare(
             way,
             way_of,
         )
-        from training.evaluation.measure import Bench, fold_exam, other_exam, prompted_rewriter
+        from training.evaluation.measure import prompted_rewriter
         from training.folder import write_json
-        from training.judge.model import load_judge
 
-        tables = read_source(on or _source_of(found[0].manifest.training), data_folder(data))
-        if since is not None:
-            tables = tables.since(since.replace(tzinfo=UTC))
-        world = World(tables, depth)
-        exam = fold_exam(world, fold) if on is None else other_exam(world, _named(on, since), limit)
-        bench = Bench(
-            world, exam, drawn, None if judge_folder is None else load_judge(judge_folder)
-        )
+        world, exam = bench.world, bench.exam
         ways = baseline_ways(world, exam.queries, baselines(world, exam.parts), bench.first)
         if prompted:
             base = prompted_rewriter(found[0], exam, drawn)
@@ -257,22 +246,54 @@ def compare(
         typer.echo(f"wrote table, figures and plot into {out}")
 
 
-def _check_exam(fold: str, on: str | None, since: datetime | None) -> None:
-    """Refuse what cannot be measured on.
+def _bench(
+    names: list[str],
+    folders: list[Path],
+    *,
+    data: Path | None,
+    fold: str,
+    on: str | None,
+    since: datetime | None,
+    limit: int,
+    depth: int,
+    drawn: Path | None,
+    judge_folder: Path | None,
+) -> tuple[list[StoredVersion], Bench]:
+    """The versions, and the queries to measure them on: a fold of their data, or another source.
 
     Raises:
-        TrainingError: an option is wrong; the message says which.
+        TrainingError: an option is wrong; checked before anything slow is loaded.
+        ModelStoreError: a version is missing or damaged.
     """
-    if fold not in ("held-out", "development"):
-        raise TrainingError(f"--fold is held-out or development, not {fold!r}")
-    if on is not None and on not in SOURCES:
-        raise TrainingError(f"--on is one of {', '.join(SOURCES)}, not {on!r}")
-    if since is not None and on is None:
+    _one_of("--fold", fold, FOLDS)
+    if on is not None:
+        _one_of("--on", on, SOURCES)
+    elif since is not None:
         raise TrainingError("--since is for another source: name it with --on")
+    store = Store([*map(FolderSource, folders), *open_store().sources])
+    versions = [store.get(name) for name in names]
+
+    from training.data.dataset import data_folder, read_source
+    from training.data.pairs import World
+    from training.evaluation.measure import Bench, fold_exam, other_exam
+    from training.judge.model import load_judge
+
+    tables = read_source(on or _source_of(versions[0].manifest.training), data_folder(data))
+    if since is not None:
+        tables = tables.since(since.replace(tzinfo=UTC))
+    world = World(tables, depth)
+    if on is None:
+        exam = fold_exam(world, fold)
+    else:
+        exam = other_exam(world, f"{on} since {since:%Y-%m-%d}" if since else on, limit)
+    score = None if judge_folder is None else load_judge(judge_folder)
+    return versions, Bench(world, exam, drawn, score)
 
 
-def _named(source: str, since: datetime | None) -> str:
-    return source if since is None else f"{source} since {since:%Y-%m-%d}"
+def _one_of(option: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        names = f"{', '.join(allowed[:-1])} or {allowed[-1]}"
+        raise TrainingError(f"{option} is {names}, not {value!r}")
 
 
 def ab(
@@ -282,37 +303,37 @@ def ab(
     ] = "http://localhost:8000",
     shoppers: Annotated[int, typer.Option(min=2, help="Simulated shoppers.")] = 2000,
     holdout_share: Annotated[
-        float, typer.Option(min=0.0, max=0.99, help="Part of them that searches without rewrites.")
+        float,
+        typer.Option(min=0.0, max=0.99, help="Share of shoppers that search without rewrites."),
     ] = 0.5,
-    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 7,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 7,
     source: Annotated[str, typer.Option(help="home_depot, best_buy or tables.")] = "home_depot",
     data: DataOption = None,
-    out: Annotated[Path, typer.Option(help="Folder of the report.", file_okay=False)] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the report.", file_okay=False)] = Path(
         "runs/ab"
     ),
     deadline_ms: Annotated[int, typer.Option(min=1, help="Deadline of each search.")] = 500,
     max_rewrites: Annotated[
-        int | None, typer.Option(min=1, help="Rewrites to ask for [the version's own number].")
+        int | None, typer.Option(min=1, help="Rewrites per search [the version's own number].")
     ] = None,
     concurrency: Annotated[
-        int, typer.Option(min=1, max=100, help="Shoppers at a time; each waits for its answers.")
+        int, typer.Option(min=1, max=100, help="Concurrent shoppers; each waits for its answers.")
     ] = 4,
     page: Annotated[int, typer.Option(min=1, max=100, help="Products on a page.")] = 24,
     rewrite_weight: Annotated[
-        float, typer.Option(min=0.0, help="Of a rewrite's ranking beside the query's own 1.")
+        float, typer.Option(min=0.0, help="Weight of a rewrite's ranking; the query's own is 1.")
     ] = 0.6,
     judge_folder: Annotated[
         Path | None,
-        typer.Option("--judge", help="Judge for products without grades [they count as bad]."),
+        typer.Option("--judge", help="Judge that grades ungraded products [they count as bad]."),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(envvar="REQUERY_KEY", help="Key that may ask for rewrites.")
+        str | None, typer.Option(envvar="REQUERY_KEY", help="API key with the scope for rewrites.")
     ] = None,
 ) -> None:
-    """Simulate an A/B test of the running service's versions, and of no rewrites at all."""
+    """Simulate an A/B test of the service's versions against searches without rewrites."""
     with _errors("ab"):
-        if source not in SOURCES:
-            raise TrainingError(f"--source is home_depot, best_buy or tables, not {source!r}")
+        _one_of("--source", source, SOURCES)
 
         from training.ab.experiment import Settings, experiment
         from training.ab.report import as_markdown
@@ -337,7 +358,7 @@ def ab(
 
 
 def _source_of(record: dict[str, Any]) -> str:
-    """The source that a version was trained on, by its training record."""
+    """The source of a version's training data, by its training record."""
     try:
         return str(record["recipe"]["data"]["source"])
     except (KeyError, TypeError):
@@ -346,7 +367,7 @@ def _source_of(record: dict[str, Any]) -> str:
 
 @contextmanager
 def _errors(command: str) -> Iterator[None]:
-    """One clear line and exit code 1 for everything that is raised on purpose."""
+    """Print expected errors in one line and exit with code 1."""
     try:
         yield
     except (TrainingError, ModelStoreError, EngineUnavailable) as error:

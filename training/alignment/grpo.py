@@ -25,7 +25,7 @@ from training.alignment.sampler import Sampler
 from training.data.packing import Collator, Row, hidden_states
 from training.errors import DataError
 from training.finetuning.model import Trainee
-from training.finetuning.stages import Journal, last_checkpoint
+from training.finetuning.stages import Journal, last_checkpoint, shared_arguments
 from training.recipe import GrpoStage
 from training.rewards import Rewards
 
@@ -221,11 +221,10 @@ def align(
             f"stage {number} needs at least {stage.queries_per_step} queries with a relevant "
             f"product (queries_per_step), the training folds have {len(queries)}"
         )
-    cpu = not torch.cuda.is_available()
     samples = stage.queries_per_step * stage.group
     folder = run / f"stage-{number}"
     arguments = GRPOConfig(
-        output_dir=str(folder),
+        **shared_arguments(folder, seed=seed, checkpoint_every=checkpoint_every),
         per_device_train_batch_size=samples,
         num_generations=stage.group,
         steps_per_generation=1,
@@ -240,20 +239,10 @@ def align(
         reward_weights=list(stage.rewards.values()),
         shuffle_dataset=False,
         learning_rate=stage.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=max(1, round(stage.warmup * stage.steps)),
         weight_decay=0.0,
-        bf16=True,
-        use_cpu=cpu,
         gradient_checkpointing=False,
-        seed=seed,
-        data_seed=seed,
         logging_steps=1,
-        save_steps=checkpoint_every,
-        save_total_limit=2,
-        report_to=[],
-        remove_unused_columns=False,
-        dataloader_pin_memory=not cpu,
     )
     if trainee.fast.pad_token is None:
         trainee.fast.pad_token = trainee.fast.convert_ids_to_tokens(trainee.pad_id)

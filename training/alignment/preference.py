@@ -29,7 +29,7 @@ from training.alignment.feedback import Feedback, Sample
 from training.alignment.likelihood import log_probs
 from training.errors import DataError
 from training.finetuning.model import Trainee
-from training.finetuning.stages import Journal, last_checkpoint
+from training.finetuning.stages import Journal, last_checkpoint, shared_arguments
 from training.recipe import DpoStage
 
 
@@ -177,25 +177,14 @@ def align_by_preference(
             f"stage {number} has no pair of samples whose rewards differ by {stage.min_margin} "
             "(min_margin); sample more queries, or more for each"
         )
-    cpu = not torch.cuda.is_available()
     reference = _reference(trainee, preferences, stage.batch)
     arguments = TrainingArguments(
-        output_dir=str(run / f"stage-{number}"),
+        **shared_arguments(run / f"stage-{number}", seed=seed, checkpoint_every=checkpoint_every),
         per_device_train_batch_size=stage.batch,
         num_train_epochs=stage.epochs,
         learning_rate=stage.learning_rate,
-        lr_scheduler_type="linear",
         weight_decay=0.0,
-        bf16=True,
-        use_cpu=cpu,
-        seed=seed,
-        data_seed=seed,
         logging_steps=5,
-        save_steps=checkpoint_every,
-        save_total_limit=2,
-        report_to=[],
-        remove_unused_columns=False,
-        dataloader_pin_memory=not cpu,
     )
     trainer = _DpoTrainer(
         trainee=trainee,

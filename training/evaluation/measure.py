@@ -33,12 +33,12 @@ from training.judge.first_results import FirstResults, Score
 from training.statistics import bootstrap, tagging
 
 FIRST = 10
-"""Results of a rewrite that the judge looks at."""
+"""Number of a rewrite's results that the judge scores."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A version, what it said, and what that did."""
+    """A version, its candidates and tags, and their outcomes."""
 
     version: str
     digest: str
@@ -51,7 +51,7 @@ class Measured:
         return tagging(self.drawn.labels, self.drawn.scores)
 
     def record(self, world: World) -> dict[str, Any]:
-        """Every figure, with intervals; the plain query and the corrections as first rows."""
+        """All figures with intervals; plain query and corrections are the first rows."""
         queries = list(next(iter(self.rows.values())))
         return {
             "version": self.version,
@@ -107,29 +107,29 @@ class Bench:
     Args:
         world: the data.
         exam: the queries.
-        drawn: folder that keeps what versions said, so that a second look costs nothing.
-        score: a judge, if relevance is to be measured.
+        drawn: folder that keeps candidates and tags, so that they are drawn once.
+        score: a judge, to measure relevance.
     """
 
     def __init__(
         self, world: World, exam: Exam, drawn: Path | None, score: Score | None = None
     ) -> None:
-        self._world, self._exam, self._folder = world, exam, drawn
+        self.world, self.exam, self._folder = world, exam, drawn
         self.first = FirstResults(world, score, FIRST) if score else None
 
     def measure(self, version: StoredVersion) -> Measured:
-        """Draw from a version, unless that was kept, and look up what it did.
+        """Draw from a version, unless its candidates were kept, and measure the outcomes.
 
         Raises:
-            DataError: the data gives no relevant, or no irrelevant, pairs to judge.
+            DataError: the data has no relevant or no irrelevant pairs to judge.
             EngineUnavailable: the engine could not start.
-            RunError: what was kept cannot be read.
+            RunError: a kept file cannot be read.
         """
         manifest = version.manifest
         drawn = self._draw(version)
         rows = rows_of(
-            self._world,
-            self._exam.queries,
+            self.world,
+            self.exam.queries,
             drawn,
             manifest.filter,
             brands_of(version),
@@ -139,35 +139,35 @@ class Bench:
         return Measured(manifest.name, manifest.digest, drawn, rows)
 
     def _draw(self, version: StoredVersion) -> Drawn:
-        exam = self._exam
+        exam = self.exam
         if self._folder is None:
-            return draw_version(self._world, exam.parts, exam.queries, version)
-        # By digest: thresholds that changed since are another version, whose candidates are the
-        # same, but telling that apart is not worth a wrong figure.
+            return draw_version(self.world, exam.parts, exam.queries, version)
+        # By digest, although a version with other thresholds has the same candidates: telling
+        # them apart is not worth a wrong figure.
         name = f"{version.manifest.name} {version.manifest.digest[:12]} {exam.name}.json"
         path = self._folder / name.replace(" ", "-")
         if path.is_file():
             kept = load_drawn(path)
             if kept.candidates.keys() == set(exam.queries):
                 return kept
-        drawn = draw_version(self._world, exam.parts, exam.queries, version)
+        drawn = draw_version(self.world, exam.parts, exam.queries, version)
         write_json(path, asdict(drawn))
         return drawn
 
 
 def prompted_rewriter(version: StoredVersion, exam: Exam, folder: Path | None) -> Rewriter:
-    """The untrained base of a version, asked by examples, behind the version's own filters.
+    """The untrained base of a version, prompted with examples, behind the version's filters.
 
-    It gives no tags: every rewrite counts as relevant.
+    It has no tags: every rewrite counts as relevant.
 
     Args:
-        version: whose base and filters.
+        version: has the base and the filters.
         exam: the queries.
-        folder: keeps what was said, as a :class:`Bench` does.
+        folder: keeps the rewrites, as in :class:`Bench`.
 
     Raises:
-        RunError: what was kept cannot be read.
-        BaseNotFound: the base is not here.
+        RunError: a kept file cannot be read.
+        BaseNotFound: the base is not installed.
     """
     from training.evaluation.prompted import PromptedBase
 
@@ -180,8 +180,8 @@ def prompted_rewriter(version: StoredVersion, exam: Exam, folder: Path | None) -
     kept = load_drawn(path).candidates if path is not None and path.is_file() else {}
     if kept.keys() != set(exam.queries):
         base = PromptedBase(find_base(manifest.base, default_cache_dir()))
-        said = base(exam.queries)
-        kept = {query: [Scored(text, 1.0) for text in texts] for query, texts in said.items()}
+        drawn = base(exam.queries)
+        kept = {query: [Scored(text, 1.0) for text in texts] for query, texts in drawn.items()}
         if path is not None:
             write_json(path, asdict(Drawn(kept, [], [])))
     spec = manifest.filter.model_copy(update={"max_rewrites": MOST})
@@ -189,7 +189,7 @@ def prompted_rewriter(version: StoredVersion, exam: Exam, folder: Path | None) -
 
 
 def brands_of(version: StoredVersion) -> list[str]:
-    """The brands that a version's rewrites must keep."""
+    """Brands that a version's rewrites must keep."""
     name = version.manifest.filter.brands_file
     if name is None:
         return []
@@ -197,10 +197,10 @@ def brands_of(version: StoredVersion) -> list[str]:
 
 
 def load_drawn(path: Path) -> Drawn:
-    """What a bench kept.
+    """Read the file of a bench.
 
     Raises:
-        RunError: it cannot be read.
+        RunError: the file cannot be read.
     """
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))

@@ -79,6 +79,30 @@ class Journal(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
 
+def shared_arguments(folder: Path, *, seed: int, checkpoint_every: int) -> dict[str, Any]:
+    """Arguments of :class:`transformers.TrainingArguments` that all trainers share.
+
+    Args:
+        folder: for checkpoints.
+        seed: of the run and of the order of the data.
+        checkpoint_every: steps between checkpoints.
+    """
+    cpu = not torch.cuda.is_available()
+    return {
+        "output_dir": str(folder),
+        "lr_scheduler_type": "linear",
+        "bf16": True,
+        "use_cpu": cpu,
+        "seed": seed,
+        "data_seed": seed,
+        "save_steps": checkpoint_every,
+        "save_total_limit": 2,
+        "report_to": [],
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": not cpu,
+    }
+
+
 def last_checkpoint(folder: Path) -> Path | None:
     """The newest whole checkpoint of a stage; those that a kill cut short are passed over.
 
@@ -119,26 +143,15 @@ def optimise(
         )
     folder = run / f"stage-{stage}"
     labels = trainee.prompts.labels
-    cpu = not torch.cuda.is_available()
     steps = math.ceil(len(rows) / optimiser.rows)
     arguments = TrainingArguments(
-        output_dir=str(folder),
+        **shared_arguments(folder, seed=seed, checkpoint_every=checkpoint_every),
         per_device_train_batch_size=optimiser.rows,
         max_steps=steps,
         learning_rate=optimiser.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=max(1, round(optimiser.warmup * steps)),
         weight_decay=0.0,
-        bf16=True,
-        use_cpu=cpu,
-        seed=seed,
-        data_seed=seed,
         logging_steps=10,
-        save_steps=checkpoint_every,
-        save_total_limit=2,
-        report_to=[],
-        remove_unused_columns=False,
-        dataloader_pin_memory=not cpu,
         label_names=["target"],
     )
     trainer = OnePassTrainer(

@@ -38,7 +38,7 @@ from training.data.dataset import Split
 from training.data.pairs import World
 from training.data.search import stems
 from training.errors import DataError, RunError
-from training.finetuning.stages import last_checkpoint
+from training.finetuning.stages import last_checkpoint, shared_arguments
 from training.judge.model import MAX_LENGTH, Calibration, Judge, Pair, best_device, collate, encode
 
 BASE = BaseSpec(
@@ -218,26 +218,15 @@ def _claim(run: Path, settings: JudgeSettings) -> None:
 def _arguments(
     folder: Path, settings: JudgeSettings, steps: int, checkpoint_every: int
 ) -> TrainingArguments:
-    cpu = not torch.cuda.is_available()
     return TrainingArguments(
-        output_dir=str(folder),
+        **shared_arguments(folder, seed=settings.seed, checkpoint_every=checkpoint_every),
         per_device_train_batch_size=settings.rows,
         max_steps=steps,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="linear",
         warmup_steps=max(1, round(0.06 * steps)),
         weight_decay=0.01,
-        bf16=True,
-        use_cpu=cpu,
-        seed=settings.seed,
-        data_seed=settings.seed,
         train_sampling_strategy="group_by_length",
         logging_steps=20,
-        save_steps=checkpoint_every,
-        save_total_limit=2,
-        report_to=[],
-        remove_unused_columns=False,
-        dataloader_pin_memory=not cpu,
     )
 
 
