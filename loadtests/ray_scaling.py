@@ -1,8 +1,8 @@
 """Throughput of one and of several engine replicas on Ray: ``python -m loadtests.ray_scaling``.
 
-The engines are stand-ins: each does one generation at a time, which takes a given time and no CPU.
-So the figure says what proxy, ingress and handle make of more replicas, on a machine that is too
-small for as many models. Prints JSON; ray runs on this machine alone and ends with the program.
+The engines are stand-ins: each does one generation at a time, which takes a fixed time and no CPU.
+So the figure measures how proxy, ingress and handle use more replicas, on a machine that is too
+small for as many models. Prints JSON; Ray runs on this machine only and ends with the program.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import httpx
 import yaml
 
+from loadtests.processes import until
 from model_store.manifest import Manifest
 from model_store.store import open_store
 from service.app.components import RuntimeDependencies
@@ -31,16 +31,17 @@ from service.config.settings import Settings
 from service.engine.protocol import Candidate, Engine
 from service.versions.from_store import known_versions
 from service.versions.version import OnTokens
+from tests.support.redis_server import free_port
 
 _CONFIG = Path(__file__).parents[1] / "deploy/ray/serve.yaml"
 _TAKES = "REQUERY_STAND_IN_MS"
 _CLIENTS = 4
-"""For each replica: one that is served and others that wait."""
+"""Per replica: one is served, the others wait."""
 _PATIENCE_S = 600.0
 
 
 class StandIn:
-    """An engine that takes its time (:class:`service.engine.protocol.Engine`).
+    """An engine with a fixed duration (:class:`service.engine.protocol.Engine`).
 
     Args:
         takes_s: seconds that a generation takes; there is one at a time.
@@ -89,20 +90,20 @@ async def stand_ins(settings: Settings) -> RuntimeDependencies:
 
 
 def main() -> None:
-    """Measure, and print what came of it."""
+    """Measure, and print the result."""
     parser = argparse.ArgumentParser(prog="python -m loadtests.ray_scaling", description=__doc__)
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--generation-ms", type=float, default=250.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     options = parser.parse_args()
-    folder, port = tempfile.mkdtemp(prefix="rq-"), _free_port()
-    # The last one stands for loopback everywhere, whatever its name says.
+    folder, port = tempfile.mkdtemp(prefix="rq-"), free_port()
+    # The last one keeps all of Ray on the loopback.
     os.environ |= {
         "RAY_USAGE_STATS_ENABLED": "0",
         "OMP_NUM_THREADS": "1",
         "RAY_worker_niceness": "0",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "120",
-        # Else Ray would write one into the home folder.
+        # Otherwise Ray writes one into the home folder.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
@@ -138,7 +139,7 @@ def main() -> None:
 
 
 async def _measure(folder: str, port: int, replicas: int, options: argparse.Namespace) -> float:
-    """Answers a second with so many replicas."""
+    """Answers per second with this number of replicas."""
     from ray import serve
     from ray.serve.scripts import run
 
@@ -147,35 +148,30 @@ async def _measure(folder: str, port: int, replicas: int, options: argparse.Name
     path = Path(folder) / "serve.yaml"
     path.write_text(yaml.safe_dump(config))
     await asyncio.to_thread(run.main, [str(path), "--non-blocking"], standalone_mode=False)
-    end = time.monotonic() + _PATIENCE_S
 
-    def running() -> bool:
+    def states() -> dict[str, int]:
         application = serve.status().applications.get("requery")
         engine = application.deployments.get("engine-grpo-4") if application else None
-        return engine is not None and dict(engine.replica_states) == {"RUNNING": replicas}
+        return {} if engine is None else dict(engine.replica_states)
 
-    while not await asyncio.to_thread(running):
-        if time.monotonic() > end:
-            raise TimeoutError("the replicas do not start")
-        await asyncio.sleep(0.5)
+    async def running() -> bool:
+        return await asyncio.to_thread(states) == {"RUNNING": replicas}
+
+    async def ready() -> bool:
+        try:
+            return (await client.get("/readyz")).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
+
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
-        while (await _status(client)) != httpx.codes.OK:
-            if time.monotonic() > end:
-                raise TimeoutError("the service does not become ready")
-            await asyncio.sleep(0.5)
+        if not await until(running, _PATIENCE_S) or not await until(ready, _PATIENCE_S):
+            raise TimeoutError("the replicas, or the service, do not get ready")
         await _answers(client, replicas, 4 * options.generation_ms / 1000, "warm")
         return await _answers(client, replicas, options.seconds, "cold") / float(options.seconds)
 
 
-async def _status(client: httpx.AsyncClient) -> int:
-    try:
-        return (await client.get("/readyz")).status_code
-    except httpx.HTTPError:
-        return 0
-
-
 async def _answers(client: httpx.AsyncClient, replicas: int, seconds: float, name: str) -> int:
-    """How many new queries are answered in so many seconds, by as many clients as keep all busy."""
+    """Number of new queries answered in ``seconds``; the clients keep all replicas busy."""
     end = time.monotonic() + seconds
     count = 0
 
@@ -206,11 +202,11 @@ def _config(replicas: int, generation_ms: float) -> dict[str, Any]:
         "REQUERY_DEVICE": "cpu",
         "REQUERY_HOST": "127.0.0.1",
         "REQUERY_WARM_QUERIES": ";",
-        # Nobody gives up.
+        # No request times out.
         "REQUERY_DEFAULT_DEADLINE_MS": "100000",
         "REQUERY_MAX_DEADLINE_MS": "100000",
         "REQUERY_GENERATION_TIMEOUT_S": "100",
-        # One ingress lets in what all engines have to do.
+        # One ingress admits the work of all engines.
         "REQUERY_ADMISSION_MAX_CANDIDATES": "4096",
     }
     for deployment, number in zip(application["deployments"], (1, replicas), strict=True):
@@ -218,11 +214,6 @@ def _config(replicas: int, generation_ms: float) -> dict[str, Any]:
         deployment["num_replicas"] = number
         deployment["ray_actor_options"] = {"num_cpus": 1}
     return config
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What one sampled rewrite is worth: a few pure functions, and their fusion.
+"""Rewards of a sampled rewrite: pure functions, and their fusion.
 
-A reward is for what a shopper would get. The service drops a rewrite that is malformed, that says
-the query again, or that loses a number or a brand, so such a sample (not ``usable``) is worth
-less than nothing; one that the model itself tags IRRELEVANT is never shown, so what it would have
-found is worth nothing, and only its tag is rewarded.
+A reward measures what a shopper gets. The service drops a rewrite that is malformed, repeats the
+query, or loses a number or a brand, so such a sample (not ``usable``) has a negative reward. A
+rewrite that the model tags IRRELEVANT is never shown, so its results have no value and only its tag
+is rewarded.
 
 ========================  =====================================================================
 ``relevance``             mean judge score of the rewrite's first results for the query, as a share
@@ -21,10 +21,10 @@ found is worth nothing, and only its tag is rewarded.
 ``agreement``             1 if the tag is the judges' verdict, 0 if not, 0.5 if they have none
 ========================  =====================================================================
 
-Relevance and productivity are bars to clear, not prizes: the query with a harmless word behind it
-is as relevant and as productive as the query, and where more of the two is paid for, that is what a
-model learns to write. What is shown and should not be, by the judges' verdict, clears no bar, and
-neither does what the rules give nothing for: they are worth what they bring (increment and gain).
+Relevance and productivity have upper bounds: the query with a harmless word added is as relevant
+and productive as the query, and a model that is paid for more of both learns to write this. A
+rewrite that should not be shown by the judges' verdict gets neither, nor does one that the rules
+reject: only increment and gain count for them.
 
 Productivity and increment are BEQUE's (arXiv 2311.03758); that relevance, productivity, increment
 and rules are rewarded together is the proposal of arXiv 2603.02555. ``gain`` and ``discovery`` are
@@ -45,7 +45,7 @@ RewardName = Literal[
 ]
 
 GAIN_SCALE = 4.0
-"""A fusion's recall moves by hundredths where the other rewards move by tenths."""
+"""Recall of a fusion changes by hundredths, the other rewards by tenths."""
 ENOUGH_DIFFERENCE = 0.05
 """Edit distance, as a share of the longer text, from which a rewrite differs enough: one letter of
 twenty, which is what a correction may need."""

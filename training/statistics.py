@@ -1,4 +1,4 @@
-"""Figures and their uncertainty. Pure functions on arrays."""
+"""Statistics with their uncertainty: pure functions on arrays."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def tagging(labels: Sequence[bool], scores: Sequence[float], seed: int = 0) -> d
     The first two have a bootstrap interval over pairs.
 
     Raises:
-        ValueError: there are not both relevant and irrelevant pairs.
+        ValueError: relevant or irrelevant pairs are missing.
     """
     truth = np.asarray(labels, dtype=bool)
     values = np.asarray(scores, dtype=np.float64)

@@ -127,12 +127,12 @@ class Fleet(BaseModel):
 def replica_load(inputs: Inputs) -> float:
     """Misses a second that one replica takes, so that at most the chosen share is turned away.
 
-    Its places are as many generations as it does at a time: rate times duration.
+    Its permits are the generations that it does at a time: rate times duration.
     """
-    places = max(1, round(inputs.generations_per_s * inputs.generation_s))
+    permits = max(1, round(inputs.generations_per_s * inputs.generation_s))
     # The load is in erlangs; each place finishes its part of the measured rate.
-    per_place = inputs.generations_per_s / places
-    return most_load(places, turned_away=inputs.turned_away) * per_place
+    per_permit = inputs.generations_per_s / permits
+    return most_load(permits, turned_away=inputs.turned_away) * per_permit
 
 
 def plan(inputs: Inputs, searches_per_s: float, shares: Shares | None = None) -> Fleet:

@@ -137,7 +137,7 @@ async def _soak(
         "traffic": summarise(soaked, seconds),
         "by_kind": _by_kind(soaked, seconds),
         "unexpected": _unexpected(outcomes),
-        "trends_after_warm_up": {name: _trend(measured, of) for name, of in _SERIES.items()},
+        "trends_after_warm_up": {name: _trend(measured, name) for name in _SERIES},
         "idle_before": idle_before,
         "idle_after": idle_after,
         "samples": [asdict(s) for s in samples],
@@ -197,22 +197,15 @@ async def _sample(target: Target, at: float) -> _Sample | None:
     )
 
 
-_SERIES: dict[str, Callable[[_Sample], float | None]] = {
-    "rss_bytes": lambda s: s.rss,
-    "service_rss_bytes": lambda s: s.service_rss,
-    "engine_rss_bytes": lambda s: s.engine_rss,
-    "service_descriptors": lambda s: s.service_descriptors,
-    "engine_descriptors": lambda s: s.engine_descriptors,
-    "service_threads": lambda s: s.service_threads,
-    "engine_threads": lambda s: s.engine_threads,
-    "tasks": lambda s: s.tasks,
-}
+_SERIES = (
+    "rss", "service_rss", "engine_rss", "service_descriptors", "engine_descriptors",
+    "service_threads", "engine_threads", "tasks",
+)  # fmt: skip
+"""Attributes of a sample whose trend is reported."""
 
 
-def _trend(
-    samples: Sequence[_Sample], of: Callable[[_Sample], float | None]
-) -> dict[str, float] | None:
-    points = [(s.at, value) for s in samples if (value := of(s)) is not None]
+def _trend(samples: Sequence[_Sample], name: str) -> dict[str, float] | None:
+    points = [(s.at, value) for s in samples if (value := getattr(s, name)) is not None]
     found: Trend | None = trend([at for at, _ in points], [value for _, value in points])
     if found is None:
         return None
@@ -337,7 +330,7 @@ def _by_kind(outcomes: Sequence[Outcome], seconds: float) -> dict[str, Any]:
 
 def _promises(found: dict[str, Any]) -> tuple[Promise, ...]:
     trends = found["trends_after_warm_up"]
-    memory = trends["rss_bytes"]
+    memory = trends["rss"]
     # A step shows in the levels earlier than in the trend.
     grown = (
         None

@@ -1,4 +1,4 @@
-"""What the experiment says: figures of each arm, tests, and whether the split can be trusted.
+"""Analysis of the experiment: figures of each arm, tests, and validity of the split.
 
 A visitor is the unit of randomisation, so rates are per visitor and visitors are what is counted:
 
@@ -95,7 +95,7 @@ def detectable(base: float, visitors: int, others: int) -> float:
 def sample_ratio(observed: Mapping[str, int], shares: Mapping[str, float]) -> dict[str, Any]:
     """Whether the visitors that each arm saw are in the proportion of ``shares`` (chi-square).
 
-    Those whom nobody answered are in none of the arms: too many of them show as a mismatch.
+    Unanswered visitors are in no arm: too many of them show as a mismatch.
     """
     seen = [observed.get(arm, 0) for arm in shares]
     expected = [share * sum(seen) for share in shares.values()]
@@ -132,7 +132,7 @@ def arm_figures(visits: Sequence[Visit]) -> dict[str, Any]:
 
 
 def expected_gain(visits: Sequence[Visit]) -> dict[str, list[float]]:
-    """What the user model expects of the pages that were served, less of those without rewrites.
+    """Expectation of the user model for the served pages minus those without rewrites.
 
     The same visitors on both sides and no dice, so it is far more precise than the test. Means
     over visitors with 95 % bootstrap intervals.
@@ -172,7 +172,7 @@ def slice_figures(arms: Mapping[str, Sequence[Visit]]) -> dict[str, Any]:
 def analyse(visits: Sequence[Visit], shares: Mapping[str, float], tail: Tail) -> dict[str, Any]:
     """All figures. ``shares`` are the arms and what part of the visitors each should have.
 
-    Arms are compared as units were assigned to them, whoever answered (by intention to treat).
+    Arms are compared by assignment, whichever version answered (intention to treat).
 
     Raises:
         ExperimentError: there are not two arms with visitors.

@@ -8,9 +8,9 @@ from training.data.pairs import World
 from training.data.search import DEPTH, REWRITE_WEIGHT, fuse
 
 PAGE = 24
-"""Products on a page of results; nobody turns it."""
+"""Products on a page of results; shoppers see only the first page."""
 UNJUDGED = 1.0
-"""Grade of a product that nobody has judged for the query: bad."""
+"""Grade of a product without a grade for the query: bad."""
 
 Scorer = Callable[[Sequence[tuple[str, str]]], list[float]]
 """Relevance from 0 to 1 of pairs of a query and a product's title: a judge's."""
@@ -24,7 +24,7 @@ class Backend:
         weight: of a rewrite's ranking in the fusion; the query's own counts 1.
         size: products on a page.
         depth: products that each search returns, and the fusion.
-        judge: grades products that nobody has judged; without it they are bad.
+        judge: grades products without a grade; without a judge they count as bad.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ from training.data.search import DEPTH, REWRITE_WEIGHT
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What an experiment is made of, beside the service and the data.
+    """Settings of an experiment.
 
     Attributes:
         shoppers: how many.
@@ -32,7 +32,7 @@ class Settings:
         max_searches: of one shopper.
         page: products on a page.
         rewrite_weight: of a rewrite's ranking in the fusion; the query's own counts 1.
-        judge: folder of a judge that grades products which nobody has judged.
+        judge: folder of a judge for products without a grade.
     """
 
     shoppers: int = 2000

@@ -48,7 +48,7 @@ def as_markdown(result: dict[str, Any]) -> str:
         f"{set_up['shoppers']} simulated shoppers, {set_up['queries']} held-out queries of "
         f"{set_up['source']}, seed {set_up['seed']}; arms: "
         + ", ".join(f"{arm} {100 * share:.1f} %" for arm, share in set_up["shares"].items())
-        + f"; products that nobody judged: {set_up['unjudged']}.",
+        + f"; products without a grade: {set_up['unjudged']}.",
         "",
         "## Can it be trusted? (simulated)",
         "",
@@ -65,7 +65,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 def checks(result: dict[str, Any]) -> list[str]:
-    """One line for each thing that could make the comparison worthless."""
+    """One line for each possible flaw of the comparison."""
     analysis = result["analysis"]
     ratio = analysis["sample_ratio"]
     seen = ", ".join(
@@ -134,7 +134,7 @@ def _tests(part: dict[str, Any]) -> list[str]:
 def _expected(part: dict[str, Any]) -> list[str]:
     lines = [
         (
-            "What the user model expects of the pages that were served, less the pages without "
+            "What the user model expects of the served pages minus the pages without "
             "rewrites, for the same simulated visitors (percentage points, 95 % bootstrap "
             "intervals)."
         ),
@@ -170,7 +170,7 @@ def plot_rates(result: dict[str, Any], path: Path) -> None:
 
 
 def plot_differences(result: dict[str, Any], path: Path) -> None:
-    """Differences between arms with their intervals, and what the tests could have found."""
+    """Differences between arms with their intervals, and the smallest detectable difference."""
     rows = [
         (f"{NAMES[test['metric']]}, {title}\n{test['arm']} less {test['against']}", test)
         for name, title in SLICES.items()

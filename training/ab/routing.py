@@ -1,4 +1,4 @@
-"""What the running service says of its routing: the arms, their shares, and who is in which."""
+"""Routing of the running service: arms, their shares, and the assignment of units."""
 
 from __future__ import annotations
 

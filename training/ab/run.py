@@ -1,8 +1,8 @@
-"""The experiment: every search over HTTP, then what shoppers do with the pages that come of it.
+"""The experiment: all searches over HTTP, then the shoppers' actions on the resulting pages.
 
-In two steps, so that nothing of this machine's searching and simulating slows the service down
-while it is timed: first all answers, a bounded number of shoppers at a time; then, from the
-answers alone, pages, clicks and purchases. The second step follows from the seed.
+It has two steps, so that the simulation does not slow the service down while it is timed: first all
+answers, with a bounded number of concurrent shoppers; then pages, clicks and purchases from the
+answers alone. The second step is deterministic by seed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from training.ab.user_model import Browsed, Chances, UserModel, browse, chances,
 from training.data.pairs import World, is_trivial
 
 CONTROL = "control"
-"""The arm whose searches go without rewrites."""
+"""The arm that searches without rewrites."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What came of one call of the service.
+    """The result of one call of the service.
 
     ``version`` is None if there was no answer; ``seconds`` is the whole call, as the backend saw
     it.
@@ -83,18 +83,18 @@ class Visit:
 
     @property
     def expected(self) -> Chances:
-        """What the user model expects of the visit."""
+        """Expectation of the user model for the visit."""
         return together([s.expected for s in self.searches])
 
     @property
     def plain(self) -> Chances:
-        """What it would have expected of the visit without rewrites."""
+        """Expectation of the user model for the visit without rewrites."""
         return together([s.plain for s in self.searches])
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How the service is called.
+    """Options of the calls.
 
     Attributes:
         url: its address.
@@ -170,7 +170,7 @@ def simulate(
     model: UserModel,
     seed: int,
 ) -> list[Visit]:
-    """What each shopper does; those who are not in ``answers`` search without rewrites.
+    """Simulate each shopper; those without ``answers`` search without rewrites.
 
     The same seed and the same rewrites give the same clicks and purchases.
     """
@@ -185,8 +185,8 @@ def simulate(
             page = plain if one is None else backend.page(query, one.rewrites)
             grades = backend.grades(query, page)
             expected = chances(grades, model)
-            usual = expected if page == plain else chances(backend.grades(query, plain), model)
-            searches.append(Search(query, one, browse(grades, model, rng), expected, usual))
+            without = expected if page == plain else chances(backend.grades(query, plain), model)
+            searches.append(Search(query, one, browse(grades, model, rng), expected, without))
         arm = CONTROL if asked is None else plan.arm(shopper.unit)
         visits.append(Visit(shopper.unit, arm, tuple(searches)))
     return visits

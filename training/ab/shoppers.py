@@ -59,7 +59,7 @@ def held_out_traffic(tables: Tables, world: World) -> dict[str, int]:
     }
     if not traffic:
         raise ExperimentError(
-            "the held-out fold has no query with grades or clicks, so nobody can be simulated; "
+            "the held-out fold has no query with grades or clicks, so shoppers cannot be drawn; "
             "bring more queries"
         )
     return traffic

@@ -68,7 +68,7 @@ class UserModel:
 
 @dataclass(frozen=True, slots=True)
 class Browsed:
-    """What one shopper did on one page; ranks from 1."""
+    """Actions of one shopper on one page; ranks start at 1."""
 
     clicks: tuple[int, ...] = ()
     bought: int | None = None

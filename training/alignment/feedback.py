@@ -1,4 +1,4 @@
-"""What the search engine and the judge give back on a group of samples."""
+"""Rewards of a group of samples, by the search engine and the judge."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BROAD_SHARE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What the model wrote for a query: text, and its tag (``None``: it did not come to an end)."""
+    """A rewrite that the model sampled: its text and tag (``None``: it did not end)."""
 
     text: str
     tag: bool | None
@@ -35,7 +35,7 @@ class Feedback:
     Args:
         world: the catalogue, its search engine and the grades.
         score: the judge.
-        first: results that the judge looks at.
+        first: number of results that the judge scores.
         brands: of the catalogue; a rewrite must keep the query's.
         fold_case: of the version's normal form.
     """
@@ -51,7 +51,7 @@ class Feedback:
     ) -> None:
         self._world = world
         self._first = FirstResults(world, score, first)
-        # What the service would drop for its form; its threshold is not one of the form.
+        # Drops rewrites for their form, as the service does, without its threshold of relevance.
         form = FilterSpec(min_relevance=0.0, max_rewrites=32)
         self._filter = CandidateFilter(form, fold_case=fold_case, brands=brands)
         self._broad = BROAD_SHARE * len(world.index)
@@ -73,7 +73,7 @@ class Feedback:
         ]
 
     def prepare(self, groups: Sequence[tuple[str, Sequence[Sample]]]) -> None:
-        """Let the judge look at all groups at once, which is quicker than one after the other."""
+        """Let the judge score all groups at once, which is faster than one by one."""
         self._first.prepare(
             (self._world.meant(query), text)
             for query, group in groups
@@ -87,7 +87,7 @@ class Feedback:
         wanted = world.relevant[query]
         base, own = recall(plain, wanted), recall(results, wanted)
         fused = recall(fuse([plain, results], world.depth), wanted)
-        # A shopper's need is what was meant, however it was spelt.
+        # The need is the query in its corrected spelling.
         need = world.meant(query)
         scores = self._first.each(need, text)
         first, plain_first = rewards.relevance(list(scores.values())), self._first(need, query)
@@ -97,7 +97,7 @@ class Feedback:
         )
         agreed = rewards.agreement(tag, truth)
         if not tag:
-            # Never shown: what it would have found is worth nothing.
+            # It is never shown, so its results have no value.
             return Rewards(agreement=agreed)
         engaged = [p for p, g in world.grades[query].items() if g >= GRADE_ENGAGED]
         found = Rewards(

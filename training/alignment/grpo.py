@@ -1,10 +1,10 @@
-"""Alignment by Group Relative Policy Optimization, on what the search engine gives back.
+"""Alignment by Group Relative Policy Optimization on rewards of the search engine.
 
 GRPO (arXiv 2402.03300) samples a group of rewrites for a query and moves the model toward those
-that are worth more than their group's mean, while a penalty keeps it near to where it began. The
-optimisation is TRL's; here is what the one-pass format needs: prompts of token ids, either label
-as the end of a sample, packed groups, trained rows of the head, and a supervised loss on tags
-beside, so that the filter stays honest while the writing changes.
+with more than the mean reward of their group; a penalty keeps it near its start. The optimisation
+is TRL's. This module adds the one-pass format: prompts as token ids, either label as the end of a
+sample, packed groups, trained rows of the head, and a supervised loss on tags, which keeps the tags
+accurate while the rewrites change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from training.recipe import GrpoStage
 from training.rewards import Rewards
 
 with warnings.catch_warnings():
-    # What TRL says of its own experiments is not ours to mend.
+    # TRL warns of its own experimental features.
     warnings.simplefilter("ignore")
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
@@ -40,7 +40,7 @@ EPSILON_HIGH = 0.28
 
 
 class GroupRewards:
-    """Rewards of a batch of samples, worked out once and handed to TRL column by column."""
+    """Rewards of a batch of samples, computed once and passed to TRL by column."""
 
     def __init__(self, feedback: Feedback, trainee: Trainee, group: int) -> None:
         self._feedback, self._prompts, self._group = feedback, trainee.prompts, group
@@ -58,7 +58,7 @@ class GroupRewards:
         return reward
 
     def of(self, queries: Sequence[str], completions: Sequence[Sequence[int]]) -> list[Rewards]:
-        """Rewards of samples; those of one query stand together."""
+        """Rewards of samples, grouped by query."""
         groups = []
         for start in range(0, len(queries), self._group):
             part = completions[start : start + self._group]
@@ -76,7 +76,7 @@ class GroupRewards:
 
 
 class OnePassGrpo(GRPOTrainer):
-    """TRL's trainer on packed groups, with a supervised loss on tags beside."""
+    """TRL's trainer on packed groups, with a supervised loss on tags."""
 
     def __init__(
         self, *, trainee: Trainee, tag_rows: Sequence[Row], stage: GrpoStage, **kwargs: Any
@@ -88,13 +88,13 @@ class OnePassGrpo(GRPOTrainer):
         copy_to_reference(trainee.model)
 
     def create_model_card(self, *_args: Any, **_kwargs: Any) -> None:
-        """None: a checkpoint is not a version."""
+        """Write none: a checkpoint is not a version."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """The adapter that learns alone.
+        """Load only the trained adapter.
 
-        The base class would load the adapters in folders of their own, which is the reference, and
-        leave the one that learns as the stage found it.
+        The base class would load the reference, which is in a folder of its own, and leave the
+        trained adapter as it was at the start of the stage.
         """
         peft = model if model is not None else self.model
         peft.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
@@ -116,7 +116,7 @@ class OnePassGrpo(GRPOTrainer):
         *_args: Any,
         **_kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """See :func:`training.alignment.likelihood.log_probs`; shapes as TRL has them."""
+        """See :func:`training.alignment.likelihood.log_probs`; shapes as in TRL."""
         split = input_ids.size(1) - logits_to_keep
         prompts, completions = [], []
         for ids, mask in zip(input_ids.tolist(), attention_mask.tolist(), strict=True):

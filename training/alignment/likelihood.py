@@ -61,7 +61,7 @@ def log_probs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log probability and entropy of each completion's tokens.
 
-    The head is called as a module, since an adapter trains some of its rows: its bare weights, as
+    The head is called as a module, because an adapter trains some of its rows: its bare weights, as
     a fused kernel would take them, are not what the model says.
 
     Args:

@@ -5,10 +5,11 @@ them, and the best and the worst become a pair. DPO (arXiv 2305.18290) then mini
 
     -log sigmoid(beta * ((log p(best) - log r(best)) - (log p(worst) - log r(worst))))
 
-with ``p`` the model and ``r`` the model as the stage found it. A completion's tag is part of it.
+with ``p`` the model and ``r`` the model at the start of the stage. A completion's tag is part of
+it.
 
-That loss asks only that the best be likelier than the worst, which a model can also reach by saying
-neither: it then says things that nobody has seen. So the stage may add ``anchor`` times the mean
+This loss only asks for the best to be more likely than the worst. A model can also reach this by
+writing neither, and then writes unseen text. So the stage may add ``anchor`` times the mean
 negative log probability of the best completion's tokens (arXiv 2404.19733), where it is tagged
 relevant.
 """
@@ -41,7 +42,7 @@ class Preference:
     best: tuple[int, ...]
     worst: tuple[int, ...]
     margin: float
-    """Fused reward of the best less that of the worst."""
+    """Fused reward of the best minus that of the worst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def prefer(
     drawn: Iterable[tuple[str, Sequence[Drawn]]],
     stage: DpoStage,
 ) -> list[Preference]:
-    """The best and the worst of each query's samples, where they differ by enough."""
+    """The best and the worst sample of each query, if their rewards differ by enough."""
     found = []
     for query, samples in drawn:
         group = [Sample(one.text, one.tag) for one in samples]
@@ -82,7 +83,7 @@ def save(preferences: Sequence[Preference], path: Path) -> None:
 
 
 def load(path: Path) -> list[Preference]:
-    """What :func:`save` wrote."""
+    """Read the file of :func:`save`."""
     return [
         Preference(p["query"], tuple(p["best"]), tuple(p["worst"]), p["margin"])
         for p in json.loads(path.read_text(encoding="utf-8"))
@@ -102,7 +103,7 @@ def dpo_loss(
 
 
 def anchor_loss(best: torch.Tensor, lengths: torch.Tensor, shown: torch.Tensor) -> torch.Tensor:
-    """Negative log probability of a token of the best completions, averaged; 0 if none is shown.
+    """Mean negative log probability per token of the best completions; 0 if none is shown.
 
     Args:
         best: log probabilities of whole completions (shape: pairs).

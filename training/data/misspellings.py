@@ -116,7 +116,7 @@ def clean_texts(
     count: int,
     protected: frozenset[str] = frozenset(),
 ) -> list[str]:
-    """Text to corrupt: allowed queries that nobody corrected, and catalogue phrases."""
+    """Text to corrupt: allowed queries without a correction, and catalogue phrases."""
     rng = random.Random(seed)
     queries = [q for q in allowed if q not in world.corrections and len(q) >= 5]
     titles = rng.sample(sorted(world.titles.values()), min(count, len(world.titles)))

@@ -172,7 +172,7 @@ class Collator:
 
 
 def hidden_states(base: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """What a causal model makes of a packed batch, before its head.
+    """Hidden states of a causal model on a packed batch, before the head.
 
     Args:
         base: with ``model`` and ``lm_head``, adapter inside.

@@ -62,7 +62,7 @@ class Scored:
 
 @dataclass(slots=True)
 class QueryPairs:
-    """What there is to learn about one query (all text normalised).
+    """Training pairs of one query (all text normalised).
 
     Attributes:
         write: rewrites to learn to write, best first; each is also a positive to judge.
@@ -121,7 +121,7 @@ class World:
         return self.corrections.get(query, query)
 
     def misspelt(self, form: str, query: str) -> None:
-        """Let ``form`` stand for ``query``, which is what is meant by it."""
+        """Add a misspelling ``form`` of ``query``."""
         self.corrections[form] = self.meant(query)
         self.grades[form], self.relevant[form] = self.grades[query], self.relevant[query]
 
@@ -149,7 +149,7 @@ class World:
 
 
 def _engaged(interactions: pl.DataFrame) -> dict[str, list[str]]:
-    """Normalised query -> products that shoppers went for, less the stray ones (:data:`STRAY`)."""
+    """Normalised query -> engaged products without stray ones (:data:`STRAY`)."""
     counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for query, product, count in interactions.select("query", "product_id", "count").iter_rows():
         counts[normalise(query, fold_case=True)][product] += count
@@ -228,8 +228,8 @@ class PairMiner:
         """All pairs of one query; it must have a relevant product.
 
         There are at most ``max_judge`` negatives and half as many positives beside those to write.
-        Of a misspelt query little but its correction is written, so that this is what comes first
-        to the model's mind.
+        For a misspelt query, little more than its correction is written, so that the model prefers
+        it.
         """
         world, rng = self._world, random.Random(f"{self._seed}:{query}")
         pairs = QueryPairs(query)
@@ -313,13 +313,13 @@ class PairMiner:
         """A phrase of a title must be mostly about what was asked, or be rare and bring a gain.
 
         Without this, whatever words a lone relevant title happens to hold would pass: the search
-        engine finds that title by any of them. Numbers and brands that nobody asked for are
-        specific to the one product, so they are never learnt.
+        engine finds that title by any of them. Numbers and brands that are not in the
+        query are specific to one product, so they are never learnt.
         """
         parts, asked_parts = scored.text.split(), query.split()
         if any(p not in asked_parts for p in parts if any(c.isdigit() for c in p)):
             return False
-        # A run of words that ends as people's queries end is a thing, not a torn-off piece.
+        # A run of words that ends as real queries end is a complete name.
         if parts[-1] not in self._last_words or parts[0] not in self._words:
             return False
         if self._brands.found(scored.text) - self._brands.found(query):
@@ -337,7 +337,7 @@ class PairMiner:
                 if other != query:
                     shared[other] += 1
         order = sorted(shared, key=lambda q: (-shared[q], q))[:16]
-        # What people mistyped must not be learnt as a rewrite.
+        # A misspelling must not be learnt as a rewrite.
         spelt = dict.fromkeys(self._world.corrections.get(q, q) for q in order)
         return [text for text in spelt if text != query]
 

@@ -94,7 +94,7 @@ class Tables:
         """What shoppers did from then on, and the queries that they did it for.
 
         Raises:
-            DataError: nobody did anything since.
+            DataError: there is no interaction since then.
         """
         recent = self.interactions.filter(pl.col("last") >= when)
         if recent.is_empty():

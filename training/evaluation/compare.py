@@ -1,4 +1,4 @@
-"""Ways to rewrite, side by side on the same queries: the table of docs/evaluation.md.
+"""Comparison of rewriting methods on the same queries: the table of docs/evaluation.md.
 
 Every way gives up to four rewrites of a query, which are fused with it at one budget: with equal
 weights, and with :data:`training.data.search.REWRITE_WEIGHT` on each rewrite. Definitions are
@@ -43,7 +43,7 @@ SLICE_TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to rewrite, and what it did at both weights."""
+    """A rewriting method and its outcomes at both weights."""
 
     name: str
     equal: Row
@@ -57,7 +57,7 @@ def way(
     rewriter: Rewriter,
     first: FirstResults | None = None,
 ) -> Way:
-    """What ``rewriter`` does to each query, its first :data:`MOST` rewrites."""
+    """Outcomes of a rewriter's first :data:`MOST` rewrites."""
 
     def few(query: str) -> Sequence[str]:
         return rewriter(query)[:MOST]
@@ -70,7 +70,7 @@ def way(
 
 
 def way_of(measured: Measured) -> Way:
-    """What a version did, asked for up to :data:`training.evaluation.evaluate.MOST` rewrites."""
+    """Outcomes of a version with up to :data:`training.evaluation.evaluate.MOST` rewrites."""
     rows = measured.rows
     return Way(measured.version, rows[f"up to {MOST} rewrites"], rows[f"up to {MOST}, less weight"])
 

@@ -1,4 +1,4 @@
-"""Evaluation: what a search page gains and risks by a version's rewrites.
+"""Evaluation: gains and risks of a version's rewrites on a search page.
 
 Each query's rewrites come from the serving engine and pass the service's own filters. The search
 engine is BM25 over the catalogue; a query and its accepted rewrites are fused by reciprocal rank
@@ -42,15 +42,15 @@ from training.trial import draw, running
 
 HARM = 0.05
 MOST = 4
-"""Rewrites that a search backend may ask for beside the version's own number."""
+"""Number of rewrites that a search backend may request instead of the version's own."""
 
 Rewriter = Callable[[str], Sequence[str]]
-"""Rewrites of a normalised query, best first; none is a good answer."""
+"""Rewrites of a normalised query, best first; may be empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one query's rewrites did."""
+    """The outcome of one query's rewrites."""
 
     plain: float
     recall: float
@@ -59,7 +59,7 @@ class Outcome:
     rewrites: int
     covered: bool
     relevance: float | None = None
-    """Mean judge score of the first results of its rewrites; of a query without any, nothing."""
+    """Mean judge score of the first results of its rewrites; ``None`` without rewrites."""
     hits: int = field(default=0, compare=False)
     """Engaged products that the rewrites find."""
     engaged: int = field(default=0, compare=False)
@@ -83,8 +83,8 @@ def judge_rewrites(
         world: the data and its search engine.
         query: normalised.
         rewrites: best first.
-        weight: of each rewrite's ranking, the query's own having 1.
-        first: what a judge says of first results, if one is asked.
+        weight: of each rewrite's ranking; the query's own is 1.
+        first: judge scores of first results, if there is a judge.
     """
     base = world.plain(query)
     results = [world.search(r) for r in rewrites]
@@ -142,7 +142,7 @@ def summarise(outcomes: Mapping[str, Outcome], queries: Sequence[str]) -> dict[s
 
 
 Row = dict[str, Outcome]
-"""Query -> outcome, of one way to rewrite."""
+"""Query -> outcome, for one rewriting method."""
 
 
 def judge_row(
@@ -152,7 +152,7 @@ def judge_row(
     weight: float = 1.0,
     first: FirstResults | None = None,
 ) -> Row:
-    """What ``rewriter`` does to each query."""
+    """Outcome of a rewriter for each query."""
     rewrites = {q: rewriter(q) for q in queries}
     if first is not None:
         first.prepare((world.meant(q), text) for q, texts in rewrites.items() for text in texts)
@@ -220,7 +220,7 @@ def filtered(
     *,
     fold_case: bool,
 ) -> Rewriter:
-    """What the service would answer with, given all candidates of each query."""
+    """The service's answers, given all candidates of each query."""
     accept = CandidateFilter(spec, fold_case=fold_case, brands=brands)
 
     def rewrites(query: str) -> list[str]:
@@ -265,7 +265,7 @@ async def _run(
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """Everything that a version said about a set of queries; filters can be tried on it."""
+    """All candidates and tags of a version for a set of queries; filters can be tried on them."""
 
     candidates: dict[str, list[Scored]]
     labels: list[bool]
@@ -278,7 +278,7 @@ def draw_version(
     """Run a version's engine over ``queries``: all candidates, and tags of mined pairs.
 
     Raises:
-        DataError: the data gives no relevant, or no irrelevant, pairs to judge.
+        DataError: the data has no relevant or no irrelevant pairs to judge.
         EngineUnavailable: the engine could not start.
     """
     pairs, labels = tag_pairs(world, parts, queries, seed=0)
@@ -298,7 +298,7 @@ def rows_of(
     fold_case: bool,
     first: FirstResults | None = None,
 ) -> dict[str, Row]:
-    """One version, without its filter, with it, and with it and up to :data:`MOST` rewrites."""
+    """Outcomes without the filter, with it, and with it and up to :data:`MOST` rewrites."""
     everything = FilterSpec(
         min_relevance=0.0, max_rewrites=32, keep_numbers=False, brands_file=None
     )

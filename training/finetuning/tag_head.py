@@ -1,10 +1,10 @@
-"""The tag fitted again on what the model makes of a pair, its writing left as it is.
+"""Refits the tag and leaves the writing unchanged.
 
-A tag is read off the two labels' logits at a rewrite's end: ``z = h . (w_relevant - w_irrelevant)``
-with ``h`` the hidden state there, and the relevance is ``1 / (1 + exp(-z))``. Whatever changes the
-writing changes ``h`` too, and costs the tags some accuracy. Here ``w_irrelevant`` alone is changed:
-the model never reads that token, and hardly ever ends a rewrite with it, so it goes on writing as
-before.
+A tag comes from the two labels' logits at a rewrite's end: ``z = h . (w_relevant - w_irrelevant)``
+with ``h`` the hidden state there, and the relevance is ``1 / (1 + exp(-z))``. Training that
+changes the writing also changes ``h``, which costs accuracy of the tags. This stage changes only
+``w_irrelevant``: the model never reads this token and hardly ever ends a rewrite with it, so the
+writing does not change.
 
 1. Logistic regression on pairs of training queries, mined as those that tags are measured on, with
    a ridge penalty on the change of the row. ``h`` of training queries knows more than ``h`` of
@@ -42,7 +42,7 @@ _NEAR = 2**-5
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the model makes of pairs.
+    """Hidden states and labels of pairs.
 
     Attributes:
         hidden: at the ends of the rewrites, float32, (pairs, hidden size).
@@ -85,7 +85,7 @@ def refit(
 
     Raises:
         DataError: there are not both relevant and irrelevant pairs to learn from.
-        RunError: the base keeps the rows that it writes with apart from those that it reads with.
+        RunError: input and output embeddings of the base are separate.
     """
     begun = time.monotonic()
     known = hidden_at_tags(trainee, learnt, max_tokens)
@@ -134,7 +134,7 @@ def hidden_at_tags(trainee: Trainee, pairs: Iterable[QueryPairs], max_tokens: in
 
 
 def fit_row(pairs: Judged, start: Tensor, ridge: float) -> Tensor:
-    """The row w that makes the mean of log(1 + exp(-+ h.w)) + ridge |w - start|^2 least."""
+    """The row w that minimises mean log(1 + exp(-+ h.w)) + ridge |w - start|^2."""
     change = torch.zeros_like(start, requires_grad=True)
     optimiser = torch.optim.LBFGS([change], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -151,7 +151,7 @@ def fit_row(pairs: Judged, start: Tensor, ridge: float) -> Tensor:
 
 
 def calibrate(pairs: Judged, row: Tensor) -> Tensor:
-    """``row`` scaled and shifted to what ``pairs`` say."""
+    """Scale and shift ``row`` to fit ``pairs``."""
     mean = pairs.hidden.mean(dim=0)
     shift = mean / mean.square().sum()
     seen = torch.stack([pairs.hidden @ row, pairs.hidden @ shift], dim=1).numpy()
@@ -180,7 +180,7 @@ def set_label_row(trainee: Trainee, row: Tensor) -> None:
 
 
 def _rows(trainee: Trainee) -> tuple[Tensor, int, int]:
-    """The trained rows, and which of them are the labels'."""
+    """The trained rows, and the indices of the labels' rows."""
     labels = trainee.prompts.labels
     for module in _trained_tokens(trainee):
         where = list(module.token_indices[_ADAPTER])
@@ -198,7 +198,7 @@ def _trained_tokens(trainee: Trainee) -> Iterator[Any]:
 
 @torch.no_grad()
 def _check_head(trainee: Trainee, hidden: Tensor, row: Tensor) -> None:
-    """That the model's own logits are what :func:`label_row` says."""
+    """Check that the model's own logits agree with :func:`label_row`."""
     base: Any = trainee.model.get_base_model()
     labels = trainee.prompts.labels
     weight = base.lm_head.weight

@@ -1,4 +1,4 @@
-"""What a judge says of the first results of a text, for a query."""
+"""Judge scores of the first results of a text for a query."""
 
 from __future__ import annotations
 

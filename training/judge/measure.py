@@ -1,4 +1,4 @@
-"""How good a judge is, on queries that it has not learnt from."""
+"""Quality of a judge on queries outside its training data."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def measure_judge(
       the higher score (0.5 is chance);
     * ``rmse``: root of the mean squared error in grades (1-3);
     * ``calibration_error``: :func:`calibration_error`;
-    * ``junk``: mean score of junk, and how well it is told from graded products (ROC AUC).
+    * ``junk``: mean score of junk, and its separation from graded products (ROC AUC).
 
     Raises:
         DataError: the queries have too few different grades to measure anything.

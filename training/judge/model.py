@@ -134,7 +134,7 @@ class Judge:
         """Read what :meth:`save` wrote.
 
         Raises:
-            RunError: there is no judge, or a file is not the one that was saved.
+            RunError: there is no judge, or a file was changed.
         """
         try:
             record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
@@ -162,7 +162,7 @@ def best_device() -> torch.device:
 def encode(tokenizer: Any, pairs: Sequence[Pair], max_length: int) -> list[dict[str, list[int]]]:
     """Word pieces of each pair, not padded: query, separator, title; the title is cut if need be.
 
-    Both are brought into normal form first, since the service's queries are.
+    Both are normalised first, because the service's queries are.
     """
     queries = [normalise(query, fold_case=True) for query, _ in pairs]
     titles = [normalise(title, fold_case=True) for _, title in pairs]
@@ -205,6 +205,6 @@ def load_judge(folder: Path) -> Callable[[Sequence[Pair]], list[float]]:
     """The scores of a judge in a folder.
 
     Raises:
-        RunError: the folder holds no judge, or a damaged one.
+        RunError: the folder holds no readable judge.
     """
     return Judge.load(folder).score

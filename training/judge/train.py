@@ -1,4 +1,4 @@
-"""How the judge is made: from grades that people gave, and from junk that nobody had to grade.
+"""Training of the judge: on human grades, and on junk that needs no grades.
 
 The model starts from MiniLM (6 layers, 384 wide; Apache-2.0), which comes in a Python package. Its
 one output ``z`` is trained with binary cross-entropy on soft targets: with ``t = (grade - 1) / 2``
@@ -61,13 +61,13 @@ class Example:
 
     @property
     def pair(self) -> Pair:
-        """What the judge reads."""
+        """Input of the judge."""
         return self.query, self.title
 
 
 @dataclass(frozen=True, slots=True)
 class JudgeSettings:
-    """What decides a judge, beside the data.
+    """Settings of a judge's training.
 
     Attributes:
         epochs: passes over the graded pairs.
@@ -129,7 +129,7 @@ def junk(world: World, queries: Sequence[str], count: int, seed: int) -> list[Ex
 
 
 def training_examples(world: World, parts: Split, settings: JudgeSettings) -> list[Example]:
-    """What a judge learns from: training queries only.
+    """Training examples of a judge, of training queries only.
 
     Raises:
         DataError: no training query has a grade.
@@ -155,12 +155,12 @@ def train_judge(
 ) -> Judge:
     """Train a judge and calibrate it on the development fold.
 
-    Stopped and called again with the same run folder, it goes on from the newest checkpoint.
+    A second call with the same run folder resumes from the newest checkpoint.
 
     Args:
         world: the data.
         parts: its split; nothing of the held-out fold is read.
-        settings: what decides the judge.
+        settings: of the training.
         run: folder for checkpoints and figures.
         base: a folder in the Hugging Face layout to start from; default: :data:`BASE`.
         checkpoint_every: steps between checkpoints.
