@@ -1,9 +1,9 @@
-"""Look-ups that happen together travel to Redis as one message.
+"""Batches simultaneous look-ups into one message to Redis.
 
-A command costs redis-py some hundred microseconds of this process, of which very little is the
-key's own. What is asked for in the same turn of the event loop is therefore asked for together, and
-so is what comes while a message is under way, for two milliseconds at most. With little to do each
-look-up goes alone, at once.
+A command costs redis-py some hundred microseconds of CPU, hardly more for many keys than for one.
+Look-ups of the same turn of the event loop are therefore sent together, and so are those that come
+while a message is under way, for two milliseconds at most. Without load each look-up is sent alone,
+at once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from service.redis.bounded import BoundedCommands
 from service.redis.client import AnyRedis
 
 MOST = 64
-"""Keys in one message, so that none is long in the making."""
+"""Most keys in one message, so that none takes long to build."""
 
 HOLD_S = 0.002
-"""Longest that a look-up waits for the message before it: one that is slower holds nobody up."""
+"""Longest that a look-up waits for the message before it."""
 
 Fetch = Callable[[Sequence[str]], Awaitable[Sequence[Any]]]
 """The values of some keys, in their order; ``None`` where there is none."""
@@ -32,16 +32,16 @@ Fetch = Callable[[Sequence[str]], Awaitable[Sequence[Any]]]
 class _Waiting(NamedTuple):
     key: str
     end: float
-    """When nobody waits for it any longer, by the loop's clock."""
+    """When its caller gives up, by the loop's clock."""
     answer: asyncio.Future[Any]
 
 
 class Lookups:
-    """Fetches values, those of one turn together.
+    """Fetches values; those of one turn in one message.
 
     Args:
         fetch: asks Redis.
-        commands: runs it; each message takes one of its places.
+        commands: bounds it; each message is one command.
     """
 
     def __init__(self, fetch: Fetch, commands: BoundedCommands) -> None:
@@ -50,17 +50,17 @@ class Lookups:
         self._waiting: list[_Waiting] = []
         self._under_way: set[asyncio.Task[None]] = set()
         self._latest: asyncio.Task[None] | None = None
-        """The message that is waited for before the next one is sent."""
+        """The message before whose answer the next one is not sent."""
         self._hold: asyncio.TimerHandle | None = None
 
     async def get(self, key: str, budget_s: float) -> Any:
         """The value under ``key``, or ``None``.
 
-        Cancelling it, or running out of time, changes nothing for the others.
+        Cancelling it, or running out of time, does not affect other look-ups.
 
         Raises:
-            TimeoutError: ``budget_s`` seconds are over, or the places are being closed.
-            Exception: whatever Redis or the connection to it runs into.
+            TimeoutError: ``budget_s`` seconds are over, or ``commands`` is being closed.
+            Exception: an error of Redis or of the connection.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
@@ -76,7 +76,7 @@ class Lookups:
             timer.cancel()
 
     async def close(self) -> None:
-        """Return when no message is under way; those of ``commands`` have been stopped before."""
+        """Wait for the messages under way; close ``commands`` first."""
         if self._hold is not None:
             self._hold.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -99,7 +99,7 @@ class Lookups:
             self._let_go()
 
     def _let_go(self) -> None:
-        """The next message need not wait any longer."""
+        """Let the next message be sent."""
         self._latest = None
         if self._hold is not None:
             self._hold.cancel()
@@ -116,7 +116,7 @@ class Lookups:
         try:
             values = await self._commands.run(lambda: self._fetch(keys), budget_s)
             found = dict(zip(keys, values, strict=True))
-        except Exception as error:  # noqa: BLE001 - each caller gets it
+        except Exception as error:  # noqa: BLE001 - raised for each caller
             for one in asked:
                 if not one.answer.done():
                     one.answer.set_exception(error)
@@ -127,9 +127,9 @@ class Lookups:
 
 
 def one_message(client: AnyRedis) -> Fetch | None:
-    """What fetches several values with one command; ``None`` of a cluster, where keys live apart.
+    """Fetches several values with one command; ``None`` for a cluster, whose keys are spread.
 
-    Where the login may use ``GET`` and not ``MGET``, they are fetched one by one.
+    If the login may use ``GET`` but not ``MGET``, they are fetched one by one.
     """
     if isinstance(client, RedisCluster):
         return None

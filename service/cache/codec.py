@@ -1,4 +1,4 @@
-"""How an entry is written in Redis: a small JSON array, relevance to the last bit.
+"""Entries as stored in Redis: a small JSON array that keeps each relevance exactly.
 
 The verdicts that depend on no request are in it, since finding them costs several times what
 reading them does. They count as long as :data:`service.filtering.filters.RULES` are those by which
@@ -16,7 +16,7 @@ from service.filtering.filters import RULES
 from service.filtering.generation import Generation
 
 MAX_BYTES = 64 * 1024
-"""Longest value written or read; nothing of ours comes near it."""
+"""Longest value written or read; real entries are far shorter."""
 
 _HEAD = 4
 _EACH = 5
@@ -24,7 +24,7 @@ _VERDICTS = {verdict.value: verdict for verdict in Verdict}
 
 
 class CorruptValue(Exception):
-    """The bytes under a key are not an entry of this schema."""
+    """The value under a key is no entry of this schema."""
 
 
 def encode(entry: Entry) -> bytes:
@@ -48,13 +48,13 @@ def encode(entry: Entry) -> bytes:
 
 
 def decode(raw: object, key: str, lifetimes: Lifetimes) -> Entry:
-    """The inverse of :func:`encode`; the end of the entry's life is worked out anew.
+    """The inverse of :func:`encode`; the expiry is computed again.
 
     Raises:
-        CorruptValue: for anything that :func:`encode` would not have written.
+        CorruptValue: :func:`encode` cannot have written it.
     """
     if not isinstance(raw, bytes) or len(raw) > MAX_BYTES:
-        raise CorruptValue("not a value of ours")
+        raise CorruptValue("no bytes, or too many")
     try:
         flat = orjson.loads(raw)
     except ValueError as error:  # orjson.JSONDecodeError is one

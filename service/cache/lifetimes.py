@@ -1,4 +1,4 @@
-"""How long an entry is fresh, and how long it is kept at all."""
+"""How long an entry is fresh, and how long it is kept."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ class Entry(NamedTuple):
     empty: bool
     """Whether the version's own filter accepted none of the candidates."""
     stale_at: float
-    """From here on the entry is served, and should be made anew."""
+    """From then on the entry is served, and refreshed."""
     gone_at: float
-    """From here on there is no such entry."""
+    """From then on the entry is not served."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
     """The rules of age, the same in both tiers and on all replicas.
 
-    Ages count from the moment an entry was made, which travels with it: a copy is as old as its
-    original. Each key has a share of ``jitter`` of its own, the same everywhere, so that entries
-    made together go at different times and all replicas agree on when.
+    The age of an entry counts from its generation, and a copy is as old as its original. Each key
+    has its own share of ``jitter``, the same on all replicas, so that entries made together expire
+    at different times and all replicas agree on them.
 
     Args:
-        hard_s: seconds after which an entry is gone, at most.
-        soft_s: seconds after which it is stale, at most; as long as ``hard_s`` or longer, it never
-            is.
-        empty_s: ``hard_s`` of entries without an acceptable rewrite, where that is shorter.
-        jitter: share in [0, 1) by which the life of an entry is cut short, at most.
+        hard_s: longest life of an entry, in seconds.
+        soft_s: longest time until it is stale, in seconds; from ``hard_s`` on it never is.
+        empty_s: ``hard_s`` of entries without an acceptable rewrite, if shorter.
+        jitter: largest share in [0, 1) by which a life is shortened.
         clock: seconds since the epoch.
     """
 
@@ -72,8 +71,8 @@ class Lifetimes:
             key: its cache key.
             generation: the candidates.
             empty: whether the version's own filter accepts none of them.
-            stored_at: when it was made, in seconds since the epoch; ``None`` is now. A time ahead
-                of this machine's clock counts as now.
+            stored_at: when it was made, in seconds since the epoch; ``None``, or a time ahead of
+                this machine's clock, is now.
         """
         now = self.clock()
         made = now if stored_at is None else min(stored_at, now)
@@ -88,7 +87,7 @@ class Lifetimes:
         )
 
     def stale(self, entry: Entry) -> bool:
-        """Whether ``entry`` should be made anew."""
+        """Whether ``entry`` should be refreshed."""
         return self.clock() >= entry.stale_at
 
     def gone(self, entry: Entry) -> bool:

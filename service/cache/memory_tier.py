@@ -11,11 +11,11 @@ from service.cache.metrics import CacheMetrics
 from service.filtering.generation import Generation
 
 _ENTRY_BYTES = 600
-"""Python's own cost of an entry (key, node, tuples, times, generation), rounded up."""
+"""Memory of an entry without its texts (key, node, tuples, times, generation), rounded up."""
 _CANDIDATE_BYTES = 700
-"""The same of a candidate with its verdict."""
+"""Memory of a candidate with its verdict."""
 _CHARACTER_BYTES = 64
-"""The same of a character: the text twice (raw, normalised) and the set of its folded words."""
+"""Memory per character: the text twice (raw, normalised) and the set of its folded words."""
 
 
 class _Kept(NamedTuple):
@@ -24,10 +24,10 @@ class _Kept(NamedTuple):
 
 
 class MemoryTier:
-    """Entries by key. Its calls never wait, so they are plain.
+    """Entries by key, in this process.
 
     Args:
-        max_bytes: bound on the estimated size of all entries; 0 keeps nothing.
+        max_bytes: bound on the estimated size of all entries; 0 stores nothing.
         lifetimes: rules of age.
         metrics: where operations are counted.
     """
@@ -62,7 +62,7 @@ class MemoryTier:
         return kept.entry
 
     def put(self, key: str, entry: Entry) -> None:
-        """Keep ``entry``; the least recently used make room."""
+        """Store ``entry``; the least recently used entries make room."""
         size = estimated_bytes(key, entry.generation)
         self._drop(key)
         if size > self._max_bytes:
@@ -76,11 +76,11 @@ class MemoryTier:
         self._metrics.count("memory", "put", "ok")
 
     def forget(self, keys: Iterable[str]) -> int:
-        """Drop the entries under ``keys``; says how many there were."""
+        """Drop the entries under ``keys``; returns how many there were."""
         return sum(self._drop(key) for key in keys)
 
     def forget_prefix(self, prefix: str) -> int:
-        """Drop all entries whose key starts with ``prefix``; says how many there were."""
+        """Drop all entries whose key starts with ``prefix``; returns how many there were."""
         return self.forget([key for key in self._kept if key.startswith(prefix)])
 
     @property

@@ -1,4 +1,4 @@
-"""What the cache counts: operations by tier, hit ratios, and the size of both tiers."""
+"""Metrics of the cache: operations by tier, hit ratios, and the size of both tiers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ OPERATIONS = {
     ("redis", "info"): _FAULTS,
     ("redis", "purge"): _FAULTS,
 }
-"""Results by tier and operation: ``full`` is a write over our own bound on bytes, ``oom`` one that
-Redis refused since it is full, and ``skipped`` what was not tried since a breaker was open."""
+"""Results by tier and operation: ``full`` is a write above our own bound on bytes, ``oom`` one that
+Redis refused because it is full, and ``skipped`` one not tried because a breaker was open."""
 
 _SPAN = 1000
-"""Look-ups that a hit ratio looks back on."""
+"""Look-ups that a hit ratio covers."""
 
 
 class CacheMetrics:
@@ -62,13 +62,13 @@ class CacheMetrics:
         )
         self._redis_bytes = Gauge(
             "requery_cache_redis_bytes",
-            "Memory that Redis uses for everything in it, over all masters, as last read, and "
-            "what was written from here since (NaN: not known, or no Redis)",
+            "Memory that Redis uses for everything in it, over all masters, as last read, plus "
+            "what this process has written since (NaN: not known, or no Redis)",
             registry=registry,
         )
         self._redis_keys = Gauge(
             "requery_cache_redis_keys",
-            "Keys in Redis, ours and others, over all masters, as last read (NaN: not known)",
+            "All keys in Redis, over all masters, as last read (NaN: not known)",
             registry=registry,
         )
         self._redis_bytes.set(math.nan)
@@ -86,13 +86,13 @@ class CacheMetrics:
         self._entries.set_function(entries)
 
     def watch_redis(self, size: Callable[[], float], keys: Callable[[], float]) -> None:
-        """Read what is known of Redis' memory (bytes) and keys at every scrape."""
+        """Read the known memory (bytes) and keys of Redis at every scrape."""
         self._redis_bytes.set_function(size)
         self._redis_keys.set_function(keys)
 
 
 class _Ratio:
-    """A mean that forgets: of all look-ups at first, then of about the last thousand."""
+    """A moving average: of all look-ups at first, then of about the last thousand."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._seen = 0

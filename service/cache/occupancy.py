@@ -7,28 +7,28 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 _KEY_BYTES = 200
-"""What Redis needs for one of our entries besides the value: key, object headers, expiry."""
+"""Memory of an entry in Redis besides its value: key, object headers, expiry."""
 _RESUME = 0.95
-"""Share of the bound under which writes begin again."""
+"""Share of the bound below which writes begin again."""
 
 
 class Reading(NamedTuple):
-    """What the masters say of themselves, added up."""
+    """Sums over all masters."""
 
     used_bytes: int
     keys: int
     bounded: bool
     """Whether each has a ``maxmemory``."""
     evicts: bool
-    """Whether each makes room by itself when it is full."""
+    """Whether each evicts entries when it is full."""
 
 
 class Occupancy:
-    """Redis' memory as last read, plus what was written from here since.
+    """Memory of Redis as last read, plus what this process has written since.
 
-    It is the memory of everything in that Redis, and other replicas write too: exactness needs the
-    server's own ``maxmemory`` with ``allkeys-lru`` or ``allkeys-lfu``. This one makes sure that
-    writes stop within one reading of the bound, on a server that has no such setting.
+    It covers everything in that Redis, and other replicas write too. An exact bound needs the
+    server's own ``maxmemory`` with ``allkeys-lru`` or ``allkeys-lfu``; without it, this one stops
+    writes within one reading of the bound.
 
     Args:
         max_bytes: bound over all masters; ``None`` is none.
@@ -41,7 +41,7 @@ class Occupancy:
         self.full = False
 
     def read(self, reading: Reading) -> None:
-        """Take a new reading."""
+        """Note a new reading."""
         self.used_bytes, self.keys = float(reading.used_bytes), float(reading.keys)
         if self.used_bytes >= self._max_bytes:
             self.full = True
@@ -49,7 +49,7 @@ class Occupancy:
             self.full = False
 
     def wrote(self, value_bytes: int) -> None:
-        """Add what one entry takes."""
+        """Add the memory of one entry."""
         self.used_bytes += value_bytes + _KEY_BYTES
         if self.used_bytes >= self._max_bytes:
             self.full = True

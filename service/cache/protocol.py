@@ -1,4 +1,4 @@
-"""What the pipeline asks of the cache."""
+"""The cache as the pipeline uses it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ class Hit(NamedTuple):
     generation: Generation
     tier: Tier
     stale: bool = False
-    """Serve it, and make it anew in the background."""
+    """Serve it, and generate it again in the background."""
 
 
 class Purged(NamedTuple):
-    """How many entries a purge removed from each tier; most are in both."""
+    """Entries that a purge removed from each tier; most are in both."""
 
     memory: int
     redis: int
 
 
 class Cache(Protocol):
-    """Keeps generations by key. A cache never fails a request: faults count as a miss."""
+    """Stores generations by key. It never fails a request: a fault counts as a miss."""
 
     @property
     def epoch(self) -> int:
-        """Now, as :meth:`put` understands it: take it when a generation begins."""
+        """The number of purges so far: take it when a generation begins, for :meth:`put`."""
 
     async def get(self, key: str, *, budget_s: float) -> Hit | None:
         """The generation under ``key``, if it can be had within ``budget_s`` seconds."""
@@ -39,14 +39,14 @@ class Cache(Protocol):
     async def put(
         self, key: str, generation: Generation, *, empty: bool = False, since: int | None = None
     ) -> None:
-        """Keep a complete generation; gives up silently (but counted) when it cannot.
+        """Store a complete generation; a failure is counted, not raised.
 
         Args:
-            key: what it is kept under.
+            key: its cache key.
             generation: with all of its candidates.
-            empty: the version's own filter accepts none of the candidates: such an entry lives
-                shorter.
-            since: the :attr:`epoch` when it was begun; what has been purged since is not kept.
+            empty: the version's own filter accepts none of the candidates; such an entry expires
+                sooner.
+            since: the :attr:`epoch` when it began; what has been purged since is not stored.
         """
 
     async def purge_query(self, digests: Iterable[str], query: str) -> Purged:
@@ -56,4 +56,4 @@ class Cache(Protocol):
         """Forget everything of the version with this digest."""
 
     async def close(self) -> None:
-        """Let go of connections; idempotent."""
+        """Close all connections; idempotent."""

@@ -1,4 +1,4 @@
-"""What has been purged, and when: so that a generation that was begun before is not kept after."""
+"""The order of purges, so that a generation that began before a purge is not stored after it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class PurgeLog:
     """Purges of this process, numbered.
 
     Args:
-        remembered: keys and prefixes of which it is known when they were purged last. What was
-            begun before a purge that is no longer known counts as purged.
+        remembered: most keys and prefixes whose last purge is remembered. A generation that began
+            before a forgotten purge counts as purged.
     """
 
     def __init__(self, remembered: int = _REMEMBERED) -> None:
         self._remembered = remembered
         self._last: dict[str, int] = {}
-        """When each was purged, longest ago first."""
+        """Epoch of the last purge of each key or prefix, oldest first."""
         self._unknown = 0
         self.epoch = 0
-        """Grows with every purge; what begins now may be kept until it is purged later."""
+        """The number of purges so far: take it when a generation begins."""
 
     def note(self, keys: Iterable[str]) -> None:
-        """These keys, or all that start with these prefixes, are being purged."""
+        """Note a purge of these keys, or of all keys with these prefixes."""
         self.epoch += 1
         for key in keys:
             self._last.pop(key, None)
@@ -34,5 +34,5 @@ class PurgeLog:
             self._unknown = self._last.pop(oldest)
 
     def since(self, epoch: int, *keys: str) -> bool:
-        """Whether one of ``keys`` (a key, and the prefix that it has) was purged after that."""
+        """Whether one of ``keys`` (a key and its prefix) was purged after ``epoch``."""
         return epoch < self._unknown or any(self._last.get(key, 0) > epoch for key in keys)

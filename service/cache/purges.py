@@ -1,7 +1,7 @@
-"""Purging the cache everywhere: Redis at once, and the memory of every replica on being told.
+"""Purging the cache everywhere: Redis at once, and the memory of every replica soon after.
 
-The document ``purges`` holds the last purges, numbered. A replica does each of them once; one that
-starts has nothing in memory, and takes note of the last number only.
+The document ``purges`` holds the last purges, numbered. Each replica applies each of them once; a
+replica that starts has an empty memory, and only takes the last number.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from service.control.store import DocumentStore
 DOCUMENT = "purges"
 SCHEMA = 1
 KEPT = 64
-"""Purges that the document holds: a replica that was cut off for longer has missed some, and keeps
-what it has in memory until that expires."""
+"""Purges that the document holds. A replica that was cut off for more than these keeps the purged
+entries in memory until they expire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +50,11 @@ def purges_document(store: DocumentStore, metrics: ControlMetrics) -> Document[P
 
 
 class Purger:
-    """Purges here and on all replicas.
+    """Purges this replica and all others.
 
     Args:
-        document: where replicas tell each other.
-        cache: what is purged.
+        document: announces purges to the other replicas.
+        cache: of this replica.
     """
 
     def __init__(self, document: Document[Purges], cache: TieredCache) -> None:
@@ -65,11 +65,11 @@ class Purger:
 
     @property
     def durable(self) -> bool:
-        """Whether other replicas are told."""
+        """Whether other replicas follow."""
         return self._document.durable
 
     def begin(self) -> None:
-        """What has been purged so far does not concern this process: call it at the start."""
+        """Skip the purges so far, at the start: this process has nothing in memory."""
         self._done = _last(self._document.value)
 
     async def query(self, forms: Iterable[tuple[str, str]], *, author: str) -> Purged:
@@ -80,8 +80,8 @@ class Purger:
             author: for the audit trail.
 
         Raises:
-            CacheUnavailable, DocumentStoreUnavailable: Redis did not answer; what this process had
-                in memory is gone all the same.
+            CacheUnavailable, DocumentStoreUnavailable: Redis did not answer; the memory of this
+                process is purged all the same.
         """
         purged = Purged(0, 0)
         keys: list[str] = []

@@ -1,8 +1,8 @@
-"""The tier that replicas share: Redis, with budgets of milliseconds and no retries.
+"""The shared tier: Redis, with budgets of milliseconds and no retries.
 
-While Redis fails, a circuit breaker keeps look-ups and writes from it, which then cost nothing; a
-task in the background finds out when it is back, never a shopper's request. A second breaker is
-about writes alone: a Redis that is full or read-only refuses them, and answers look-ups as ever.
+While Redis fails, a circuit breaker skips look-ups and writes; a background task, and no request,
+finds out when Redis is back. A second breaker concerns writes alone, because a full or read-only
+Redis refuses them and still answers look-ups.
 """
 
 from __future__ import annotations
@@ -35,49 +35,48 @@ from service.resilience.outage_log import OutageLogThrottle
 T = TypeVar("T")
 
 _CHORE_BUDGET_S = 5.0
-"""Longest wait for one step of what no shopper waits for: purges and readings."""
+"""Longest wait for one step of a purge or a reading, which no request waits for."""
 _SCAN_COUNT = 1000
-"""Keys that the server looks at in one step of a purge, so that it never blocks for long."""
+"""Keys that the server scans in one step of a purge, so that it never blocks for long."""
 _UNLINK_BATCH = 500
 _CONNECT_S = 1.0
-"""Longest wait for a connection that a probe opens; what it then asks has the budget of a read."""
+"""Longest wait for the connection of a probe, whose ping then has the budget of a read."""
 _LAG_S = 0.01
-"""A wait that ends this much after its budget is the doing of a busy process, not of Redis."""
+"""A wait that ends this much after its budget is due to a busy process, not to Redis."""
 _LONGEST_OPEN_S = 2.0
-"""A probe in the background is cheap, and a way back that is found late is not."""
+"""Short, because a probe in the background is cheap and a late recovery is not."""
 _SHORTEST_WAIT_S = 0.01
 _RECENT = 256
-"""Entries that are kept as they were read, about 6 kB each: few queries are most of the traffic."""
+"""Decoded entries that are kept, about 6 kB each, because few queries are most of the traffic."""
 _REFUSED_S = 1.0
-"""Wait after the first write that Redis refuses; it doubles while it goes on refusing."""
+"""Wait after the first refused write; it doubles with each further one."""
 _GOOD_PINGS = 3
 _WATCHED = ("get", "put", "ping")
-"""Operations that say how Redis is; others take as long as they take."""
+"""Operations whose results count for the breaker."""
 
 _log = structlog.get_logger(component="cache")
 
 
 class RedisTier:
-    """Entries in Redis. No look-up or write raises, or takes longer than its budget.
+    """Entries in Redis. Look-ups and writes never raise, and never take longer than their budget.
 
-    Each command gets one try, and its budget covers waiting for a connection, connecting and the
+    Each command is tried once, and its budget covers waiting for a connection, connecting and the
     answer. Loss and return of Redis are logged, once a minute at most.
 
     Args:
-        client: of this cache alone; closed with it. Its own time limit (a second, say) bounds how
-            long a command that is no longer waited for may go on.
+        client: of this cache alone; closed with it. Its own time limit (a second, say) bounds
+            commands that are no longer waited for.
         lifetimes: rules of age.
         write_budget_s: bound on one write. Writes happen after the answer.
-        read_budget_s: what a look-up is usually given. A Redis that does not keep to it is of no
-            use: a look-up that had this long counts against it, and it is back once it answers
-            pings within it.
+        read_budget_s: usual budget of a look-up. A look-up that had this long and failed counts
+            against Redis, which is back once it answers pings within this time.
         concurrency: most commands under way at a time; no more than the client has connections.
             One of them is kept for probes.
         max_bytes: writes stop while Redis uses more memory than this, for whatever it holds and
             over all masters; ``None`` leaves that to the server.
         reading_every_s: seconds between two readings of that memory.
         metrics: where operations are counted.
-        breakers: where the breakers ``redis`` and ``redis_writes`` report; ``None`` is nowhere.
+        breakers: metrics of the breakers ``redis`` and ``redis_writes``; ``None`` is none.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class RedisTier:
         fetch = one_message(client)
         self._lookups = None if fetch is None else Lookups(fetch, self._commands)
         self._recent: dict[str, tuple[object, Entry]] = {}
-        """Values that were read, and what they say."""
+        """Raw and decoded value, by key."""
         self._probes = BoundedCommands(concurrency)
         self._occupancy = Occupancy(max_bytes)
         self._max_bytes = max_bytes
@@ -117,32 +116,32 @@ class RedisTier:
 
     @property
     def up(self) -> bool:
-        """Whether it is in use, and the last command was answered."""
+        """Whether the last command was answered."""
         return not self._outage.under_way
 
     @property
     def shut_off(self) -> bool:
-        """Whether look-ups and writes are kept from Redis until it is back."""
+        """Whether look-ups and writes are skipped until Redis is back."""
         return not self._breaker.closed
 
     async def start(self) -> None:
-        """Greet the server (a warning in the log if it does not answer) and follow its memory."""
+        """Ping the server (a warning is logged if it does not answer) and follow its memory."""
         await self.ping()
         self._follower = asyncio.create_task(self._follow())
 
     async def ping(self, *, timeout_s: float = 1.0) -> bool:
-        """Whether the server answers; says so in the log when that changes."""
+        """Whether the server answers; a change is logged."""
         return await self._try("ping", self._client.ping, timeout_s) is not None
 
     async def get(self, key: str, *, budget_s: float) -> Entry | None:
-        """The entry under ``key``; ``None`` as well if Redis is slow, down or has nonsense."""
+        """The entry under ``key``; ``None`` too if Redis is slow or down, or it is corrupt."""
         if not self._breaker.allow(trial=False):
             self._metrics.count("redis", "get", "skipped")
             return None
         if self._lookups is None:
             raw = await self._try("get", lambda: self._client.get(key), budget_s)
         else:
-            raw = await self._told("get", self._lookups.get(key, budget_s), budget_s)
+            raw = await self._answer("get", self._lookups.get(key, budget_s), budget_s)
         if raw is None:
             return None
         if raw is _NOTHING:
@@ -160,10 +159,10 @@ class RedisTier:
         return entry
 
     def _decoded(self, raw: object, key: str) -> Entry:
-        """The entry; that of before, if Redis has the same bytes as before.
+        """The entry; the earlier object if Redis still has the same bytes.
 
         Raises:
-            CorruptValue: it is none.
+            CorruptValue: it is no entry.
         """
         known = self._recent.get(key)
         if known is not None and known[0] == raw:
@@ -175,7 +174,7 @@ class RedisTier:
         return entry
 
     async def put(self, key: str, entry: Entry) -> None:
-        """Write ``entry`` under ``key``, until it is gone."""
+        """Write ``entry`` under ``key``, with its expiry."""
         if not self._breaker.allow(trial=False):
             self._metrics.count("redis", "put", "skipped")
             return
@@ -206,7 +205,7 @@ class RedisTier:
                 _log.info("redis_takes_writes", detail="new answers are shared again")
 
     async def forget(self, keys: Iterable[str]) -> int:
-        """Remove the entries under ``keys``; says how many there were.
+        """Remove the entries under ``keys``; returns how many there were.
 
         Raises:
             CacheUnavailable: Redis did not answer; some may be left.
@@ -220,9 +219,9 @@ class RedisTier:
         )
 
     async def forget_prefix(self, prefix: str) -> int:
-        """Remove all entries whose key starts with ``prefix``; says how many there were.
+        """Remove all entries whose key starts with ``prefix``; returns how many there were.
 
-        It goes through all keys of each master, some at a time, and takes as long as that takes.
+        It scans all keys of each master, some at a time.
 
         Raises:
             CacheUnavailable: Redis did not answer; some may be left.
@@ -250,7 +249,7 @@ class RedisTier:
         await disconnect(self._client)
 
     async def _unlink(self, keys: Sequence[str | bytes]) -> int:
-        # One by one, in one message to each node: in a cluster each key has a place of its own.
+        # One command for each key, in one message to each node: a cluster spreads the keys.
         pipeline = self._client.pipeline(transaction=False)
         for key in keys:
             pipeline.execute_command("UNLINK", key)
@@ -267,20 +266,20 @@ class RedisTier:
             ) from error
 
     async def _try(self, op: str, command: Callable[[], Awaitable[Any]], budget_s: float) -> Any:
-        """:meth:`_told` of a command."""
-        return await self._told(op, self._commands.run(command, budget_s), budget_s)
+        """The answer to a command; see :meth:`_answer`."""
+        return await self._answer(op, self._commands.run(command, budget_s), budget_s)
 
-    async def _told(self, op: str, answering: Awaitable[Any], budget_s: float) -> Any:
-        """The answer, ``_NOTHING`` for nil, ``None`` (after counting) for a fault."""
+    async def _answer(self, op: str, answering: Awaitable[Any], budget_s: float) -> Any:
+        """The answer, ``_NOTHING`` for nil, ``None`` for a fault, which is counted."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         try:
             answer = await answering
-        except Exception as error:  # noqa: BLE001 - whatever the client runs into, we can do without
+        except Exception as error:  # noqa: BLE001 - a fault of any kind counts as a miss
             self._fault(op, error, budget_s, clock() - begun)
             return None
         if op in _WATCHED and clock() - begun <= self._read_budget_s and self._breaker.closed:
-            # A write has more time, and one that needs it says nothing good about look-ups.
+            # A write that needs its longer budget says nothing good about look-ups.
             self._breaker.succeeded()
         self._back()
         return _NOTHING if answer is None else answer
@@ -296,10 +295,10 @@ class RedisTier:
         if op not in _WATCHED or not self._breaker.closed:
             return
         if _late(error) and (budget_s < self._read_budget_s or took_s > budget_s + _LAG_S):
-            return  # A caller in a hurry, or a process that is too busy to look at the answer.
+            return  # The budget was short, or this process is too busy to read the answer.
         self._breaker.failed()
         if not self._breaker.closed and (self._recovery is None or self._recovery.done()):
-            # It is not part of the request that it happens to begin in.
+            # With a context of its own, because it outlives the request that starts it.
             self._recovery = asyncio.create_task(self._recover(), context=Context())
 
     def _count(self, op: str, error: Exception) -> None:
@@ -309,7 +308,7 @@ class RedisTier:
         self._metrics.count("redis", op, result)
 
     def _lost(self, error: Exception) -> None:
-        # A slow server, or a cluster that lacks a node, comes and goes with every other command.
+        # With a slow server, or a cluster that lacks a node, every other command fails.
         if self._outage.failed():
             _log.warning(
                 "redis_unavailable",
@@ -319,7 +318,7 @@ class RedisTier:
             )
 
     def _back(self) -> None:
-        # What answers a chore may still be too slow for look-ups: then it is not in use.
+        # A server that answers a chore may still be too slow for look-ups.
         if self._breaker.closed and self._outage.recovered():
             _log.info("redis_back", detail="the shared cache is in use again")
 
@@ -334,19 +333,19 @@ class RedisTier:
             )
 
     async def _recover(self) -> None:
-        """Find out when Redis is back; ends once it is in use again."""
-        # Connections to a server that has gone without a word fail one by one, each after a while.
+        """Wait until Redis is in use again."""
+        # Connections to a server that died silently fail one by one, each after its time limit.
         with suppress(*FAULTS):
             await _drop_idle(self._client)
         while not self._breaker.closed:
             await asyncio.sleep(max(self._breaker.wait_left_s, _SHORTEST_WAIT_S))
-            # Opening a connection may take longer than a look-up, and is not what is judged.
+            # Opening a connection may take longer than a look-up, and does not count.
             await self._pinged(_CONNECT_S)
             await self._probe()
         self._back()
 
     async def _probe(self) -> None:
-        """Ping until the breaker has made up its mind."""
+        """Ping until the breaker closes or opens again."""
         while self._breaker.allow():
             fault = await self._pinged(self._read_budget_s)
             if fault is None:
@@ -359,7 +358,7 @@ class RedisTier:
                 return
 
     async def _pinged(self, budget_s: float) -> Exception | None:
-        """What kept most masters from answering, if anything did."""
+        """The fault, if most masters do not answer."""
         try:
             sends = await self._probes.run(lambda: masters(self._client), _CONNECT_S)
         except Exception as error:  # noqa: BLE001 - as for a look-up
@@ -372,7 +371,7 @@ class RedisTier:
         return faults[0] if 2 * len(faults) > len(sends) else None
 
     async def _follow(self) -> None:
-        """Read how full Redis is, every few seconds. It also finds out when Redis is back."""
+        """Read how full Redis is, every few seconds."""
         first = True
         while True:
             found = await self._try("info", self._read, _CHORE_BUDGET_S)
@@ -411,7 +410,7 @@ def _breaker(client: AnyRedis, metrics: BreakerMetrics | None) -> Breaker:
         "good": _GOOD_PINGS, "wait_s": _LONGEST_OPEN_S / 4, "longest_wait_s": _LONGEST_OPEN_S
     }  # fmt: skip
     if isinstance(client, RedisCluster):
-        # While one node is away the others are worth asking.
+        # While one node is away, the others still answer.
         waits |= {"window": 64, "least": 32, "share": 0.8, "in_a_row": 32}
     return Breaker("redis", metrics, **waits)
 
@@ -429,7 +428,7 @@ def _late(error: Exception) -> bool:
 
 
 def _refusal(error: Exception) -> bool:
-    """Whether Redis is alive, and well enough to say no."""
+    """Whether Redis answered with an error, and so is alive."""
     return isinstance(error, ResponseError) and not isinstance(error, ClusterDownError)
 
 

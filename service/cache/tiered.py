@@ -16,13 +16,13 @@ from service.filtering.generation import Generation
 
 
 class TieredCache:
-    """The cache that the pipeline sees.
+    """Both tiers as one cache.
 
     Args:
         memory: asked first.
-        shared: asked next; what it has is copied into memory.
-        lifetimes: rules of age, the same as those of the tiers.
-        read_budget_s: bound on one look-up in the shared tier, within the caller's own budget.
+        shared: asked next; its entries are copied into memory.
+        lifetimes: rules of age, the same as in the tiers.
+        read_budget_s: longest look-up in the shared tier, within the caller's own budget.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TieredCache:
 
     @property
     def epoch(self) -> int:
-        """Now, as :meth:`put` understands it."""
+        """The number of purges so far, for :meth:`put`."""
         return self._purge_log.epoch
 
     async def get(self, key: str, *, budget_s: float) -> Hit | None:
@@ -52,12 +52,12 @@ class TieredCache:
             return self._hit(near, "memory")
         epoch = self.epoch
         far = await shared.get(key, budget_s=min(budget_s, self._read_budget_s))
-        # While we waited, a generation may have finished and filled memory: without this look the
-        # caller would start a second one. The same object also saves judging it again.
+        # A generation may have filled memory meanwhile: without this look the caller would start a
+        # second one. Returning the same object also saves judging it again.
         near = self._memory.peek(key)
         if near is not None and (far is None or near.stored_at >= far.stored_at):
             return self._hit(near, "memory")
-        # A look-up in Redis that was under way must not bring back what has been purged.
+        # This look-up must not bring back what was purged while it was under way.
         if far is not None and not self._purged(key, epoch):
             self._memory.put(key, far)
         return self._hit(far, "redis")
@@ -65,9 +65,9 @@ class TieredCache:
     async def put(
         self, key: str, generation: Generation, *, empty: bool = False, since: int | None = None
     ) -> None:
-        """Keep ``generation`` in every tier; memory has it before this first waits.
+        """Store ``generation`` in every tier; memory has it before this first waits.
 
-        Nothing is kept that has been purged since the epoch ``since``.
+        Nothing is stored that has been purged since the epoch ``since``.
         """
         epoch = self.epoch if since is None else since
         if self._purged(key, epoch):
@@ -78,7 +78,7 @@ class TieredCache:
             return
         await self._shared.put(key, entry)
         if self._purged(key, epoch):
-            # The write and the purge passed each other, and the write may have come last.
+            # The purge came during the write, and Redis may have done the write last.
             with suppress(CacheUnavailable):
                 await self._shared.forget([key])
 
@@ -89,11 +89,11 @@ class TieredCache:
             digests: of the versions.
             query: in their normal form.
 
-        Generations that are under way here are not kept. Other replicas have to be told: see
+        Generations that are under way here are not stored. Other replicas have to call
         :meth:`forget_query`.
 
         Raises:
-            CacheUnavailable: Redis did not answer. What is in memory is gone all the same.
+            CacheUnavailable: Redis did not answer. Memory is purged all the same.
         """
         keys = [cache_key(digest, query) for digest in digests]
         self._purge_log.note(keys)
@@ -106,10 +106,10 @@ class TieredCache:
     async def purge_version(self, digest: str) -> Purged:
         """Forget everything of the version with this digest, here and in Redis.
 
-        Other replicas keep what is in their memory: see :meth:`forget_version`.
+        Other replicas have to call :meth:`forget_version`.
 
         Raises:
-            CacheUnavailable: Redis did not answer. What is in memory is gone all the same.
+            CacheUnavailable: Redis did not answer. Memory is purged all the same.
         """
         prefix = version_prefix(digest)
         self._purge_log.note([prefix])
@@ -120,7 +120,7 @@ class TieredCache:
         return Purged(near, far)
 
     def forget_query(self, digests: Iterable[str], query: str) -> int:
-        """The part of :meth:`purge_query` that each replica does for itself, on being told."""
+        """The part of :meth:`purge_query` that concerns the memory of this replica."""
         return self._forget(cache_key(digest, query) for digest in digests)
 
     def forget_keys(self, keys: Iterable[str]) -> int:
@@ -128,7 +128,7 @@ class TieredCache:
         return self._forget(keys)
 
     def forget_version(self, digest: str) -> int:
-        """The part of :meth:`purge_version` that each replica does for itself, on being told."""
+        """The part of :meth:`purge_version` that concerns the memory of this replica."""
         prefix = version_prefix(digest)
         self._purge_log.note([prefix])
         return self._memory.forget_prefix(prefix)
@@ -139,10 +139,10 @@ class TieredCache:
             await self._shared.close()
 
     def _next(self, near: Entry | None, budget_s: float) -> RedisTier | None:
-        """The shared tier, if it is worth asking when memory has ``near``."""
+        """The shared tier, if it is to be asked when memory has ``near``."""
         if self._shared is None or budget_s <= 0:
             return None
-        # Another replica may have made a stale entry anew; there is no hurry to find out.
+        # Another replica may have replaced a stale entry, which is not urgent.
         wanted = near is None or (self._lifetimes.stale(near) and self._shared.up)
         return self._shared if wanted else None
 
@@ -152,7 +152,7 @@ class TieredCache:
         return self._memory.forget(keys)
 
     def _purged(self, key: str, epoch: int) -> bool:
-        """Whether an entry that was begun at ``epoch`` has been purged since."""
+        """Whether an entry that began at ``epoch`` has been purged since."""
         return self._purge_log.since(epoch, key, prefix_of(key))
 
     def _hit(self, entry: Entry | None, tier: Tier) -> Hit | None:

@@ -1,4 +1,4 @@
-"""The audit trail: what a change changed, told in the log and noted in the store."""
+"""The audit trail: who changed what, in the log and in the document store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = structlog.get_logger(component="control")
 _audit = structlog.get_logger(component="audit")
 
 MAX_BYTES = 16 * 1024
-"""Most that the audit trail keeps of one side of a change."""
+"""Longest state before or after a change that the audit trail keeps, as JSON."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,15 +26,15 @@ class Change:
     """One change.
 
     Attributes:
-        document: that was changed.
+        document: name of the document.
         action: what was done ("routing.put").
         author: who did it.
         reason: why.
         revision: of the document after the change.
         replaced: its revision before.
-        before: what was changed, as it was.
-        after: what was changed, as it is since.
-        replica: the one replica that the change is for; ``None`` if it is for all.
+        before: the fields that were changed, with their old values.
+        after: the same fields with their new values.
+        replica: the only replica that the change is for; ``None`` if it is for all.
     """
 
     document: str
@@ -49,14 +49,14 @@ class Change:
 
 
 async def note(store: DocumentStore, change: Change, *, within_s: float | None = None) -> None:
-    """Tell of a change that was made in the log (event ``audit``), and note it in the store.
+    """Record a change in the log (event ``audit``) and in the audit trail.
 
-    A store that does not answer costs a warning: the change stands.
+    If the store does not answer, a warning is logged: the change is in force already.
 
     Args:
-        store: where the trail is.
-        change: that was made.
-        within_s: longest to wait for the store, in seconds; ``None`` leaves that to the store.
+        store: holds the audit trail.
+        change: the change.
+        within_s: longest wait for the store, in seconds; ``None``: the store's own limit.
     """
     entry = asdict(change)
     if change.replica is None:
@@ -74,11 +74,11 @@ async def note(store: DocumentStore, change: Change, *, within_s: float | None =
 def difference(
     before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The parts of two JSON objects in which they differ.
+    """The fields in which two JSON objects differ, with the values of each.
 
-    Only fields that differ are there; of lists only the members that the other list lacks (so a
-    mere change of order shows as two empty lists). A side over :data:`MAX_BYTES` as JSON is
-    replaced by ``{"omitted_bytes": n}``: a long document must not fill the trail.
+    Of two lists only the members that the other one lacks are kept (a change of order shows as two
+    empty lists). A side longer than :data:`MAX_BYTES` as JSON becomes ``{"omitted_bytes": n}``, so
+    that a long document does not fill the trail.
     """
     left, right = {}, {}
     for key in sorted({*before, *after}):

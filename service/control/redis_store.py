@@ -1,13 +1,13 @@
-"""The store in Redis.
+"""The document store in Redis.
 
 Keys: ``requery:control:<name>`` holds one document as JSON, ``{"schema", "revision", "id",
 "body"}`` in that order; ``requery:control:audit`` is the list of audit entries, newest first.
-Writers say the document's name on the channel ``requery:control``.
+Writers publish the document's name on the channel ``requery:control``.
 
-A message on the channel only makes a process look: what it takes over is what it then reads, so
-that lost, doubled or late messages do no harm. Behind it each process looks every half second,
-reading the head of the value alone. ``id`` is random, so that the head of two writes differs even
-if their revision does not; who edits a document by hand should raise its revision.
+A message only makes a process read the document, so lost, doubled or late messages do no harm.
+Without messages each process polls every half second, and reads only the head of the value. ``id``
+is random, so that the heads of two writes differ even if their revisions do not. If you edit a
+document by hand, raise its revision.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ AUDIT_KEY = "requery:control:audit"
 _HEAD_BYTES = 128
 """Enough for the schema, the revision and the id."""
 _AGAIN_S = 0.2
-"""Between two cancellations of a task that has not heard the first."""
+"""Between two cancellations of a task that has swallowed the first."""
 _MESSAGE_WAIT_S = 10.0
-"""How long one wait for messages lasts; older clients have no way to wait for ever."""
+"""Length of one wait for messages; older clients cannot wait without a limit."""
 _AT_ONCE = 6
-"""Commands under way at a time, those that nobody waits for any longer included."""
+"""Most commands under way at a time, abandoned ones included."""
 _UNAVAILABLE = "Redis does not answer; the last good documents stay in force, try again shortly"
 _UNCERTAIN = (
     "Redis did not answer; the change may have been made all the same, so read the document "
@@ -61,7 +61,7 @@ end
 redis.call('SET', KEYS[1], ARGV[3])
 return 1
 """
-"""Compare-and-set on the very bytes that the writer has read: no JSON in the server."""
+"""Compare-and-set on the bytes that the writer has read, so that the server parses no JSON."""
 
 _NOTE = """
 redis.call('LPUSH', KEYS[1], ARGV[1])
@@ -75,16 +75,16 @@ _Result = TypeVar("_Result")
 class RedisDocumentStore:
     """Documents in Redis, seen by all replicas.
 
-    Works with a client of one server, of Sentinel or of a cluster. A script, a message and a look
-    need one key each. While Redis does not answer, a call ends within one and a half budgets: one
-    for those before it, and half of one, which is all that it gets then, for its own command.
+    Works with a client of one server, of Sentinel or of a cluster, because each command uses one
+    key. While Redis does not answer, a call ends within one and a half budgets: one for the calls
+    before it, and half of one for its own command.
 
     Args:
         client: of ``redis.asyncio``, without retries of its own; closed with the store. Its own
             time limit bounds how long a command that is no longer waited for may go on.
         metrics: says whether Redis answers.
-        budget_s: bound on one command. Generous: no request of a shopper waits for the store.
-        poll_s: between two looks, when no message came.
+        budget_s: bound on one command. Generous, because no rewrite waits for the store.
+        poll_s: between two polls, when no message comes.
     """
 
     def __init__(
@@ -103,18 +103,18 @@ class RedisDocumentStore:
         self._commands = BoundedCommands(_AT_ONCE)
         self._subscribers = Subscribers()
         self._heads: dict[str, bytes] = {}
-        """Head of what subscribers were last told of, by document; empty if there is none."""
+        """Head of the state that listeners last saw, by document; empty if it has none."""
         self._highest: dict[str, int] = {}
-        """Highest revision seen here: a document that was lost goes on from it."""
+        """Highest revision seen here, by document: after a loss the next write goes on from it."""
         self._readable: dict[str, int] = {}
-        """Revision that was last read or written here, by document."""
+        """Last revision that was read or written here, by document."""
         self._up = True
         self._ever_up = False
         self._outage = OutageLogThrottle()
         self._stale_connection = False
         self._nudged: set[str] = set()
         self._wake = asyncio.Event()
-        # Subscribers hear of reads and writes in the order in which Redis did them.
+        # Listeners see reads and writes in the order in which Redis did them.
         self._order = asyncio.Lock()
 
     @property
@@ -123,7 +123,7 @@ class RedisDocumentStore:
         return True
 
     async def read(self, name: str) -> Stored | None:
-        """The document ``name``, which subscribers hear of too.
+        """The document ``name``; listeners see it too.
 
         See :meth:`service.control.store.DocumentStore.read`.
         """
@@ -146,7 +146,7 @@ class RedisDocumentStore:
                 later = self._replaceable(name, await self._get(name))
                 raise StaleRevision(name, later.revision if later else 0)
             stored = self._decoded(name, value)
-            self._tell(name, value, stored)
+            self._notify(name, value, stored)
         await self._announce(name)
         return stored
 
@@ -168,12 +168,12 @@ class RedisDocumentStore:
                     found.append(entry)
         return found
 
-    def subscribe(self, name: str, told: Listener) -> None:
-        """Call ``told`` with each new state of document ``name``."""
-        self._subscribers.add(name, told)
+    def subscribe(self, name: str, listener: Listener) -> None:
+        """Call ``listener`` with each new state of document ``name``."""
+        self._subscribers.add(name, listener)
 
     async def run(self) -> None:
-        """Follow Redis until cancelled: at once by messages, and every ``poll_s`` without."""
+        """Follow Redis until cancelled: at once by messages, else every ``poll_s`` seconds."""
         listening = asyncio.create_task(self._listen())
         try:
             while not _cancelled():
@@ -181,7 +181,7 @@ class RedisDocumentStore:
                 self._wake.clear()
                 await self._look(nudged)
                 if self._up and self._stale_connection:
-                    # A subscription to a server that is gone may never notice by itself.
+                    # A subscription to a lost server may never notice it.
                     self._stale_connection = False
                     await _stopped(listening)
                     listening = asyncio.create_task(self._listen())
@@ -200,10 +200,10 @@ class RedisDocumentStore:
             await disconnect(self._client)
 
     async def _look(self, nudged: set[str]) -> None:
-        """Tell subscribers of what has changed; whole values are read only where it has."""
+        """Notify listeners of changes; a whole value is read only if its head has changed."""
         for name in self._subscribers.names:
             try:
-                # As long as it takes: this is how the store finds out that Redis is back.
+                # With the full budget: this is how the store finds out that Redis is back.
                 async with self._order:
                     await self._look_at(name, nudged=name in nudged, budget_s=self._budget_s)
             except DocumentStoreUnavailable:
@@ -214,10 +214,10 @@ class RedisDocumentStore:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """After those that came before, which are not waited for longer than a command is.
+        """Run the block after the calls before it.
 
         Raises:
-            DocumentStoreUnavailable: they take too long.
+            DocumentStoreUnavailable: they take longer than a command may.
         """
         try:
             async with asyncio.timeout(self._command_budget_s):
@@ -231,13 +231,13 @@ class RedisDocumentStore:
 
     @property
     def _command_budget_s(self) -> float:
-        """What a command gets: less while Redis does not answer, since it hardly will just now."""
+        """Time limit of a command: half while Redis does not answer, to fail fast."""
         return self._budget_s if self._up else self._budget_s / 2
 
     async def _look_at(
         self, name: str, *, nudged: bool, budget_s: float | None = None
     ) -> Stored | Absent | None:
-        """Tell subscribers of what is stored; ``None`` if it is what they know."""
+        """Notify listeners of the stored state; ``None`` if it has not changed."""
         known = self._heads.get(name)
         if not nudged and known is not None and await self._head(name, budget_s) == known:
             return None
@@ -248,14 +248,14 @@ class RedisDocumentStore:
                 state = self._decoded(name, raw)
             except UnreadableDocument:
                 state = Absent.UNREADABLE
-        self._tell(name, raw or b"", state)
+        self._notify(name, raw or b"", state)
         return state
 
-    def _tell(self, name: str, raw: bytes, state: Stored | Absent) -> None:
+    def _notify(self, name: str, raw: bytes, state: Stored | Absent) -> None:
         self._heads[name] = raw[:_HEAD_BYTES]
         if state is Absent.GONE:
             self._readable[name] = 0
-        self._subscribers.tell(name, state)
+        self._subscribers.notify(name, state)
 
     async def _get(self, name: str, budget_s: float | None = None) -> bytes | None:
         key = KEY_PREFIX + name
@@ -276,7 +276,7 @@ class RedisDocumentStore:
         return bool(swapped)
 
     async def _announce(self, name: str) -> None:
-        # Not part of the script, which may touch one key only; without it the others still look.
+        # Not in the script, which may use one key only; without it the other replicas still poll.
         with suppress(DocumentStoreUnavailable):
             await self._ask(lambda: self._client.publish(CHANNEL, name))
 
@@ -294,7 +294,7 @@ class RedisDocumentStore:
         return stored
 
     def _replaceable(self, name: str, raw: bytes | None) -> Stored | None:
-        """What a write would replace; what cannot be read counts as the last that could be."""
+        """What a write would replace; an unreadable document counts as the last readable one."""
         if raw is None:
             return None
         last = self._readable.get(name, 0)
@@ -304,7 +304,7 @@ class RedisDocumentStore:
             return Stored(0, last, {}) if last else None
 
     async def _listen(self) -> None:
-        """Wake :meth:`run` at each message; connects again when the connection is lost."""
+        """Wake :meth:`run` at each message; reconnects when the connection is lost."""
         while not _cancelled():
             try:
                 await self._hear_messages()
@@ -315,14 +315,14 @@ class RedisDocumentStore:
 
     async def _hear_messages(self) -> None:
         if isinstance(self._client, RedisCluster):
-            # It subscribes at the master of the channel's slot, and learns the slots only here.
+            # It subscribes at the master of the channel's slot; the slots are known from here on.
             async with asyncio.timeout(self._budget_s):
                 await self._client.initialize()
         messages = self._client.pubsub(ignore_subscribe_messages=True)
         try:
             async with asyncio.timeout(self._budget_s):
                 await messages.subscribe(CHANNEL)
-            # Whatever was said until now may have been missed.
+            # Earlier messages may have been missed.
             self._nudge(*self._subscribers.names)
             while not _cancelled():
                 message = await messages.get_message(timeout=_MESSAGE_WAIT_S)
@@ -344,7 +344,7 @@ class RedisDocumentStore:
         unless: str = _UNAVAILABLE,
         budget_s: float | None = None,
     ) -> _Result:
-        """The answer to ``command``; ``unless`` there is one, that is what the caller is told."""
+        """The answer to ``command``; ``unless`` is the error message if there is none."""
         try:
             answer = await self._commands.run(command, budget_s or self._command_budget_s)
         except TimeoutError as error:
@@ -359,8 +359,8 @@ class RedisDocumentStore:
         return answer
 
     async def _leave(self) -> None:
-        """Look for the master anew: the server at the other end is no longer it."""
-        # redis-py does so by itself, but not when a script runs into it.
+        """Drop the connections, because their server is no longer the master."""
+        # redis-py does so by itself, but not if a script fails with READONLY.
         pool = getattr(self._client, "connection_pool", None)
         if pool is not None:
             with suppress(*FAULTS):
@@ -377,7 +377,7 @@ class RedisDocumentStore:
         if up and self._outage.recovered():
             _log.info("control_board_back", detail="changes are followed again")
         if not up and self._outage.failed():
-            # At the start the cache, which greets the same Redis first, has warned already.
+            # At the start the cache has already warned: it connects to the same Redis first.
             _log.log(
                 logging.WARNING if self._ever_up else logging.INFO,
                 "control_board_unavailable",
@@ -388,14 +388,14 @@ class RedisDocumentStore:
 
 
 def _encoded(schema: int, revision: int, body: Mapping[str, Any]) -> bytes:
-    # In this order: the head of the value is what is looked at.
+    # In this order, because polls read only the head of the value.
     return orjson.dumps(
         {"schema": schema, "revision": revision, "id": secrets.token_hex(8), "body": dict(body)}
     )
 
 
 def _cancelled() -> bool:
-    """Whether this task is to end, though redis-py may have swallowed the cancellation."""
+    """Whether this task has been cancelled, even if redis-py swallowed the cancellation."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

@@ -1,10 +1,9 @@
 """Named JSON documents that all replicas share, and the audit trail of their changes.
 
-A document has a revision, which every write raises; a write names the revision that it was made
-from, so that of two writers only one wins. With Redis
-(:class:`service.control.redis_store.RedisDocumentStore`) what Redis holds is the truth:
-follows it, even back to an older revision after a failover that lost a write. Without Redis
-(:class:`LocalDocumentStore`) documents live and end with the process.
+Every write raises the revision of a document, and names the revision that it replaces, so that
+only one of two writers wins. With Redis (:class:`service.control.redis_store.RedisDocumentStore`)
+every replica follows what Redis holds, even back to an older revision after a failover that lost a
+write. Without Redis (:class:`LocalDocumentStore`) the documents end with the process.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ __all__ = [
 _log = structlog.get_logger(component="control")
 
 AUDIT_ENTRIES = 1000
-"""How many entries of the audit trail are kept."""
+"""Entries that the audit trail keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class Stored:
     """A document as it is stored.
 
     Attributes:
-        schema: of the body; raised when an older release could no longer understand it.
+        schema: of the body; raised when older releases cannot read it any more.
         revision: 1 for the first write, and higher with each.
         body: a JSON object.
     """
@@ -58,19 +57,19 @@ class Stored:
 
 
 class Absent(Enum):
-    """Why there is no document to be had, though the store answers."""
+    """Why the store has no document, though it answers."""
 
     GONE = "gone"
     """Nothing is stored under the name."""
     UNREADABLE = "unreadable"
-    """What is stored there was not written by any release of ours."""
+    """What is stored there was not written by Requery."""
 
 
 Listener = Callable[[Stored | Absent], None]
 
 
 class DocumentStore(Protocol):
-    """Where the documents are."""
+    """Holds the documents."""
 
     @property
     def durable(self) -> bool:
@@ -80,14 +79,14 @@ class DocumentStore(Protocol):
         """The document ``name``, or ``None`` if nothing is stored under the name.
 
         Raises:
-            UnreadableDocument: what is stored was not written by any release of ours.
+            UnreadableDocument: what is stored was not written by Requery.
             DocumentStoreUnavailable: the store does not answer.
         """
 
     async def write(
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int
     ) -> Stored:
-        """Store a new revision; subscribers in this process have been told when it returns.
+        """Store a new revision; when it returns, subscribers in this process have seen it.
 
         Args:
             name: of the document.
@@ -103,7 +102,7 @@ class DocumentStore(Protocol):
         """
 
     async def note(self, entry: Mapping[str, Any]) -> None:
-        """Append to the audit trail, which keeps the last :data:`AUDIT_ENTRIES`.
+        """Add an entry to the audit trail, which keeps the last :data:`AUDIT_ENTRIES`.
 
         Raises:
             DocumentStoreUnavailable: the store does not answer.
@@ -116,42 +115,42 @@ class DocumentStore(Protocol):
             DocumentStoreUnavailable: the store does not answer.
         """
 
-    def subscribe(self, name: str, told: Listener) -> None:
-        """Call ``told`` with each new state of document ``name``, in order, while it runs."""
+    def subscribe(self, name: str, listener: Listener) -> None:
+        """Call ``listener`` with each new state of document ``name``, in order."""
 
     async def run(self) -> None:
-        """Follow what other processes write; ends when it is cancelled and never raises."""
+        """Follow the writes of other processes until cancelled; never raises."""
 
     async def close(self) -> None:
-        """Let go of connections; idempotent."""
+        """Close all connections; idempotent."""
 
 
 class Subscribers:
-    """Who is told of which document."""
+    """The listeners of each document."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, list[Listener]] = {}
 
-    def add(self, name: str, told: Listener) -> None:
-        """Tell ``told`` of document ``name`` from now on."""
-        self._by_name.setdefault(name, []).append(told)
+    def add(self, name: str, listener: Listener) -> None:
+        """Call ``listener`` with each new state of document ``name``."""
+        self._by_name.setdefault(name, []).append(listener)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Documents that somebody wants to know of."""
+        """Documents that have listeners."""
         return tuple(self._by_name)
 
-    def tell(self, name: str, state: Stored | Absent) -> None:
-        """Tell all subscribers of ``name``; a fault of one keeps no other from being told."""
-        for told in self._by_name.get(name, ()):
+    def notify(self, name: str, state: Stored | Absent) -> None:
+        """Call all listeners of ``name``; an error of one does not affect the others."""
+        for listener in self._by_name.get(name, ()):
             try:
-                told(state)
+                listener(state)
             except Exception:  # noqa: BLE001 - following must go on
                 _log.exception("control_subscriber_failed", document=name)
 
 
 def checked(name: str, current: Stored | None, *, schema: int, expected: int) -> None:
-    """Refuse a write that must not replace ``current``.
+    """Check that a write may replace ``current``.
 
     Raises:
         StaleRevision, NewerSchema: as :meth:`DocumentStore.write` says.
@@ -167,7 +166,7 @@ def checked(name: str, current: Stored | None, *, schema: int, expected: int) ->
 
 
 class LocalDocumentStore:
-    """Documents of this process alone."""
+    """Documents in the memory of this process."""
 
     def __init__(self) -> None:
         self._documents: dict[str, Stored] = {}
@@ -176,7 +175,7 @@ class LocalDocumentStore:
 
     @property
     def durable(self) -> bool:
-        """False: nobody else sees the documents, and they end with the process."""
+        """False: no other replica sees the documents, and they end with the process."""
         return False
 
     async def read(self, name: str) -> Stored | None:
@@ -186,14 +185,14 @@ class LocalDocumentStore:
     async def write(
         self, name: str, body: Mapping[str, Any], *, schema: int, expected: int
     ) -> Stored:
-        """Store a new revision and tell all subscribers; see :meth:`DocumentStore.write`."""
+        """Store a new revision and notify listeners; see :meth:`DocumentStore.write`."""
         current = self._documents.get(name)
         checked(name, current, schema=schema, expected=expected)
-        # A copy, so that nobody changes what is stored by changing what was given.
+        # A copy, so that later changes of ``body`` do not change the stored document.
         copied = orjson.loads(orjson.dumps(body))
         stored = Stored(schema, 1 if current is None else current.revision + 1, copied)
         self._documents[name] = stored
-        self._subscribers.tell(name, stored)
+        self._subscribers.notify(name, stored)
         return stored
 
     async def note(self, entry: Mapping[str, Any]) -> None:
@@ -204,13 +203,13 @@ class LocalDocumentStore:
         """The last ``limit`` entries, newest first."""
         return list(self._notes)[:limit]
 
-    def subscribe(self, name: str, told: Listener) -> None:
-        """Call ``told`` with each new state of document ``name``."""
-        self._subscribers.add(name, told)
+    def subscribe(self, name: str, listener: Listener) -> None:
+        """Call ``listener`` with each new state of document ``name``."""
+        self._subscribers.add(name, listener)
 
     async def run(self) -> None:
-        """Wait to be cancelled: there is nobody else to follow."""
+        """Wait to be cancelled: no other process writes here."""
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Nothing to close."""

@@ -19,29 +19,29 @@ from service.overrides.live import Overrides
 from service.overrides.table import MAX_ENTRIES, Table
 
 MAX_CHARACTERS = 4_000_000
-"""Most characters in all texts together: every replica reads all of them at every change."""
+"""Most characters of all texts, because every replica reads all of them at every change."""
 
 _Change = Callable[[Sequence[Entry]], Sequence[Entry]]
-"""From the entries in force to those that will be."""
+"""Makes the new entries from those in force."""
 
 
 class OverrideEditor:
-    """What the API does to the shared document. Expired entries go with the next change.
+    """Changes of the shared document by the API. Each change also drops expired entries.
 
     Args:
         document: the shared document.
-        live: what is in force; knows the clock and the file.
+        live: the overrides in force, with the clock and the file.
     """
 
     def __init__(self, document: Document[Table], live: Overrides) -> None:
         self._document = document
         self._live = live
-        # Within a process changes take turns, so that only other replicas can come between.
+        # Changes of this process take turns, so that only other replicas can interfere.
         self._turn = asyncio.Lock()
 
     @property
     def revision(self) -> int:
-        """Of the shared document, as a change is made from it."""
+        """Revision of the shared document from which a change is made."""
         return self._document.stored
 
     @property
@@ -50,11 +50,11 @@ class OverrideEditor:
         return self._document.durable
 
     async def add(self, draft: Entry, *, author: str) -> Entry:
-        """Put a new entry into force; returned as it is kept, with its id.
+        """Put a new entry into force; returns it as stored, with its id.
 
         Raises:
             InvalidRequest: it has expired already.
-            OverrideConflict: its id is taken, there is one about the same thing, or no room.
+            OverrideConflict: its id is taken, its subject has an entry, or there is no room.
             NewerSchema, DocumentStoreUnavailable: it could not be written.
         """
         entry = self._completed(draft, name=draft.id or new_id(), author=author)
@@ -71,12 +71,12 @@ class OverrideEditor:
     async def put(
         self, name: str, draft: Entry, *, author: str, expected: int | None = None
     ) -> tuple[Entry, bool]:
-        """Replace the entry with the id ``name``, or add it; and whether it is new.
+        """Replace the entry with the id ``name``, or add it; returns whether it is new.
 
         Raises:
-            InvalidRequest: the id is none or another than the entry's, or it has expired.
-            OverrideConflict: there is another about the same thing, or no room, or the id is one
-                of the file's.
+            InvalidRequest: the id is invalid or differs from the entry's, or it has expired.
+            OverrideConflict: its subject has another entry, there is no room, or the id is in the
+                file.
             StaleRevision: the document is not at revision ``expected`` (if one is given).
             NewerSchema, DocumentStoreUnavailable: it could not be written.
         """
@@ -117,7 +117,7 @@ class OverrideEditor:
 
         Raises:
             UnknownOverride: there is none.
-            OverrideConflict: it is one of the file's.
+            OverrideConflict: the entry is in the file.
             StaleRevision: the document is not at revision ``expected`` (if one is given).
             NewerSchema, DocumentStoreUnavailable: it could not be written.
         """
@@ -136,10 +136,10 @@ class OverrideEditor:
     async def replace_all(
         self, drafts: Sequence[Entry], *, author: str, reason: str | None, expected: int | None
     ) -> int:
-        """Put exactly these entries into force, and take all others out; the new revision.
+        """Replace all entries by these; returns the new revision.
 
         Raises:
-            InvalidRequest: two are about the same thing or have one id, or one has expired.
+            InvalidRequest: two have the same subject or id, or one has expired.
             StaleRevision: the document is not at revision ``expected`` (``None``: whatever it is).
             NewerSchema, DocumentStoreUnavailable: it could not be written.
         """

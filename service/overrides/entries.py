@@ -1,4 +1,4 @@
-"""What one override says, and how it is checked wherever it comes from."""
+"""Entries of overrides and their validation, the same for the API and the file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.errors import FieldError, InvalidRequest
 from service.filtering.words import words
 
 MAX_PINNED = 32
-"""Most rewrites of one pin: the most that a request can ask for."""
+"""Most rewrites of one pin, the same as of one request."""
 _MAX_RAW_CHARS = 4096
 _MAX_AUTHOR_CHARS = 64
 _MAX_REASON_CHARS = 500
@@ -35,7 +35,7 @@ Source = Literal["api", "file"]
 
 
 def fold(text: str) -> str:
-    """What two texts in a normal form have in common if they differ in case alone."""
+    """The form of a normalised text that ignores case."""
     return text.lower() if text.isascii() else normalise(text, fold_case=True)
 
 
@@ -53,7 +53,7 @@ def _text(raw: str) -> str:
 
 
 def _bounded(text: str, most: int) -> str:
-    # Normalising can make text longer, and what is stored is checked once more when it is read.
+    # Normalising can lengthen a text, and stored texts are checked again when they are read.
     if len(text) > most:
         raise ValueError(f"is {len(text)} characters long, and at most {most} are taken")
     return text
@@ -79,7 +79,7 @@ def _instant(value: object) -> datetime:
             value = datetime.fromisoformat(value)
         except ValueError:
             value = None
-    # A plain date, and in YAML even an unquoted one, has no time zone either.
+    # A plain date, in YAML also an unquoted one, has no time zone either.
     if not isinstance(value, datetime) or value.tzinfo is None:
         raise ValueError("must be a time with its zone, as in 2030-01-31T18:00:00+01:00")
     try:
@@ -89,7 +89,7 @@ def _instant(value: object) -> datetime:
 
 
 def written(moment: datetime) -> str:
-    """A moment as it is stored and shown."""
+    """A time as it is stored and shown."""
     return moment.isoformat().replace("+00:00", "Z")
 
 
@@ -116,7 +116,7 @@ Instant = Annotated[
 
 
 class _Entry(BaseModel):
-    # Strict: a YAML "no" or 2024 that was meant as text should show at once.
+    # Strict, so that a YAML "no" or 2024 that was meant as text is refused.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     subject_field: ClassVar[str] = "query"
@@ -132,7 +132,7 @@ class _Entry(BaseModel):
 
     @cached_property
     def subject(self) -> str:
-        """What it is about: of two entries with the same only one can be in force."""
+        """What it is about; only one entry about it can be in force."""
         return fold(getattr(self, self.subject_field))
 
     @cached_property
@@ -153,7 +153,7 @@ class BlockQuery(_Entry):
 
 
 class BlockTerm(_Entry):
-    """No rewrite holds these words, one after the other."""
+    """No rewrite may hold these words in sequence."""
 
     subject_field: ClassVar[str] = "term"
 
@@ -200,7 +200,7 @@ def read_entry(content: object) -> Entry:
     """One entry out of JSON or YAML.
 
     Raises:
-        InvalidRequest: it is none; each field that is wrong is named.
+        InvalidRequest: it is invalid; each wrong field is named.
     """
     if not isinstance(content, Mapping):
         raise InvalidRequest([FieldError("", "must be an object with the fields of an override")])
@@ -249,7 +249,7 @@ def read_entries(content: object, *, most: int) -> list[Entry]:
 
 
 def new_id() -> str:
-    """An id for an entry that came without one."""
+    """A new random id."""
     return secrets.token_hex(8)
 
 
@@ -270,7 +270,7 @@ def _field_error(one: Any) -> FieldError:
 
 
 def _check_pin(pin: Pin) -> None:
-    """A pin whose rewrites repeat each other or the query was not meant."""
+    """Refuse a pin whose rewrites repeat each other or the query."""
     seen = {fold(pin.query): "the query"}
     for i, rewrite in enumerate(pin.rewrites):
         same = seen.setdefault(fold(rewrite), f"rewrites.{i}")

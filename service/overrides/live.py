@@ -1,4 +1,4 @@
-"""The overrides that are in force in this process, looked up by every request."""
+"""The overrides in force in this process, looked up by every request."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """What the relevance team has decided about one query."""
+    """The relevance team's decision about one query."""
 
     kind: Literal["blocked", "pinned"]
     rewrites: tuple[str, ...] = ()
-    """The answer to a pinned query, as a person wrote it; not yet cut, nor freed of what is
-    blocked."""
+    """The rewrites of a pinned query as written; not yet cut, and with blocked terms."""
 
 
 def overrides_document(store: DocumentStore, metrics: ControlMetrics) -> Document[Table]:
-    """The shared document that the API changes."""
+    """The shared document of overrides."""
     codec = TableCodec()
     return Document(
         store,
@@ -46,15 +45,15 @@ def overrides_document(store: DocumentStore, metrics: ControlMetrics) -> Documen
 
 
 class Overrides:
-    """Look-ups in memory over the shared document and the file, at the price of a dictionary's.
+    """Look-ups in memory over the shared document and the file.
 
-    An entry of the document goes before one of the file about the same query; terms of both are
-    blocked. Expiry is honoured by the clock at every look-up.
+    An entry of the document goes before an entry of the file about the same query; terms of both
+    are blocked. Every look-up checks the expiry.
 
     Args:
-        document: what the API changes.
+        document: the shared document.
         file: the read-only file, already loaded; ``None`` if there is none.
-        metrics: where hits are counted.
+        metrics: counts hits.
         clock: seconds since the epoch.
     """
 
@@ -76,7 +75,7 @@ class Overrides:
             metrics.holds(table)
 
     def of(self, query: str) -> Override | None:
-        """What is decided about a query; counts a hit if anything is.
+        """The override of a query, if there is one; counts a hit.
 
         Args:
             query: in the normal form of any version; case does not matter.
@@ -97,7 +96,7 @@ class Overrides:
 
     @property
     def has_terms(self) -> bool:
-        """Whether any term is blocked, expired ones included: if not, no rewrite is."""
+        """Whether any term is blocked, expired ones included."""
         return any(table.has_terms for table in self._tables)
 
     def blocked(self, text: str) -> bool:
@@ -119,7 +118,7 @@ class Overrides:
         return False
 
     async def run(self) -> None:
-        """Follow the file, if there is one; ends when it is cancelled."""
+        """Follow the file, if there is one, until cancelled."""
         if self._file is not None:
             await self._file.follow(self._take)
 
@@ -128,7 +127,7 @@ class Overrides:
         return self._clock()
 
     def in_force(self) -> Iterator[tuple[Entry, Source, int]]:
-        """Every entry that has not expired, where it is from, and its hits in this process."""
+        """Every entry that has not expired, with its source and its hits in this process."""
         now = self._clock()
         for table in self._tables:
             for entry in table.entries:
@@ -141,7 +140,7 @@ class Overrides:
 
     @property
     def file_problem(self) -> str | None:
-        """Why the file as it is now was not taken."""
+        """Why the present file was not taken."""
         return None if self._file is None else self._file.problem
 
     def _hit(self, table: Table, entry: Entry) -> None:
@@ -149,7 +148,7 @@ class Overrides:
         self._hits[table.source, entry.id or ""] += 1
 
     def _take(self, table: Table) -> None:
-        """A new state of one source is in force from now on."""
+        """Put a new table of one source into force."""
         self._tables[table.source == "file"] = table
         self._metrics.holds(table)
         there = {entry.id for entry in table.entries}

@@ -1,4 +1,4 @@
-"""What overrides count."""
+"""Metrics of overrides."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class OverrideMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         hits = Counter(
             "requery_override_hits",
-            "Queries answered by an override, and rewrites kept back for a blocked term, by kind",
+            "Queries answered by an override, and rewrites withheld for a blocked term, by kind",
             ["kind"],
             registry=registry,
         )
         self._hits = {kind: hits.labels(kind) for kind in MODELS}
         self._entries = Gauge(
             "requery_override_entries",
-            "Overrides that this process holds, those that have expired since included",
+            "Overrides that this process holds, expired ones included",
             ["source", "kind"],
             registry=registry,
         )
         reads = Counter(
             "requery_override_file_reads",
             "Readings of the overrides file after a change, by result; after a refusal the last "
-            "good state stays in force",
+            "good entries stay in force",
             ["result"],
             registry=registry,
         )
@@ -50,7 +50,7 @@ class OverrideMetrics:
         self._hits[kind].inc()
 
     def holds(self, table: Table) -> None:
-        """Show what a table holds."""
+        """Show the entries of a table."""
         kinds = Tally[str](entry.kind for entry in table.entries)
         for kind in MODELS:
             self._entries.labels(table.source, kind).set(kinds[kind])

@@ -1,4 +1,4 @@
-"""Overrides of one source, indexed for look-ups that cost microseconds."""
+"""Overrides of one source, indexed for look-ups of microseconds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Table:
         source: where they are from.
 
     Raises:
-        InvalidRequest: two entries have the same id or are about the same thing.
+        InvalidRequest: two entries have the same id or subject.
     """
 
     def __init__(self, entries: Sequence[Entry] = (), *, source: Source = "api") -> None:
@@ -67,12 +67,12 @@ class Table:
         return bool(self._terms)
 
     def of(self, key: str, now: float) -> Entry | None:
-        """What is said about the query whose folded form is ``key``, if it has not expired."""
+        """The entry of the query whose folded form is ``key``, if it has not expired."""
         rule = self._queries.get(key)
         return rule.entry if rule is not None and now < rule.expires else None
 
     def terms_in(self, parts: _Term, now: float) -> Iterator[Entry]:
-        """Blocked terms that stand in a text, given as its folded words."""
+        """Blocked terms in a text, given as its folded words."""
         for i, word in enumerate(parts):
             for length in self._lengths.get(word, ()):
                 rule = self._terms.get(parts[i : i + length])
@@ -80,7 +80,7 @@ class Table:
                     yield rule.entry
 
     def conflict(self, entry: Entry, now: float) -> Entry | None:
-        """Another entry in force about the same thing as ``entry``, if there is one."""
+        """Another entry in force with the same subject as ``entry``, if there is one."""
         subject = entry.subject
         rule = (
             self._terms.get(tuple(subject.split()))
@@ -99,10 +99,10 @@ class Table:
 
 
 class TableCodec:
-    """Tables as the shared document holds them.
+    """Tables as stored in the shared document.
 
-    Reading is fast where little has changed: entries that were there before are not checked again,
-    so that a change of one among thousands holds up no request.
+    Unchanged entries are not checked again, so that a change of one among thousands does not hold
+    up requests.
     """
 
     def __init__(self) -> None:

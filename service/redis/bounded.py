@@ -1,10 +1,10 @@
-"""Waiting for a command no longer than its budget, whatever becomes of the command.
+"""Waits for a command no longer than its budget, whatever becomes of the command.
 
 ``asyncio.timeout`` is not enough: it ends the wait by cancelling the command, and on Python 3.11
 ``asyncio.wait_for``, with which redis-py sends, drops a cancellation that arrives in the turn of
 the event loop in which the sending ends. The command then goes on until the socket's own limit,
-and the caller waits with it. Cancelling also undoes work that is worth keeping: a connection, TLS
-handshake and all, that is nearly there, or the map of a cluster.
+and the caller waits with it. Cancelling also discards work that is worth keeping: a connection that
+is nearly open, TLS handshake included, or the map of a cluster.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class BoundedCommands:
-    """Runs commands side by side, each waited for within its budget.
+    """Runs commands concurrently, and waits for each within its budget.
 
-    A command that is not waited for any longer goes on, and occupies its place, until it ends by
-    itself: it must have a bound of its own.
+    An abandoned command goes on, and counts as running, until it ends by itself: it must have a
+    bound of its own.
 
     Args:
-        at_once: most commands that run at a time; others wait for a place, within their budgets.
+        at_once: most commands that run at a time; others wait, within their budgets.
     """
 
     def __init__(self, at_once: int) -> None:
@@ -31,7 +31,7 @@ class BoundedCommands:
         self._tasks: set[asyncio.Future[Any]] = set()
 
     async def run(self, command: Callable[[], Awaitable[T]], budget_s: float) -> T:
-        """The command's answer; it is started once, and never again.
+        """The command's answer; it is started once at most.
 
         Raises:
             TimeoutError: ``budget_s`` seconds are over, or this is being closed. The command may
@@ -60,7 +60,7 @@ class BoundedCommands:
         self._tasks.discard(task)
         self._places.release()
         if not task.cancelled():
-            task.exception()  # there may be nobody left who asks for it
+            task.exception()  # its caller may have given up
 
 
 async def _awaited(command: Callable[[], Awaitable[T]]) -> T:

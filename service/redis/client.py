@@ -1,7 +1,6 @@
 """Clients of Redis: one server, TLS, Sentinel or Cluster, told apart by the URL.
 
-Every client gives up soon and never tries again by itself: who calls has a budget, and something
-else to do without Redis.
+Clients give up soon and never retry, because callers have a budget and can do without Redis.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ Send = Callable[..., Awaitable[Any]]
 """Sends the command that its arguments make, and awaits the answer."""
 
 FAULTS = (RedisError, RedisClusterException, OSError)
-"""What a command raises when Redis cannot do it (of a cluster, not all is a ``RedisError``)."""
+"""Errors of a command (a cluster's are not all a ``RedisError``)."""
 
 _REDRAW_S = 1.0
 
 
 class _BlockingSentinelPool(SentinelConnectionPool, BlockingConnectionPool):
-    """Connections to the current master; who finds none free waits for one."""
+    """Connections to the current master; waits for a free one."""
 
 
 class _Cluster(RedisCluster):
-    """Draws the map of the cluster anew no more often than once a second.
+    """Refreshes the map of the cluster once a second at most.
 
-    A node that does not answer makes redis-py do so before the next command. That takes some tens
-    of milliseconds, and as long as a node is away nearly every command would wait for it.
+    redis-py does so before the next command after a node did not answer. That takes some tens of
+    milliseconds, and while a node is away nearly every command would wait for it.
     """
 
     _drawn_at = -math.inf
@@ -99,8 +98,8 @@ def connect(url: str, *, max_connections: int, timeout_s: float) -> AnyRedis:
             startup_nodes=[ClusterNode(host, port) for host, port in target.hosts],
             max_connections=max_connections,
             require_full_coverage=False,
-            # Drawing the whole map anew closes connections that others are using; each slot that
-            # moved is noted by itself, and a lost node has the map drawn anew all the same.
+            # Refreshing the whole map closes connections in use. Each moved slot is noted by
+            # itself, and a lost node refreshes the map all the same.
             reinitialize_steps=0,
             retry=_once(),
             ssl=target.tls,
@@ -150,10 +149,10 @@ async def disconnect(client: AnyRedis) -> None:
 
 
 async def masters(client: AnyRedis) -> list[Send]:
-    """For each node that holds a share of the keys, what sends a command to it.
+    """For each node that holds keys, a function that sends it a command.
 
     Raises:
-        FAULTS: the map of the cluster cannot be had.
+        FAULTS: the map of the cluster cannot be read.
     """
     if isinstance(client, RedisCluster):
         await client.initialize()

@@ -1,4 +1,4 @@
-"""What a Redis URL says: one server, a socket, Sentinel or Cluster, with or without TLS."""
+"""Parses Redis URLs: one server, a socket, Sentinel or Cluster, with or without TLS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CHOICES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a Redis URL says."""
+    """A parsed Redis URL."""
 
     kind: str
     """``single``, ``unix``, ``sentinel`` or ``cluster``."""
@@ -81,7 +81,7 @@ def _scheme(url: str) -> tuple[str, bool, SplitResult]:
     try:
         parts = urlsplit(url)
     except ValueError:
-        # Not "from" it: what Python says of an address repeats it, password and all.
+        # Not "from" it: Python's message repeats the address with its password.
         raise _malformed(
             "its brackets do not match: an IPv6 address is written [address]:port"
         ) from None
@@ -102,7 +102,7 @@ def _login(userinfo: str) -> dict[str, Any]:
 
 
 def _path(path: str, kind: str) -> tuple[str, str]:
-    """The sentinels' name of the master, and the database, as far as they are there."""
+    """The sentinels' name of the master, and the database; empty where missing."""
     segments = [unquote(one) for one in path.split("/") if one]
     service = ""
     if kind == "sentinel":
@@ -118,7 +118,7 @@ def _path(path: str, kind: str) -> tuple[str, str]:
 
 
 def _malformed(why: str) -> ValueError:
-    # Nothing of the URL is repeated: a password that is not escaped can end up in any part of it.
+    # Nothing of the URL is repeated: a password that is not escaped may be in any part of it.
     return ValueError(f"the Redis URL is malformed: {why}; {_ADVICE}")
 
 

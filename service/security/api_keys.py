@@ -1,7 +1,7 @@
-"""API keys: what a caller proves who it is with, and what it may then do.
+"""API keys and their scopes.
 
-Only hashes are kept. A key is 32 random bytes, so a plain SHA-256 of it cannot be turned back; a
-slow password hash would only make every request slow.
+Only hashes are kept. A key is 32 random bytes, so its SHA-256 cannot be reversed; a slow password
+hash would only slow every request.
 """
 
 from __future__ import annotations
@@ -32,34 +32,34 @@ from pydantic import (
 from service.config.watched_file import FileUnusable, load_yaml
 
 Scope = Literal["rewrite", "admin", "metrics"]
-"""What a key opens: rewriting and tagging; changes and what operators read; ``/metrics``."""
+"""What a key allows: rewriting and tagging; changes and operators' pages; ``/metrics``."""
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 ADMIN = "admin"
 """Name of the key that ``REQUERY_ADMIN_KEY`` sets."""
 PREFIX = "rq_"
-"""What generated keys start with, so that people and secret scanners know one when they see it."""
+"""Prefix of generated keys, by which people and secret scanners recognise them."""
 MAX_KEYS = 256
-"""Each request with a key is compared with all of them."""
+"""Most keys; each request's key is compared with all of them."""
 _KEY_BYTES = 32
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,31}$"
 
 
 class KeysInvalid(FileUnusable):
-    """A list of keys cannot be taken; the message says where it is wrong and holds no key."""
+    """A list of keys is malformed; the message says where, and repeats no key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key, as far as it is known here.
+    """One key, without the key itself.
 
     Attributes:
-        name: who it was given to; it appears in logs and in the audit trail.
+        name: of its owner, for logs and the audit trail.
         digest: SHA-256 of the key.
-        scopes: what it opens.
-        expires: seconds since 1970 from which it opens nothing; ``None``: never.
-        revoked: whether it has been taken back.
+        scopes: what it allows.
+        expires: when it expires, in seconds since 1970; ``None``: never.
+        revoked: whether it has been revoked.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Key:
     revoked: bool = False
 
     def fault(self, now: float) -> Literal["revoked", "expired"] | None:
-        """Why it opens nothing at ``now`` (seconds since 1970); ``None`` if it does."""
+        """Why it is invalid at ``now`` (seconds since 1970); ``None`` if it is valid."""
         if self.revoked:
             return "revoked"
         if self.expires is not None and now >= self.expires:
@@ -78,7 +78,7 @@ class Key:
 
 
 def new_key() -> str:
-    """A key that nobody can guess."""
+    """A new random key."""
     return PREFIX + secrets.token_urlsafe(_KEY_BYTES)
 
 
@@ -88,14 +88,14 @@ def digest_of(key: bytes) -> bytes:
 
 
 def admin_key(secret: str) -> Key:
-    """The key that ``REQUERY_ADMIN_KEY`` sets: it opens everything."""
+    """The key that ``REQUERY_ADMIN_KEY`` sets, with all scopes."""
     return Key(ADMIN, digest_of(secret.strip().encode()), frozenset(SCOPES))
 
 
 def find(keys: Iterable[Key], given: bytes) -> Key | None:
-    """The key that was sent, if it is one of ``keys``, whether it opens anything or not.
+    """The key that was sent, valid or not, if it is one of ``keys``.
 
-    It is compared with every one, to the last byte, so that the time taken tells nothing.
+    It is compared with each of them, to the last byte, so that the time taken reveals nothing.
     """
     digest = digest_of(given)
     found = None
@@ -113,8 +113,8 @@ def read_keys(content: bytes, kind: str) -> tuple[Key, ...]:
         kind: how its name ends: ``.json``, ``.yaml`` or ``.yml``.
 
     Raises:
-        KeysInvalid: it is no list of keys. The message never repeats what the file says, since
-            that may be a key by mistake.
+        KeysInvalid: it is no list of keys. The message never repeats the content, because that
+            may hold a key by mistake.
     """
     data = _parse(content, kind)
     if not isinstance(data, list):
@@ -135,10 +135,10 @@ def read_keys(content: bytes, kind: str) -> tuple[Key, ...]:
 
 
 def entry(name: str, key: str, scopes: Sequence[str], expires: datetime | None = None) -> str:
-    """What the file says about a key, as YAML.
+    """The entry of a key for the file, as YAML.
 
     Raises:
-        KeysInvalid: the name or a scope is none, or the key would have expired by now.
+        KeysInvalid: the name or a scope is invalid.
     """
     record: dict[str, Any] = {
         "name": name,
@@ -206,7 +206,7 @@ _ADVICE: Mapping[str, str] = {
 
 
 def _in_words(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    """What is wrong where, without a word of what the file says there."""
+    """The place and kind of an error, without any content of the file."""
     place = f"entry {int(location[0]) + 1}" if location else "the list"
     field = str(location[1]) if len(location) > 1 else None
     if field is None:

@@ -1,4 +1,4 @@
-"""Who calls, and what they may do: API keys, and without keys the machine that they call from."""
+"""Authentication and authorisation: by API key, or without keys by the caller's machine."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from service.telemetry.request_context import context_of
 _log = structlog.get_logger(component="auth")
 
 FAILURES_PER_S = 10.0
-"""Keys that are not valid, from one address."""
+"""Invalid keys taken from one address."""
 FAILURES_BURST = 20
 MAX_AUTHOR_CHARS = 64
-"""An author's name that is longer could not be stored with an override."""
+"""Longest author's name that an override can store."""
 
 _CALLER = "requery.caller"
 _AUTHOR_HEADER = "x-requery-author"
@@ -39,14 +39,14 @@ _FORWARDED = {b"forwarded", b"x-forwarded-for", b"x-real-ip"}
 
 @dataclass(slots=True)
 class Caller:
-    """What a request proves about who sent it.
+    """The sender of a request, as far as the request proves it.
 
     Attributes:
-        key: that it carries, if that is valid.
-        reason: why there is none.
-        name: of the key, even of one that is not valid any longer.
-        wait_s: seconds for which the address may try no key, since it tried too many that are not
-            valid; 0 if it may.
+        key: the key of the request, if it is valid.
+        reason: why there is no valid key.
+        name: of the key, even if it is revoked or expired.
+        wait_s: seconds until the address may try a key again, because it has tried too many
+            invalid ones; 0 if it may now.
     """
 
     key: Key | None = None
@@ -59,12 +59,12 @@ _NOBODY = Caller()
 
 
 class Auth:
-    """Tells callers apart, and makes the guards of routes.
+    """Identifies callers, and makes the guards of routes.
 
     Args:
         keys: the keys in force.
-        metrics: where refusals are counted.
-        failures: tokens for keys that are not valid, by address.
+        metrics: counts refusals.
+        failures: limits invalid keys by address.
         on_use: called with the name of each key that lets a request in.
         clock: seconds since 1970.
     """
@@ -91,7 +91,7 @@ class Auth:
         return Guard(self, need)
 
     def caller(self, scope: Scope) -> Caller:
-        """Who sends a request; found out once, however often it is asked."""
+        """The caller of a request; identified once for each request."""
         if not self.keys.configured:
             return _NOBODY
         known = scope.get(_CALLER)
@@ -110,23 +110,22 @@ class Auth:
         if reason is not None:
             return Caller(None, reason, name, self._failures.take(address_of(scope)))
         assert key is not None  # noqa: S101 - for the type checker
-        # Whoever tries one key after another learns nothing from the right one, as long as it is
-        # worth guessing. Other keys go on working: the address may be that of a proxy, and
-        # somebody's wrong key must not stop everybody's rewrites.
+        # An address that guesses keys must not learn that it has found an admin key. Other keys go
+        # on working: the address may be a proxy's, and a wrong key must not stop all rewrites.
         wait_s = self._failures.wait(address_of(scope)) if "admin" in key.scopes else 0.0
         return Caller(key, name=name, wait_s=wait_s)
 
 
 class Guard:
-    """Lets requests through that may do what a route does.
+    """Lets requests through that are allowed to use a route.
 
-    Once keys are configured a request needs a valid one with the right scope (with the admin key
-    alone: only for what needs ``admin``). Without keys, what needs ``admin`` is for callers on the
-    same machine, and the rest is for everybody.
+    With a keys file every request needs a valid key with the right scope; with the admin key alone
+    only routes that need ``admin``. Without keys, those are for callers on the same machine, and
+    all other routes are open.
 
     Args:
-        auth: tells callers apart.
-        need: what is needed.
+        auth: identifies callers.
+        need: what the route needs.
     """
 
     def __init__(self, auth: Auth, need: Need) -> None:
@@ -136,16 +135,15 @@ class Guard:
     def check(self, request: Request) -> str:
         """The author's name for the audit trail.
 
-        That is the key's name and, after a slash, ``X-Requery-Author``; without keys the latter
-        alone, else ``admin``.
-
-        Only what needs ``admin`` has an audit trail: elsewhere it is the key's name, or empty.
+        It is the key's name and, after a slash, ``X-Requery-Author``; without keys the header
+        alone, else ``admin``. Routes that do not need ``admin`` have no audit trail: there it is
+        the key's name, or empty.
 
         Raises:
-            Unauthorized: there is no key, or it is unknown, revoked or has expired.
+            Unauthorized: the API key is missing, unknown, revoked or expired.
             Forbidden: the key has other scopes; or there are no keys, and the caller is on another
-                machine, or a web page of another origin.
-            TooManyRequests: the address has tried too many keys that are not valid.
+                machine, or is a web page of another origin.
+            TooManyRequests: the address has tried too many invalid keys.
         """
         keys = self._auth.keys
         if self._need == ADMIN:
@@ -165,14 +163,14 @@ class Guard:
             fields["client"] = _host(request.scope)
             self._auth.metrics.limited("failures")
             raise TooManyRequests(
-                "too many keys that are not valid were tried from this address",
+                "too many invalid keys were tried from this address",
                 wait_s=caller.wait_s,
             )
         if key is None:
             raise Unauthorized("send a valid key as 'Authorization: Bearer <key>'")
         if self._need != "any" and self._need not in key.scopes:
             self._count(request, "scope")
-            raise Forbidden(f"this key does not open this: that needs the scope {self._need!r}")
+            raise Forbidden(f"this needs a key with the scope {self._need!r}")
         self._auth.on_use(key.name)
         author = _author(request) if self._need == ADMIN else None
         return f"{key.name}/{author}"[:MAX_AUTHOR_CHARS] if author else key.name
@@ -185,7 +183,7 @@ class Guard:
                 "another machine, or through a proxy"
             )
         if _is_foreign(request):
-            # Else any web page could, through the browser of whoever runs the service.
+            # Else any web page could do so through a browser on this machine.
             self._count(request, "origin")
             raise Forbidden(
                 "without keys this must not come from a web page of another origin, or by a "
@@ -198,11 +196,11 @@ class Guard:
 
 
 def require_keys(settings: Settings) -> None:
-    """Refuse to listen where others can reach it, unless there are keys or it is wanted.
+    """Refuse to listen on a public address without keys, unless the settings allow it.
 
     Raises:
-        ValueError: there are no keys, the address is not this machine's loopback, and the settings
-            do not say that anyone may call.
+        ValueError: there are no keys, the address is not loopback, and the settings do not allow
+            callers without keys.
     """
     if settings.admin_key is not None or settings.api_keys_file is not None:
         return
@@ -217,13 +215,13 @@ def require_keys(settings: Settings) -> None:
     _log.warning(
         "serving_without_keys",
         host=settings.host,
-        detail="whoever can reach this address gets rewrites; only callers on this machine may "
-        "change anything",
+        detail="everybody who can reach this address gets rewrites; only callers on this machine "
+        "may change anything",
     )
 
 
 def address_of(scope: Scope) -> str:
-    """What a caller without a key is counted under: its address, of IPv6 its /64 network."""
+    """The address for rate limits of callers without a key; of IPv6 its /64 network."""
     host = _host(scope)
     return host if host.count(".") == 3 and ":" not in host else _network(host)
 
@@ -232,7 +230,7 @@ def address_of(scope: Scope) -> str:
 def _network(host: str) -> str:
     address = _ip(host)
     if isinstance(address, ipaddress.IPv6Address):
-        # Whoever has one address of IPv6 has the whole network of it.
+        # The owner of one IPv6 address usually has all addresses of its /64 network.
         return str(ipaddress.ip_network((address, 64), strict=False))
     return host if address is None else str(address)
 
@@ -252,7 +250,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _bearer(scope: Scope) -> bytes:
-    """What follows ``Authorization: Bearer``; empty if nothing does."""
+    """The key in ``Authorization: Bearer <key>``; empty if there is none."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, given = bytes(value).strip().partition(b" ")
@@ -266,7 +264,7 @@ def _author(request: Request) -> str | None:
 
 
 def _is_local(scope: Scope) -> bool:
-    """Whether the caller is on this machine, and does not merely pass on what another sent."""
+    """Whether the caller is on this machine, and is not a proxy for another."""
     if any(name in _FORWARDED for name, _ in scope["headers"]):
         return False
     if scope.get("client") is None:  # a unix socket
@@ -276,12 +274,12 @@ def _is_local(scope: Scope) -> bool:
 
 
 def _is_foreign(request: Request) -> bool:
-    """Whether a browser may be sending this for a page that the service has not served."""
+    """Whether the request may come from a web page that the service has not served."""
     host = request.headers.get("host", "")
     origin = request.headers.get("origin")
     if origin is not None and origin.partition("://")[2] != host:
         return True
-    # A page can have its own name point at this machine: then origin and host agree.
+    # A web page's own name may resolve to this machine: then origin and host agree.
     return _is_public_name(host)
 
 
@@ -300,6 +298,6 @@ def _reaches_out(host: str) -> bool:
             host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except OSError:
-        return False  # nobody can listen there, and whoever tries says so
+        return False  # binding the address will fail with its own message
     addresses = [_ip(str(address[0])) for *_, address in found]
     return not all(address is not None and address.is_loopback for address in addresses)

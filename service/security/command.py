@@ -21,13 +21,13 @@ app = typer.Typer(
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Option(help="Who gets the key, as logs and audit shall show it.")],
+    name: Annotated[str, typer.Option(help="Owner of the key, for logs and the audit trail.")],
     scope: Annotated[
-        list[str], typer.Option(help=f"What it opens: {', '.join(SCOPES)}; may be repeated.")
+        list[str], typer.Option(help=f"What it allows: {', '.join(SCOPES)}; may be repeated.")
     ],
     days: Annotated[
         int | None,
-        typer.Option(min=1, max=36_500, help="It expires after so many days. Default: never."),
+        typer.Option(min=1, max=36_500, help="Days until it expires. Default: never."),
     ] = None,
 ) -> None:
     """Make a key. It is shown once, on standard error; its entry for the file on standard output.
@@ -39,7 +39,7 @@ def new(
     try:
         text = entry(name, key, scope, expires)
     except KeysInvalid as error:
-        # The one entry is what was asked for: nobody has counted it.
+        # There is only one entry, so its number says nothing.
         _fail(str(error).removeprefix("entry 1, "))
     typer.echo(
         f"The key, shown only now (send it as 'Authorization: Bearer <key>'):\n{key}\n"
@@ -53,7 +53,7 @@ def new(
 def check(
     file: Annotated[Path, typer.Argument(help="The file of keys.", metavar="FILE")],
 ) -> None:
-    """Say which keys a file holds; the exit code is 1 if the service could not take it."""
+    """List the keys of a file; exits with 1 if the service could not take it."""
     try:
         keys = check_keys_file(file)
     except FileInvalid as error:

@@ -16,6 +16,7 @@ from tests.support.engine import ScriptedEngine
 from tests.support.redis_server import RedisServer
 from tests.support.service import Serve, Service, serving
 from tests.support.versions import Engines, make_manifest
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.integration
 
@@ -39,9 +40,9 @@ async def replica(serve: Serve, server: RedisServer, **options: Any) -> Service:
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(60):
-        while not await holds():  # noqa: ASYNC110 - what is waited for has no event
-            await asyncio.sleep(0.02)
+    """Wait until ``holds()``; the test's own timeout bounds it."""
+    while not await holds():  # noqa: ASYNC110 - what is waited for has no event
+        await asyncio.sleep(0.01)
 
 
 async def plan(service: Service, **changes: Any) -> int:
@@ -205,6 +206,9 @@ async def test_changing_the_default_under_load_fails_no_request(
     done = False
     answers: Counter[tuple[str, str]] = Counter()
 
+    def answers_of(version: str) -> int:
+        return sum(count for (answered, _), count in answers.items() if answered == version)
+
     async def shoppers(service: Service, offset: int) -> None:
         n = 0
         while not done:
@@ -225,8 +229,10 @@ async def test_changing_the_default_under_load_fails_no_request(
         for offset, service in enumerate((here, there, here, there))
     ]
     for i in range(20):
-        await plan((here, there)[i % 2], default=("other-1", "test-1")[i % 2])
-        await asyncio.sleep(0.2)
+        default = ("other-1", "test-1")[i % 2]
+        await plan((here, there)[i % 2], default=default)
+        enough = answers_of(default) + 20
+        await until(lambda: answers_of(default) >= enough)  # noqa: B023 - awaited at once
     done = True
     await asyncio.gather(*load)
     assert {version for version, _ in answers} == {"test-1", "other-1"}

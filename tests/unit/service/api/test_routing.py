@@ -82,7 +82,7 @@ class SharedStore(LocalDocumentStore):
         """Another replica has written ``stored``."""
         self._documents["routing"] = stored
         if told:
-            self._subscribers.tell("routing", stored)
+            self._subscribers.notify("routing", stored)
 
 
 class Api:
@@ -478,7 +478,7 @@ async def test_only_who_has_the_key_may(api: Api, method: str, path: str) -> Non
 async def test_a_document_that_is_gone_can_be_written_again(api: Api) -> None:
     await api.put()
     api.document_store._documents.clear()
-    api.document_store._subscribers.tell("routing", Absent.GONE)
+    api.document_store._subscribers.notify("routing", Absent.GONE)
     shown = await api.call("GET", "/routing")
     assert (shown.json()["salt"], shown.headers["etag"]) == ("exp-1", '"0"')
     assert (await api.put('"0"')).status_code == 200

@@ -201,13 +201,12 @@ async def test_hung_commands_that_take_every_place_keep_no_probe_from_its_own(
     world.use(read_budget_s=0.05, concurrency=4)
     world.redis.gates |= {"GET": asyncio.Event(), "SET": asyncio.Event()}
 
-    async def in_its_own_turn(number: int) -> None:
-        # What is asked for together shares a place.
-        await asyncio.sleep(0.002 * number)
-        await world.shared.get("k", budget_s=0.05)
-
     while world.state() == "closed":
-        await asyncio.gather(*(in_its_own_turn(number) for number in range(8)))
+        asking = []
+        for _ in range(8):
+            asking.append(asyncio.create_task(world.shared.get("k", budget_s=0.05)))
+            await turns()  # look-ups of one turn would share a place
+        await asyncio.gather(*asking)
     assert world.redis.asked["GET"] == 3
     # They hang on, and yet:
     await until(lambda: world.shared.up)

@@ -251,9 +251,9 @@ async def test_an_edit_made_at_the_same_time_elsewhere_is_kept() -> None:
     async with Fleet(document_store=document_store).following() as fleet:
         await until(lambda: fleet["a"].up)
         # Written by a replica whose message has not come yet.
-        document_store._subscribers.tell = lambda *_: None  # type: ignore[method-assign]
+        document_store._subscribers.notify = lambda *_: None  # type: ignore[method-assign]
         await document_store.write("roster", {"versions": ["a", "c"]}, schema=1, expected=0)
-        del document_store._subscribers.tell
+        del document_store._subscribers.notify
         await fleet.reconciler.load("b", author="ada")
         assert fleet.desired.document.value == {"a", "b", "c"}
 
