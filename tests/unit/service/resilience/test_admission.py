@@ -10,14 +10,7 @@ from prometheus_client import CollectorRegistry
 from service.errors import Overloaded
 from service.resilience.admission import SHARES, Admission, Gate, Kind, Limit, Permit
 from service.resilience.metrics import AdmissionMetrics
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture

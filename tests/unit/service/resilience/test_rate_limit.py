@@ -7,14 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.resilience.rate_limit import RateLimiter
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 @pytest.fixture
