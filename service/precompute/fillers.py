@@ -8,20 +8,24 @@ from contextlib import aclosing
 from typing import Any
 
 import httpx
+from prometheus_client import CollectorRegistry
 
 from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
+from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisTier
+from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong
 from service.filtering.generation import Generation
 from service.precompute.errors import PrecomputeError
 from service.precompute.journal import Result
 from service.precompute.run import Outcome
+from service.redis.client import connect
 from service.versions.version import ModelVersion
 
 REDIS_BUDGET_S = 5.0
-"""Bound on one command: nobody waits for these answers."""
+"""Limit on one command; long, because no request waits for it."""
 _RETRY_S = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Waits between tries of one call to a service."""
 _MAX_RETRY_AFTER_S = 60.0
@@ -39,9 +43,9 @@ class EngineFiller:
         version: the version.
         engine: its engine, started.
         redis: the tier that replicas share.
-        lifetimes: the service's rules of age.
-        bound_s: longest that one generation may take, in seconds.
-        concurrency: queries under way at a time.
+        lifetimes: of cache entries.
+        bound_s: limit on one generation, in seconds.
+        concurrency: queries in progress at a time.
     """
 
     size = 1
@@ -86,7 +90,7 @@ class EngineFiller:
                 f"the engine has stopped ({error}); run this again to go on"
             ) from error
         await self._redis.put(key, entry)
-        # A write tells nothing of its fate, and only what can be read is of use.
+        # A write reports no failure, so read the entry back.
         if await self._cached(key) is None:
             return Outcome(Result.FAILED, "Redis did not keep the entry; is its memory full?")
         return _GENERATED
@@ -104,7 +108,7 @@ class EngineFiller:
 
 
 class ServiceFiller:
-    """Asks a running service, which keeps the answers in its own cache.
+    """Asks a running service, which caches the answers.
 
     Args:
         client: with the address of the service as its base.
@@ -143,7 +147,7 @@ class ServiceFiller:
         return [_outcome(answer) for answer in answers]
 
     async def _asked(self, body: Mapping[str, Any]) -> Any:
-        """The answer to one batch, which is tried again while the service is busy or away."""
+        """The answer to one batch, with retries while the service is busy or down."""
         why = ""
         for wait in (*_RETRY_S, None):
             try:
@@ -193,7 +197,7 @@ async def served_version(client: httpx.AsyncClient, name: str | None) -> tuple[s
 
 
 def _outcome(answer: Mapping[str, Any]) -> Outcome:
-    """What the service's answer to one query says of its cache."""
+    """The outcome that the service's answer to one query implies."""
     if "index" in answer:
         why = str(answer.get("detail", answer.get("title", "a problem")))
         refused = answer.get("status") == httpx.codes.UNPROCESSABLE_ENTITY
@@ -220,3 +224,29 @@ def _json(response: httpx.Response) -> Any:
         return response.json()
     except ValueError:
         return None
+
+
+def redis_tier(settings: Settings, lifetimes: Lifetimes, connections: int) -> RedisTier:
+    """The Redis tier of the service's cache, with time limits for background work.
+
+    Raises:
+        PrecomputeError: the URL is malformed.
+    """
+    assert settings.redis_url is not None  # noqa: S101 - for the type checker
+    try:
+        client = connect(
+            settings.redis_url.get_secret_value(),
+            max_connections=connections + 1,
+            timeout_s=REDIS_BUDGET_S,
+        )
+    except ValueError as error:
+        raise PrecomputeError(f"REQUERY_REDIS_URL: {error}") from None
+    return RedisTier(
+        client,
+        lifetimes=lifetimes,
+        read_budget_s=REDIS_BUDGET_S,
+        write_budget_s=REDIS_BUDGET_S,
+        concurrency=connections,
+        max_bytes=settings.cache_redis_bytes,
+        metrics=CacheMetrics(CollectorRegistry()),
+    )

@@ -1,8 +1,8 @@
-"""What a run has done, on disk, so that it can be killed at any moment and go on later.
+"""The journal of a run on disk, so that a killed run can be continued.
 
-The first line says what the run is about; each further line says which queries a batch finished,
-by their places in the plan. Lines are appended whole and synced, so that a kill or a power cut can
-only tear the last one, which is then cut off.
+The first line identifies the run; each further line lists the queries that a batch finished, by
+their places in the plan. Lines are appended and synced one by one, so that a kill or a power cut
+can only tear the last one, which is then removed.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ _START = f'{{"{_NAME}":'.encode()
 
 
 class Result(StrEnum):
-    """What became of one query."""
+    """The result of one query."""
 
     GENERATED = "generated"
     CACHED = "cached"
-    """Was in the cache already."""
+    """It was in the cache already."""
     REFUSED = "refused"
-    """Can never be rewritten: too many tokens, for example."""
+    """It can never be rewritten, for example because it has too many tokens."""
     FAILED = "failed"
-    """Not this time; not in the journal, so that the next run tries again."""
+    """It is not recorded, so the next run tries again."""
 
 
 LASTING = (Result.GENERATED, Result.CACHED, Result.REFUSED)
@@ -42,14 +42,14 @@ LASTING = (Result.GENERATED, Result.CACHED, Result.REFUSED)
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a run is about: a journal is only good for the same.
+    """Identifies a run: a journal belongs to one.
 
     Attributes:
         version: name of the model version.
         digest: of the version; covers its decoding parameters.
         cache_schema: of the entries.
         plan: digest of the queries and their counts.
-        target: where entries go to: ``engine`` (Redis) or the address of the service.
+        target: where entries go: ``engine`` (Redis) or the address of the service.
     """
 
     version: str
@@ -63,21 +63,21 @@ class Journal:
     """The journal of one run, locked while it is open.
 
     Args:
-        path: of the file, which is made if it is not there.
-        about: what this run is about.
-        not_before: entries of an earlier time (seconds since the epoch) count no more: what they
-            tell of has left the cache.
+        path: of the file, which is created if missing.
+        about: identifies this run.
+        not_before: entries of an earlier time (seconds since the epoch) are ignored because their
+            answers have left the cache.
 
     Raises:
-        PrecomputeError: it is of another run, damaged, in use, or cannot be written.
+        PrecomputeError: it belongs to another run, is damaged, in use, or cannot be written.
     """
 
     def __init__(self, path: Path, about: About, *, not_before: float = 0.0) -> None:
         self._path = path
         self.done: dict[int, Result] = {}
-        """What earlier runs have finished, by place in the plan."""
+        """Results of earlier runs, by place in the plan."""
         try:
-            # Without a buffer: what could not be written is not tried again at the end.
+            # Without a buffer, because close() would retry a failed write.
             self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise self._unusable(f"cannot be written ({error.strerror})") from error
@@ -88,10 +88,10 @@ class Journal:
             raise
 
     def append(self, results: Mapping[int, Result], *, at: float) -> None:
-        """Note results for good: they are on disk when this returns.
+        """Record results: they are on disk when this returns.
 
         Args:
-            results: by place in the plan; those that failed are left out.
+            results: by place in the plan; failures are left out.
             at: now, in seconds since the epoch.
         """
         line: dict[str, Any] = {"at": at}
@@ -103,7 +103,7 @@ class Journal:
             self._write(orjson.dumps(line) + b"\n")
 
     def close(self, *, finished: bool = False) -> None:
-        """Let go of the file; one of a finished run is removed, since nothing is left to go on."""
+        """Close the file; remove it if the run has finished."""
         if self._file.closed:
             return
         if finished:
@@ -112,18 +112,18 @@ class Journal:
 
     def _open(self, about: About, not_before: float) -> None:
         try:
-            # Unlike flock's, this lock is not shared with processes that are forked from here.
+            # Unlike flock's, this lock is not shared with forked processes.
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise self._unusable("is in use by another run") from error
         self._file.seek(0)
         content = self._file.read()
-        whole = content.rfind(b"\n") + 1
-        lines = content[:whole].splitlines()
+        complete = content.rfind(b"\n") + 1
+        lines = content[:complete].splitlines()
         if not lines:
             if content[: len(_START)] != _START[: len(content)]:
                 raise self._unusable("is not a journal")
-            self._cut(0)
+            self._truncate(0)
             header = {_NAME: _FORMAT, **asdict(about)}
             self._write(orjson.dumps(header) + b"\n")
             _sync_folder(self._path.parent)
@@ -135,12 +135,12 @@ class Journal:
             except (ValueError, TypeError, KeyError) as error:
                 if number < len(lines):
                     raise self._unusable(f"is damaged in line {number}") from error
-                whole -= len(line) + 1
+                complete -= len(line) + 1
                 break
             if at >= not_before:
                 self.done.update(results)
-        if whole < len(content):
-            self._cut(whole)
+        if complete < len(content):
+            self._truncate(complete)
 
     def _check(self, header: bytes, about: About) -> None:
         try:
@@ -168,8 +168,8 @@ class Journal:
         except OSError as error:
             raise self._unusable(f"cannot be written ({error.strerror})") from error
 
-    def _cut(self, length: int) -> None:
-        """Take off a torn line, so that the next does not follow on from it."""
+    def _truncate(self, length: int) -> None:
+        """Remove a torn line, so that the next one starts a line of its own."""
         self._file.truncate(length)
         os.fsync(self._file.fileno())
 
@@ -199,7 +199,7 @@ def _ranges(places: Iterable[int]) -> Iterator[tuple[int, int]]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a new file's name last as well."""
+    """Sync the entry of a new file in its folder."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

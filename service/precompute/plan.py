@@ -1,4 +1,4 @@
-"""Which queries are worth an entry in the cache, and what share of the traffic they are."""
+"""The queries to precompute, by falling frequency, and their share of all searches."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Plan:
     Attributes:
         queries: in normal form, each once.
         counts: searches of each.
-        total: searches of all rows, those of queries that cannot be rewritten included.
+        total: searches of all rows, also of queries that cannot be rewritten.
     """
 
     queries: tuple[str, ...]
@@ -29,18 +29,18 @@ class Plan:
 
     @classmethod
     def of(cls, counts: Mapping[str, float], normal_form: Callable[[str], str | None]) -> Plan:
-        """Queries that are the same in normal form are one.
+        """Merge queries with the same normal form.
 
         Args:
             counts: searches of each query as it was typed.
-            normal_form: ``None`` for what cannot be rewritten.
+            normal_form: returns ``None`` for a query that cannot be rewritten.
         """
         merged: defaultdict[str, float] = defaultdict(float)
         for raw, count in counts.items():
             query = normal_form(raw)
             if query is not None and count:
                 merged[query] += count
-        # Ties by the alphabet, so that a second run has the same order.
+        # Ties in alphabetical order, so that a second run has the same plan.
         ranked = sorted(merged.items(), key=lambda item: (-item[1], item[0]))
         return cls(
             tuple(query for query, _ in ranked),
@@ -49,10 +49,10 @@ class Plan:
         )
 
     def head(self, *, top: int | None = None, coverage: float = 1.0) -> int:
-        """How many queries, from the most frequent, make up ``coverage`` of all searches.
+        """The number of most frequent queries that make up ``coverage`` of all searches.
 
         Args:
-            top: at most so many.
+            top: limit on that number.
             coverage: share in (0, 1].
         """
         most = len(self.queries) if top is None else min(top, len(self.queries))
@@ -61,7 +61,7 @@ class Plan:
         return min(most, next(enough, most))
 
     def share(self, places: Iterable[int]) -> float:
-        """Share of all searches that the queries at these places are."""
+        """Share of all searches of the queries at these places."""
         return sum(self.counts[place] for place in places) / self.total if self.total else 0.0
 
     @cached_property

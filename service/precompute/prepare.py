@@ -1,4 +1,4 @@
-"""From options to a run that can start: version, plan, journal, and what fills the cache."""
+"""Prepares a run from the options: version, plan, journal, and filler."""
 
 from __future__ import annotations
 
@@ -25,44 +25,43 @@ from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import (
     EngineFiller,
     ServiceFiller,
+    redis_tier,
     served_version,
 )
 from service.precompute.journal import About, Journal, Result
 from service.precompute.plan import Plan
 from service.precompute.run import BaseRun, Pace, Run
-from service.precompute.shared import redis_of
 from service.versions.from_store import engine_factory, version_finder
 from service.versions.version import ModelVersion
 
 _SEQUENCES = 256
-"""Candidates under way at a time: as many as the largest default of an engine, so that it never
-waits for us."""
+"""Candidates in progress at a time: the largest default of an engine, so that it never idles."""
 _CALL_TIMEOUT = httpx.Timeout(660.0, connect=10.0)
-"""Longer than any service takes over a batch."""
+"""Longer than any service takes for a batch."""
 
 DEFAULT_RATE = 5.0
 """Queries a second to ask a service for: a third of what two CPU cores do."""
 
 Unless = Callable[[Awaitable[Any]], Awaitable[Any]]
-"""Awaits something, unless the program is told to stop first."""
+"""Awaits something, unless a signal to stop comes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What to do.
+    """Options of a run.
 
     Attributes:
-        journal: where to note what is done.
+        journal: file of the journal.
         version_name: ``None`` for the default.
-        top: queries, at most.
-        coverage: share of all searches, at most.
-        batch: queries that a kill can lose, at most.
-        concurrency: queries under way at a time; ``None`` for enough.
+        top: limit on the queries.
+        coverage: limit on the share of all searches.
+        batch: limit on the queries that a kill can lose.
+        concurrency: queries in progress at a time; ``None`` for enough to fill the engine.
         url: of the service to ask; ``None`` for an engine of our own.
         rate: queries a second to ask a service for.
-        fold_case: whether case is folded, as far as only the service would know.
-        ray: whether engines of the Ray cluster do the work.
-        workers: engines of the cluster, at most; ``None`` for as many as there is room for.
+        fold_case: whether the version of the service folds case.
+        ray: whether to use engines of the Ray cluster.
+        workers: limit on those engines; ``None`` for as many as fit.
     """
 
     journal: Path
@@ -80,7 +79,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run, and what it is about."""
+    """A run that can start."""
 
     run: BaseRun
     plan: Plan
@@ -89,8 +88,8 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ground:
-    """What a run that writes to Redis stands on."""
+class _RedisRun:
+    """The parts of a run that writes to Redis."""
 
     store: Store
     version: ModelVersion
@@ -110,31 +109,29 @@ async def with_engine(
     """A run on an engine of its own, which writes to Redis; see :func:`with_service`.
 
     Raises:
-        PrecomputeError: there is no Redis, or the journal is of no use.
+        PrecomputeError: there is no Redis, or the journal cannot be used.
         ModelStoreError, RequeryError: the version or its engine cannot be used.
     """
-    async with _ground(counts, options, settings) as ground, AsyncExitStack() as stack:
+    async with _redis_run(counts, options, settings) as base, AsyncExitStack() as stack:
         engine: Engine = await unless(
-            engine_factory(ground.store, settings)(
-                ground.version.manifest, lambda _prompt, _generated: None
+            engine_factory(base.store, settings)(
+                base.version.manifest, lambda _prompt, _generated: None
             )
         )
         stack.push_async_callback(engine.close)
         await unless(engine.start())
         filler = EngineFiller(
-            ground.version,
+            base.version,
             engine,
-            ground.redis,
-            lifetimes=ground.lifetimes,
+            base.redis,
+            lifetimes=base.lifetimes,
             bound_s=settings.generation_timeout_s,
-            concurrency=ground.concurrency,
+            concurrency=base.concurrency,
         )
-        run = Run(
-            ground.plan, ground.head, filler=filler, journal=ground.journal, batch=options.batch
-        )
-        prepared = Prepared(run, ground.plan, ground.head, ground.about)
+        run = Run(base.plan, base.head, filler=filler, journal=base.journal, batch=options.batch)
+        prepared = Prepared(run, base.plan, base.head, base.about)
         yield prepared
-        ground.journal.close(finished=_finished(prepared))
+        base.journal.close(finished=_finished(prepared))
 
 
 @asynccontextmanager
@@ -143,40 +140,40 @@ async def with_ray(
 ) -> AsyncIterator[Prepared]:
     """A run on engines of a Ray cluster, which write to Redis; see :func:`with_service`.
 
-    Its journal is that of :func:`with_engine`: each goes on with what the other has begun.
+    It shares the journal format of :func:`with_engine`: each continues what the other has begun.
 
     Raises:
-        PrecomputeError: there is no Redis or no Ray, or the journal is of no use.
+        PrecomputeError: there is no Redis or no Ray, or the journal cannot be used.
         ModelStoreError, RequeryError: the version cannot be used.
     """
     try:
-        from service.precompute.ray_run import RayRun, Team
+        from service.precompute.ray_run import RayRun, WorkerPool
     except ModuleNotFoundError as error:
         raise PrecomputeError(
             f"--ray needs the extra 'ray' ({error.name} is missing): "
             "pip install 'requery-search[ray]'"
         ) from None
 
-    async with _ground(counts, options, settings) as ground:
-        team = Team(
+    async with _redis_run(counts, options, settings) as base:
+        pool = WorkerPool(
             settings=settings,
-            version=ground.version.name,
-            digest=ground.version.digest,
+            version=base.version.name,
+            digest=base.version.digest,
             engines=engine_factory,
-            concurrency=ground.concurrency,
+            concurrency=base.concurrency,
         )
-        await unless(team.join())
+        await unless(pool.connect())
         run = RayRun(
-            ground.plan,
-            ground.head,
-            team=team,
-            journal=ground.journal,
+            base.plan,
+            base.head,
+            pool=pool,
+            journal=base.journal,
             batch=options.batch,
             workers=options.workers,
         )
-        prepared = Prepared(run, ground.plan, ground.head, ground.about)
+        prepared = Prepared(run, base.plan, base.head, base.about)
         yield prepared
-        ground.journal.close(finished=_finished(prepared))
+        base.journal.close(finished=_finished(prepared))
 
 
 @asynccontextmanager
@@ -187,12 +184,12 @@ async def with_service(
 
     Args:
         counts: searches of each query as it was typed.
-        options: what to do; ``url`` is set.
-        settings: how long the service keeps answers, as far as it is known here.
-        unless: guards what takes long before the run.
+        options: of the run; ``url`` is set.
+        settings: give the lifetimes of cache entries.
+        unless: guards the slow steps before the run.
 
     Raises:
-        PrecomputeError: the service does not answer, or the journal is of no use.
+        PrecomputeError: the service does not answer, or the journal cannot be used.
     """
     assert options.url is not None  # noqa: S101 - for the type checker
     plan, head = _plan(counts, lambda raw: _plain(raw, fold_case=options.fold_case), options)
@@ -202,7 +199,7 @@ async def with_service(
         about = About(name, digest, SCHEMA, plan.digest, options.url)
         journal = Journal(options.journal, about, not_before=_useful_since(settings))
         stack.callback(journal.close)
-        # About one call a second, so that the engine is taken up evenly.
+        # About one call a second, so that the load is even.
         size = max(1, min(MAX_BATCH, options.batch, math.ceil(options.rate)))
         filler = ServiceFiller(client, name, size=size)
         pace = Pace(options.rate)
@@ -213,9 +210,9 @@ async def with_service(
 
 
 @asynccontextmanager
-async def _ground(
+async def _redis_run(
     counts: Mapping[str, float], options: Options, settings: Settings
-) -> AsyncIterator[_Ground]:
+) -> AsyncIterator[_RedisRun]:
     if settings.redis_url is None:
         raise PrecomputeError(
             "set REQUERY_REDIS_URL to the Redis of the service, which is where the answers go; or "
@@ -235,20 +232,20 @@ async def _ground(
     async with AsyncExitStack() as stack:
         journal = Journal(options.journal, about, not_before=_useful_since(settings))
         stack.callback(journal.close)
-        redis = redis_of(settings, lifetimes, concurrency)
+        redis = redis_tier(settings, lifetimes, concurrency)
         stack.push_async_callback(redis.close)
         await redis.start()
         if not redis.up:
             raise PrecomputeError(
                 "Redis does not answer at REQUERY_REDIS_URL; start it, or correct the address"
             )
-        yield _Ground(store, version, plan, head, about, journal, redis, concurrency, lifetimes)
+        yield _RedisRun(store, version, plan, head, about, journal, redis, concurrency, lifetimes)
 
 
 def _plan(
     counts: Mapping[str, float], normal_form: Callable[[str], str | None], options: Options
 ) -> tuple[Plan, int]:
-    """All queries, and how many of them are to be done."""
+    """The plan, and the number of its queries to process."""
     plan = Plan.of(counts, normal_form)
     head = plan.head(top=options.top, coverage=options.coverage)
     if not head:
@@ -262,7 +259,7 @@ def _finished(prepared: Prepared) -> bool:
 
 
 def _useful_since(settings: Settings) -> float:
-    """Answers made before this are stale or gone: their queries are to be done again."""
+    """Answers made before this time are stale or gone, so their queries are processed again."""
     life = min(settings.cache_ttl_s, settings.cache_soft_ttl_s, settings.cache_empty_ttl_s)
     return time.time() - life * (1 - settings.cache_ttl_jitter)
 

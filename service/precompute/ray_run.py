@@ -1,9 +1,8 @@
 """``requery precompute --ray``: the batch of a run, spread over a Ray cluster by Ray Data.
 
 Each worker of the pool has an engine of its own and writes to the Redis that all replicas share, as
-a run in one process does; what became of the queries comes back to the one journal. What a run that
-was killed had done and not noted is found in Redis by the next one. With :mod:`service.ray.app` the
-only module that imports ray.
+a run in one process does; the outcomes come back to one journal. The next run finds in Redis what a
+killed run had done and not recorded. Only this module and :mod:`service.ray.app` import ray.
 """
 
 from __future__ import annotations
@@ -24,11 +23,10 @@ from service.cache.lifetimes import Lifetimes
 from service.config.settings import Settings
 from service.errors import RequeryError
 from service.precompute.errors import PrecomputeError
-from service.precompute.fillers import EngineFiller
+from service.precompute.fillers import EngineFiller, redis_tier
 from service.precompute.journal import Journal, Result
 from service.precompute.plan import Plan
 from service.precompute.run import BaseRun, Outcome
-from service.precompute.shared import redis_of
 from service.telemetry.threads import in_daemon_thread
 from service.versions.from_store import version_finder
 from service.versions.version import EngineFactory
@@ -37,21 +35,21 @@ Batch = dict[str, Any]
 """Columns, as arrays of equal length."""
 
 _THREADS = 2
-"""Cores of an engine on a CPU where REQUERY_ENGINE_THREADS does not say."""
+"""Threads of a CPU engine by default."""
 _MOST_BATCH = 64
-"""Queries handed to a worker at a time: enough to fill an engine, few enough to stop soon."""
+"""Queries of one task: enough to fill an engine, few enough to stop soon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Team:
-    """What each worker needs to know, and how many there may be.
+class WorkerPool:
+    """The workers: what each of them needs, and how many there may be.
 
     Attributes:
         settings: of the service.
         version: name of the version.
-        digest: of that version, which has to be the same on all machines.
+        digest: of that version, the same on all machines.
         engines: makes the factory of engines out of a store.
-        concurrency: queries under way in each worker at a time.
+        concurrency: queries in progress in each worker at a time.
     """
 
     settings: Settings
@@ -60,7 +58,7 @@ class Team:
     engines: Callable[[Store, Settings], EngineFactory]
     concurrency: int
 
-    async def join(self) -> None:
+    async def connect(self) -> None:
         """Connect to the cluster.
 
         Raises:
@@ -75,14 +73,14 @@ class Team:
             ) from error
 
     def resources(self) -> dict[str, float]:
-        """What Ray is to give one worker: a GPU if the cluster has any, else cores."""
+        """Resources of one worker: a GPU if the cluster has any, else cores."""
         gpus = ray.cluster_resources().get("GPU", 0)
         if self.settings.device == "cuda" or (self.settings.device == "auto" and gpus):
             return {"num_gpus": 1}
         return {"num_cpus": self.settings.engine_threads or _THREADS}
 
-    def room(self) -> int:
-        """How many workers the cluster can hold now; at least one."""
+    def capacity(self) -> int:
+        """Limit on the workers of the cluster; at least one."""
         have = ray.cluster_resources()
         ((kind, each),) = self.resources().items()
         return max(1, int(have.get("GPU" if kind == "num_gpus" else "CPU", 0) // each))
@@ -94,10 +92,10 @@ class RayRun(BaseRun):
     Args:
         plan: all queries.
         head: how many of them, from the most frequent.
-        team: the workers; it has joined the cluster.
-        journal: knows what is done.
-        batch: queries of one piece of work, at most.
-        workers: engines, at most; ``None`` for as many as there is room for.
+        pool: the workers, connected to the cluster.
+        journal: of this run.
+        batch: limit on the queries of one task.
+        workers: limit on the engines; ``None`` for as many as fit.
     """
 
     def __init__(
@@ -105,14 +103,14 @@ class RayRun(BaseRun):
         plan: Plan,
         head: int,
         *,
-        team: Team,
+        pool: WorkerPool,
         journal: Journal,
         batch: int,
         workers: int | None = None,
     ) -> None:
-        # Whatever comes back is noted at once.
+        # Each result is recorded at once.
         super().__init__(plan, head, journal=journal, flush_at=1)
-        self._team = team
+        self._pool = pool
         self._batch = min(batch, _MOST_BATCH)
         self._workers = workers
 
@@ -131,17 +129,17 @@ class RayRun(BaseRun):
             ) from error
 
     def _spread(self, places: Sequence[int]) -> Iterator[Batch | None]:
-        """Begin the work; what comes back, batch by batch, in whatever order."""
+        """Start the work; yields finished batches in any order."""
         rows = [{"place": place, "query": _bytes(self._plan.queries[place])} for place in places]
         pieces = -(-len(rows) // self._batch)
-        most = min(self._workers or self._team.room(), pieces)
+        most = min(self._workers or self._pool.capacity(), pieces)
         done = ray.data.from_items(rows, override_num_blocks=pieces).map_batches(
             Worker,
-            fn_constructor_args=(self._team,),
+            fn_constructor_args=(self._pool,),
             batch_size=self._batch,
             batch_format="numpy",
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-            **self._team.resources(),
+            **self._pool.resources(),
         )
         return iter(done.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=0))
 
@@ -150,14 +148,14 @@ class Worker:
     """One engine in a process of Ray Data.
 
     Args:
-        team: what to do it with.
+        pool: the pool that it belongs to.
 
     Raises:
-        Exception: whatever kept its engine from starting.
+        Exception: any fault of the engine's start.
     """
 
-    def __init__(self, team: Team) -> None:
-        self._team = team
+    def __init__(self, pool: WorkerPool) -> None:
+        self._pool = pool
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         self._filler: EngineFiller | None = None
@@ -190,24 +188,24 @@ class Worker:
 
         outcomes = list(await asyncio.gather(*map(one, queries)))
         if self._filler is None:
-            # The engine has died; the next batch gets another one, and the run tries these again.
+            # The engine has died: the next batch starts another one, and the run retries these.
             await self._stack.aclose()
         return outcomes
 
     async def _start(self) -> None:
-        team = self._team
-        settings = _with_resources(team.settings)
+        pool = self._pool
+        settings = _with_resources(pool.settings)
         store = open_store(settings.sources(), settings.cache_dir)
-        version = await version_finder(store, settings)(team.version)
-        if version.digest != team.digest:
+        version = await version_finder(store, settings)(pool.version)
+        if version.digest != pool.digest:
             raise PrecomputeError(
                 f"version {version.name} is not the same on all machines of the cluster"
             )
         lifetimes = Lifetimes.of(settings)
-        redis = redis_of(settings, lifetimes, team.concurrency)
+        redis = redis_tier(settings, lifetimes, pool.concurrency)
         self._stack.push_async_callback(redis.close)
         await redis.start()
-        engine = await team.engines(store, settings)(version.manifest, _uncounted)
+        engine = await pool.engines(store, settings)(version.manifest, _uncounted)
         self._stack.push_async_callback(engine.close)
         await engine.start()
         self._filler = EngineFiller(
@@ -216,19 +214,19 @@ class Worker:
             redis,
             lifetimes=lifetimes,
             bound_s=settings.generation_timeout_s,
-            concurrency=team.concurrency,
+            concurrency=pool.concurrency,
         )
 
 
 def _connect() -> None:
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-    # There is a bar of our own.
+    # The command shows its own progress bar.
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
 def _with_resources(settings: Settings) -> Settings:
-    """With the cores that Ray has given this worker."""
+    """With as many threads as this worker has cores."""
     return settings.model_copy(update={"engine_threads": settings.engine_threads or _THREADS})
 
 
@@ -237,7 +235,7 @@ def _uncounted(_prompt: int, _generated: int) -> None:
 
 
 def _bytes(query: str) -> bytes:
-    # Arrow's text is UTF-8, which half of a surrogate pair has no place in.
+    # Arrow's text is UTF-8, which cannot hold a lone surrogate.
     return query.encode("utf-8", "surrogatepass")
 
 

@@ -1,4 +1,4 @@
-"""How often each query was searched, out of the files that people have."""
+"""Reads how often each query was searched, from common file formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FORMATS: Mapping[str, Format] = {
     ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "counts", ".log": "counts",
     ".counts": "counts",
 }  # fmt: skip
-"""By the end of a file's name."""
+"""By the suffix of a file's name."""
 QUERY_COLUMNS = (
     "query", "search_query", "search_term", "searchterm", "search_terms", "keyword", "keywords",
     "term", "queries", "q", "text",
@@ -31,7 +31,7 @@ COUNT_COLUMNS = (
     "count", "counts", "frequency", "freq", "searches", "search_count", "search_volume", "volume",
     "num_searches", "cnt", "n", "hits", "impressions",
 )  # fmt: skip
-"""Names looked for, the likeliest first; case does not matter."""
+"""Names of columns, the likeliest first; case is ignored."""
 
 _COUNTED = re.compile(r"\s*(\S+)\s+(.*\S)\s*")
 _MAX_SHOWN = 10
@@ -44,14 +44,14 @@ def read_counts(
     query_column: str | None = None,
     count_column: str | None = None,
 ) -> dict[str, float]:
-    """How often each query stands in a file, as it is written there.
+    """Counts of the queries in a file, as they are written there.
 
     Args:
         path: Parquet, CSV or TSV with a header, JSON Lines, or a log of counts (lines of a count
             and a query, as ``sort queries | uniq -c`` writes them).
         kind: of the file; default: by its name.
-        query_column: default: the first of :data:`QUERY_COLUMNS` that there is.
-        count_column: default: the first of :data:`COUNT_COLUMNS` that there is; without one each
+        query_column: default: the first of :data:`QUERY_COLUMNS` in the file.
+        count_column: default: the first of :data:`COUNT_COLUMNS` in the file; without one each
             row is one search.
 
     Raises:
@@ -82,7 +82,7 @@ def read_counts(
 
 
 class _Columns:
-    """Which columns to read."""
+    """Finds the columns of queries and counts."""
 
     def __init__(self, path: Path, query: str | None, count: str | None) -> None:
         self.path = path
@@ -125,7 +125,7 @@ def _csv(path: Path, columns: _Columns) -> _Rows:
 
 
 def _tsv(path: Path, columns: _Columns) -> _Rows:
-    # Nothing is quoted there: a quote is an inch.
+    # TSV has no quoting: a quotation mark is an inch.
     with path.open(encoding="utf-8-sig", newline="") as file:
         yield from _table(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), columns)
 

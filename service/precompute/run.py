@@ -1,4 +1,4 @@
-"""A run: many queries at a time, noted in the journal batch by batch, stopped without loss."""
+"""A run: many queries at a time, recorded in the journal batch by batch, stopped without loss."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from service.precompute.journal import Journal, Result
 from service.precompute.plan import Plan
 
 _HOPELESS = 64
-"""So many failures in a row say that going on makes no sense."""
+"""A run ends after so many failures in a row."""
 
 
 class Outcome(NamedTuple):
-    """What became of one query, and why if it failed."""
+    """The result of one query, and the reason of a failure."""
 
     result: Result
     reason: str = ""
@@ -40,7 +40,7 @@ class Filler(Protocol):
         """One outcome for each query, in order.
 
         Raises:
-            PrecomputeError: going on makes no sense.
+            PrecomputeError: the run must end.
         """
 
 
@@ -48,7 +48,7 @@ class Pace:
     """Keeps to a number of queries a second, however long each takes.
 
     Args:
-        per_second: queries; ``None`` for as many as will go.
+        per_second: queries; ``None`` for no limit.
         clock: monotonic seconds.
     """
 
@@ -60,7 +60,7 @@ class Pace:
         self._free_at = 0.0
 
     def take(self, n: int) -> float:
-        """Seconds to wait before ``n`` queries may go."""
+        """Seconds to wait before the next ``n`` queries."""
         now = self._clock()
         begin = max(now, self._free_at)
         self._free_at = begin + n * self._interval
@@ -69,13 +69,13 @@ class Pace:
 
 @dataclass(slots=True)
 class Tally:
-    """What a run has done so far.
+    """The results of a run so far.
 
     Attributes:
-        places: places in the plan by result; what earlier runs did counts for ``before`` alone.
+        places: places in the plan by result, without those of earlier runs.
         reasons: why a query failed, by place.
-        before: queries done by earlier runs.
-        stopped: whether it was told to stop.
+        before: results of earlier runs.
+        stopped: whether it was stopped.
     """
 
     places: dict[Result, set[int]] = field(default_factory=lambda: {r: set() for r in Result})
@@ -89,12 +89,12 @@ class Tally:
 
     @property
     def cached(self) -> set[int]:
-        """Places of all queries that are in the cache now."""
+        """Places of all cached queries."""
         earlier = {place for place, result in self.before.items() if result is not Result.REFUSED}
         return earlier | self.places[Result.GENERATED] | self.places[Result.CACHED]
 
     def note(self, place: int, outcome: Outcome) -> None:
-        """Take note of one outcome; a later one replaces an earlier failure."""
+        """Record one outcome; a later one replaces a failure."""
         self.places[Result.FAILED].discard(place)
         self.reasons.pop(place, None)
         self.places[outcome.result].add(place)
@@ -103,13 +103,13 @@ class Tally:
 
 
 class BaseRun:
-    """Fills the cache with the head of a plan, somehow; :meth:`_all` says how.
+    """Fills the cache with the head of a plan; subclasses implement :meth:`_all`.
 
     Args:
         plan: all queries.
-        head: how many of them, from the most frequent.
-        journal: knows what is done.
-        flush_at: queries that are done before they are noted in the journal.
+        head: number of the most frequent queries to process.
+        journal: of this run.
+        flush_at: number of finished queries that are recorded together.
     """
 
     def __init__(self, plan: Plan, head: int, *, journal: Journal, flush_at: int) -> None:
@@ -124,22 +124,22 @@ class BaseRun:
         self._stop = asyncio.Event()
         self.tally = Tally(before={p: r for p, r in journal.done.items() if p < head})
 
-    def on_progress(self, told: Callable[[int], None]) -> None:
-        """Tell how many queries of the head are done, now and again."""
-        self._progress = told
+    def on_progress(self, listener: Callable[[int], None]) -> None:
+        """Call ``listener`` with the number of finished queries, after each batch."""
+        self._progress = listener
 
     def stop(self) -> None:
-        """Begin nothing more; :meth:`go` returns once what is under way has finished."""
+        """Start nothing more; :meth:`go` returns once the queries in progress have finished."""
         self.tally.stopped = True
         self._stop.set()
 
     async def go(self) -> Tally:
-        """Work until all is done or :meth:`stop` is called. The journal is whole at any moment.
+        """Work until all queries are finished or :meth:`stop` is called.
 
-        What fails is tried once more at the end.
+        Failures are retried once at the end.
 
         Raises:
-            PrecomputeError: going on makes no sense. What was done until then is in the journal.
+            PrecomputeError: the run must end early; the journal has its results so far.
         """
         places = [place for place in range(self._head) if place not in self.tally.before]
         self._progress(self._done())
@@ -152,14 +152,14 @@ class BaseRun:
         return self.tally
 
     async def _all(self, places: Sequence[int]) -> None:
-        """Do the queries at these places, and :meth:`_note` what becomes of them."""
+        """Process the queries at these places, and :meth:`_note` their outcomes."""
         raise NotImplementedError
 
     def _note(self, places: Sequence[int], outcomes: Sequence[Outcome]) -> None:
-        """Take note of what became of some queries.
+        """Record outcomes.
 
         Raises:
-            PrecomputeError: one failed after the other.
+            PrecomputeError: too many queries have failed in a row.
         """
         for place, outcome in zip(places, outcomes, strict=True):
             self.tally.note(place, outcome)
@@ -190,15 +190,15 @@ class BaseRun:
 class Run(BaseRun):
     """A run in this process, by a :class:`Filler`.
 
-    A batch bounds what a kill can lose: no more queries than that are ever under way or done and
-    not yet in the journal.
+    A kill loses at most one batch: no more queries than that are ever in progress, or finished and
+    not yet recorded.
 
     Args:
         plan: all queries.
-        head: how many of them, from the most frequent.
+        head: number of the most frequent queries to process.
         filler: puts answers into the cache.
-        journal: knows what is done.
-        batch: queries.
+        journal: of this run.
+        batch: limit on the queries that a kill can lose.
         pace: queries a second.
     """
 
@@ -216,7 +216,7 @@ class Run(BaseRun):
         self._pace = pace or Pace(None)
         self._size = min(filler.size, batch)
         self._concurrency = max(1, min(filler.concurrency, batch // self._size))
-        # With what is under way besides, this makes one batch.
+        # With the queries in progress, this makes one batch.
         flush_at = max(1, batch - self._concurrency * self._size)
         super().__init__(plan, head, journal=journal, flush_at=flush_at)
 
@@ -244,14 +244,14 @@ class Run(BaseRun):
         try:
             outcomes = await self._filler.fill([self._plan.queries[place] for place in chunk])
         except PrecomputeError:
-            # Whoever stops a run from a terminal stops the engine with it.
+            # An interrupt from the terminal stops the engine too.
             if self._stop.is_set():
                 return
             raise
         self._note(chunk, outcomes)
 
     async def _wait(self, seconds: float) -> None:
-        """Wait, but not once the run is to stop."""
+        """Wait, or return early when the run is stopped."""
         if seconds > 0:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), seconds)

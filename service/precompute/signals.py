@@ -1,4 +1,4 @@
-"""An orderly end when somebody asks for one."""
+"""An orderly end on SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Stopped(Exception):
 
 
 class Signals:
-    """SIGINT and SIGTERM: the first asks for an orderly end, the second ends at once."""
+    """SIGINT and SIGTERM: the first requests an orderly end, the second cancels at once."""
 
     def __init__(self) -> None:
         self.first: int | None = None
-        """The first that came."""
+        """Number of the first signal."""
         self.came = asyncio.Event()
 
     @contextmanager
@@ -30,7 +30,7 @@ class Signals:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker
 
-        def told(number: int) -> None:
+        def received(number: int) -> None:
             if self.first is not None:
                 task.cancel()
                 return
@@ -38,7 +38,7 @@ class Signals:
             self.came.set()
 
         for number in _SIGNALS:
-            loop.add_signal_handler(number, told, number)
+            loop.add_signal_handler(number, received, number)
         try:
             yield
         finally:

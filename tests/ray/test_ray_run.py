@@ -73,8 +73,8 @@ async def test_without_a_cluster_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
         raise ConnectionError("nobody there")
 
     monkeypatch.setattr(precompute, "_connect", refuse)
-    team = precompute.Team(
+    pool = precompute.WorkerPool(
         settings=Settings(), version="v", digest="d", engines=engine_factory, concurrency=1
     )
     with pytest.raises(PrecomputeError, match=r"no Ray cluster answers \(nobody there\)"):
-        await team.join()
+        await pool.connect()

@@ -134,7 +134,7 @@ def test_parquet_without_the_extra_says_what_to_do(
 ) -> None:
     path = parquet(tmp_path / "q.parquet", query=["a"])
     monkeypatch.setitem(sys.modules, "polars", None)
-    with pytest.raises(PrecomputeError, match=r"requery\[train\].*CSV"):
+    with pytest.raises(PrecomputeError, match=r"requery-search\[train\].*CSV"):
         read_counts(path)
 
 
