@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 from service.engine.protocol import Candidate  # noqa: E402 - torch may not be there
 from service.engine.vllm import VllmEngine  # noqa: E402
 from tests.support.fake_vllm import FakeVllm, View, install  # noqa: E402
-from tests.support.vllm_parts import LlamaForCausalLM, Sampler  # noqa: E402
+from tests.support.vllm_parts import Sampler  # noqa: E402
 
 PAIRS = [("led", "led bulb"), ("led", "tent"), ("steel stake", "stake"), ("hose", "garden hose")]
 
@@ -258,98 +259,27 @@ async def test_an_extension_that_changes_tags_is_left_out(fake: FakeVllm) -> Non
     assert await right(fake, engine)
 
 
-def without(name: str) -> Callable[[Any], None]:
-    def change(part: Any) -> None:
-        delattr(part, name)
-
-    return change
+def no_context() -> None:
+    del sys.modules["vllm.forward_context"].get_forward_context
 
 
-def attention(model: LlamaForCausalLM) -> Any:
-    *_, last = model.attentions()
-    return last
+def empty_context() -> None:
+    sys.modules["vllm.forward_context"].get_forward_context = object
 
 
-LAYERS: list[tuple[str, Callable[[LlamaForCausalLM], Any]]] = [
-    ("embed_tokens", lambda model: model.model),
-    ("norm", lambda model: model.model),
-    ("num_heads", lambda model: next(iter(model.attentions()))),
-    ("isa", attention),
-    ("query_quant", attention),
-    ("sinks", lambda model: attention(model).impl),
-    ("scale", lambda model: attention(model).impl),
-    ("cpu_linear", lambda model: model.model.layers[0].mlp.down_proj),
-    ("variance_epsilon", lambda model: model.model.norm),
-    ("is_neox_style", lambda model: model.model.layers[0].self_attn.rotary_emb),
-]
-
-
-@pytest.mark.parametrize(("name", "of"), LAYERS, ids=[name for name, _ in LAYERS])
-async def test_layers_without_an_attribute(
-    fake: FakeVllm, name: str, of: Callable[[LlamaForCausalLM], Any]
-) -> None:
-    """The model that the direct pass sees; the model's own pass does not need it."""
-
-    def change(worker: Any) -> None:
-        model = worker.model_runner.model
-        own, part = worker.pass_directly, of(model)
-
-        def pass_directly() -> None:
-            kept = getattr(part, name)
-            forward = worker.shared_forward.inner
-
-            def whole(**given: Any) -> Any:
-                """The model's own pass, which has the attribute."""
-                if hasattr(part, name):
-                    return forward(**given)
-                setattr(part, name, kept)
-                try:
-                    return forward(**given)
-                finally:
-                    delattr(part, name)
-
-            worker.shared_forward.inner = whole
-            delattr(part, name)
-            own()
-
-        worker.pass_directly = pass_directly
-
-    fake.change_worker = change
-    engine = fake.engine()
-    assert (await started(engine))["engine_slower"].keys() == {"direct_pass"}
-    assert await right(fake, engine)
-
-
-def no_context(fake: FakeVllm) -> None:
-    from vllm import forward_context
-
-    del forward_context.get_forward_context
-
-
-def empty_context(fake: FakeVllm) -> None:
-    from vllm import forward_context
-
-    forward_context.get_forward_context = object
-
-
-def no_kernel(fake: FakeVllm) -> None:
+def no_kernel() -> None:
     del torch.ops._C.rotary_embedding
 
 
-def other_kernel(fake: FakeVllm) -> None:
+def other_kernel() -> None:
     torch.ops._C.silu_and_mul.default = lambda out, x: out.zero_()
 
 
 @pytest.mark.parametrize("change", [no_context, empty_context, no_kernel, other_kernel])
 async def test_kernels_and_context_that_have_changed(
-    fake: FakeVllm, change: Callable[[FakeVllm], None]
+    fake: FakeVllm, change: Callable[[], None]
 ) -> None:
-    import sys
-
-    import vllm
-
-    vllm.forward_context = sys.modules["vllm.forward_context"]
-    change(fake)
+    change()
     engine = fake.engine()
     assert (await started(engine))["engine_slower"].keys() == {"direct_pass"}
     assert await right(fake, engine)

@@ -286,6 +286,9 @@ UNKNOWN: list[tuple[str, Callable[[LlamaForCausalLM], object]]] = [
     ),
     ("no attribute 'embed_tokens'", lambda model: delattr(model.model, "embed_tokens")),
     ("no attribute 'sinks'", lambda model: delattr(first(model).self_attn.attn.impl, "sinks")),
+    ("no attribute 'num_heads'", lambda model: delattr(first(model).self_attn.attn, "num_heads")),
+    ("no attribute 'variance_eps", lambda model: delattr(model.model.norm, "variance_epsilon")),
+    ("no attribute 'is_neox", lambda m: delattr(first(m).self_attn.rotary_emb, "is_neox_style")),
 ]
 
 
