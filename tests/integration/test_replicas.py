@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -46,8 +47,10 @@ async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def plan(service: Service, **changes: Any) -> int:
-    """Store a routing plan; its revision."""
-    response = await service.client.put("/routing", json=PLAN | changes, headers={"if-match": "*"})
+    """Store a routing plan; its revision. On a busy machine Redis may be given up at first."""
+    put = partial(service.client.put, json=PLAN | changes, headers={"if-match": "*"})
+    while (response := await put("/routing")).status_code == 503:
+        pass
     assert response.status_code == 200, response.text
     return int(response.json()["revision"])
 
