@@ -260,11 +260,11 @@ async def test_an_extension_that_changes_tags_is_left_out(fake: FakeVllm) -> Non
 
 
 def no_context() -> None:
-    del sys.modules["vllm.forward_context"].get_forward_context
+    del vars(sys.modules["vllm.forward_context"])["get_forward_context"]
 
 
 def empty_context() -> None:
-    sys.modules["vllm.forward_context"].get_forward_context = object
+    vars(sys.modules["vllm.forward_context"])["get_forward_context"] = object
 
 
 def no_kernel() -> None:
