@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import PurePosixPath
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
@@ -12,6 +13,11 @@ from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+from tests.support.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from tests.support.service import Serve
 
 LONGEST_FIRST = (
     "tests/integration/test_training.py", "tests/ray", "tests/integration/test_service.py",
@@ -49,6 +55,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     # In the order of collection, not by the number of tests.
     config.option.loadscopereorder = False
     return ByGroup(config, log)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A running Redis of the test's own."""
+    server = RedisServer(tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Serve]:
+    """Starts services on scripted engines, and stops them at the end of the test."""
+    # Not every test needs what the service imports.
+    from tests.support.service import serving
+
+    async with serving() as start:
+        yield start
 
 
 @pytest.fixture(autouse=True)

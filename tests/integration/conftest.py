@@ -1,4 +1,4 @@
-"""What integration tests share: a Redis server, services, and one real engine.
+"""What integration tests share: one real engine.
 
 The engine is one for all tests, since a start takes half a minute on two cores.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +23,6 @@ from model_store.prompt import PromptFormat
 from model_store.store import open_store
 from service.engine.loading import load_engine
 from service.engine.vllm import VllmEngine
-from tests.support.redis_server import RedisServer
-from tests.support.service import Serve, serving
 
 VERSION = "sft-1"
 START_SECONDS = 240
@@ -42,22 +40,6 @@ class Served:
     tokens: list[tuple[int, int]] = field(default_factory=list)
     events: list[EventDict] = field(default_factory=list)
     """What was logged at its start."""
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[RedisServer]:
-    """A running Redis of the test's own."""
-    server = RedisServer(tmp_path)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
-    """Starts services on scripted engines, and stops them at the end of the test."""
-    async with serving() as start:
-        yield start
 
 
 @pytest.fixture(scope="session")
