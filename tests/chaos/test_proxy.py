@@ -26,6 +26,7 @@ from tests.support.waiting import turns, until
 
 HOURS = 10_000.0
 """What is held this long comes within no test."""
+SENT = b"0123456789"
 
 
 class EchoServer:
@@ -87,6 +88,16 @@ class Client:
         self.send(data)
         return await self.reader.readexactly(len(data))
 
+    async def rest(self) -> tuple[bytes, str]:
+        """What comes until the other side ends, and how it does."""
+        got = b""
+        try:
+            while chunk := await self.reader.read(1000):
+                got += chunk
+        except ConnectionResetError:
+            return got, "reset"
+        return got, "closed"
+
     @property
     def here(self) -> bytes:
         """What has arrived, and was not read."""
@@ -136,50 +147,70 @@ async def test_refusing_resets_what_is_open_and_keeps_the_port(proxy: FaultProxy
         assert await client.answer(b"b") == b"b"
 
 
-async def test_resetting_is_seen_by_client_and_server(proxy: FaultProxy, echo: EchoServer) -> None:
+BROKEN = {
+    "refused": (Refuse(), b"", "reset"),
+    "reset": (Reset(), b"", "reset"),
+    "reset in the middle of an answer": (Reset(after_bytes=5), SENT[:5], "reset"),
+    "half-open": (HalfOpen(), b"", "closed"),
+}
+
+
+@pytest.mark.parametrize(("fault", "got", "end"), BROKEN.values(), ids=BROKEN)
+async def test_an_open_connection_is_broken_off(
+    proxy: FaultProxy, fault: Fault, got: bytes, end: str
+) -> None:
     async with connected(proxy) as client:
         await client.answer(b"a")
-        await proxy.switch(Reset())
-        with pytest.raises(ConnectionResetError):
-            await client.reader.read()
-        await until(lambda: echo.resets == 1)
+        await proxy.switch(fault)
+        client.send(SENT)
+        assert await client.rest() == (got, end)
+        await proxy.switch(Pass())
+        await until(lambda: proxy.open == 0)
     async with connected(proxy) as client:
-        with pytest.raises(ConnectionResetError):
-            await client.reader.read()
-    assert proxy.stats.resets == 2
+        assert await client.answer(b"b") == b"b"
 
 
-async def test_an_answer_can_be_reset_in_its_middle(proxy: FaultProxy) -> None:
-    await proxy.switch(Reset(after_bytes=5))
+HELD = {
+    "delayed": (Delay(HOURS), SENT, True),
+    "throttled": (Throttle(1 / HOURS), b"", True),
+    # An answer to what comes next would be taken for one to what was swallowed.
+    "black-holed": (BlackHole(), b"", False),
+}
+
+
+@pytest.mark.parametrize(("fault", "received", "comes"), HELD.values(), ids=HELD)
+async def test_an_answer_is_held_until_the_fault_ends(
+    proxy: FaultProxy, echo: EchoServer, fault: Fault, received: bytes, comes: bool
+) -> None:
     async with connected(proxy) as client:
-        client.send(b"0123456789")
-        assert await client.reader.readexactly(5) == b"01234"
-        with pytest.raises(ConnectionResetError):
-            await client.reader.read()
-    # What came through before does not count.
-    await proxy.switch(Pass())
-    async with connected(proxy) as client:
-        await client.answer(b"abcdefgh")
-        await proxy.switch(Reset(after_bytes=2))
-        client.send(b"xyz")
-        assert await client.reader.readexactly(2) == b"xy"
-        with pytest.raises(ConnectionResetError):
-            await client.reader.read()
+        await client.answer(b"a")
+        await proxy.switch(fault)
+        client.send(SENT)
+        await until(lambda: proxy.stats.requests == 1 + len(SENT))
+        await until(lambda: echo.received == b"a" + received)
+        await turns()
+        assert (client.here, proxy.stats.delivered) == (b"", 1)
+        await proxy.switch(Pass())
+        if comes:
+            assert await client.reader.readexactly(len(SENT)) == SENT
+        else:
+            assert await client.rest() == (b"", "reset")
 
 
-async def test_a_delayed_answer_waits_and_requests_do_not(
+async def test_a_black_hole_swallows_connections_made_during_it(
     proxy: FaultProxy, echo: EchoServer
 ) -> None:
-    await proxy.switch(Delay(HOURS))
-    async with connected(proxy) as client:
-        client.send(b"one")
-        await until(lambda: proxy.stats.answers == 3)
-        client.send(b"two")
-        await until(lambda: proxy.stats.answers == 6)
-        assert echo.received == b"onetwo"
-        assert (client.here, proxy.stats.delivered) == (b"", 0)
-        await proxy.switch(Pass())
-        assert await client.reader.readexactly(6) == b"onetwo"
+    async with connected(proxy) as before:
+        await before.answer(b"a")
+        await proxy.switch(BlackHole())
+        async with connected(proxy) as during:
+            during.send(b"ccc")
+            await until(lambda: proxy.stats.requests == 4)
+            await proxy.switch(Pass())
+            assert await during.rest() == (b"", "reset")
+        # One that sent nothing into it survives.
+        assert await before.answer(b"b") == b"b"
+    assert echo.received == b"ab"
 
 
 async def test_delays_keep_the_order(proxy: FaultProxy) -> None:
@@ -200,60 +231,6 @@ async def test_a_throttled_answer_comes_in_pieces(proxy: FaultProxy) -> None:
         assert first == sent[: len(first)]
         assert len(first) < len(sent)
         assert await client.reader.readexactly(200 - len(first)) == sent[len(first) :]
-        await proxy.switch(Throttle(1 / HOURS))
-        client.send(sent)
-        await until(lambda: proxy.stats.requests == 400)
-        assert client.here == b""
-        await proxy.switch(Pass())
-        assert await client.reader.readexactly(200) == sent
-
-
-async def test_a_black_hole_takes_everything_and_gives_nothing(
-    proxy: FaultProxy, echo: EchoServer
-) -> None:
-    async with connected(proxy) as before:
-        await before.answer(b"a")
-        await proxy.switch(BlackHole())
-        async with connected(proxy) as during:
-            before.send(b"bb")
-            during.send(b"ccc")
-            await until(lambda: proxy.stats.requests == 6)
-            await turns()
-            assert echo.received == b"a"
-            assert (before.here, during.here) == (b"", b"")
-            await proxy.switch(Pass())
-            # An answer to what comes next would be taken for one to what was swallowed.
-            for client in (before, during):
-                with pytest.raises(ConnectionResetError):
-                    await client.reader.read()
-    async with connected(proxy) as after:
-        assert await after.answer(b"d") == b"d"
-
-
-async def test_a_connection_that_sent_nothing_into_the_black_hole_survives_it(
-    proxy: FaultProxy,
-) -> None:
-    async with connected(proxy) as client:
-        await client.answer(b"a")
-        await proxy.switch(BlackHole())
-        await proxy.switch(Pass())
-        assert await client.answer(b"b") == b"b"
-
-
-async def test_half_open_the_client_can_send_and_hears_nothing(
-    proxy: FaultProxy, echo: EchoServer
-) -> None:
-    async with connected(proxy) as before:
-        await before.answer(b"a")
-        await proxy.switch(HalfOpen())
-        async with connected(proxy) as during:
-            for client in (before, during):
-                assert await client.reader.read() == b""
-                client.send(b"x")
-            await until(lambda: echo.received == b"axx")
-            assert proxy.open == 2
-            await proxy.switch(Pass())
-            await until(lambda: proxy.open == 0)
 
 
 async def test_half_open_the_server_hears_that_the_client_is_done(
