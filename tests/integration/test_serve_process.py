@@ -9,9 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -77,40 +78,72 @@ def failure(models: Path, *arguments: str, **settings: str) -> tuple[int, str]:
     return process.returncode, lines[0]
 
 
-def test_an_unknown_version(models: Path) -> None:
-    code, line = failure(models, "--version-name", "nobody", REQUERY_STORE_WAIT_S="1")
-    assert code == 1
-    assert "'nobody'" in line
-    assert "full-1" in line
-    assert "--version-name" in line
-
-
-def test_an_unknown_version_of_the_package_is_not_waited_for(tmp_path: Path) -> None:
-    # It would wait for longer than the test has.
-    code, line = failure(
-        tmp_path / "unused",
-        "--version-name",
-        "nobody",
-        REQUERY_MODEL_SOURCES="",
-        REQUERY_STORE_WAIT_S="100000",
-    )
-    assert code == 1
-    assert "'nobody'" in line
-
-
-def test_a_source_that_does_not_come(models: Path) -> None:
-    code, line = failure(
-        models, REQUERY_MODEL_SOURCES=f"local://{models}/later", REQUERY_STORE_WAIT_S="1"
-    )
-    assert code == 1
-    assert f"{models}/later" in line
-
-
-def test_a_cache_folder_that_cannot_be_written(models: Path) -> None:
+def no_cache(models: Path) -> None:
     (models.parent / "cache").write_text("a file")
-    code, line = failure(models)
-    assert code == 1
-    assert "cannot write" in line
+
+
+def no_manifest(models: Path) -> None:
+    (models / "full-1" / "manifest.json").write_text('{"name": "full-1"}')
+
+
+def no_weights(models: Path) -> None:
+    (models / "full-1" / "model.safetensors").unlink()
+
+
+def other_weights(models: Path) -> None:
+    path = models / "full-1" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def no_base(models: Path) -> None:
+    write_stub_version(models / "stub-1")
+
+
+NOBODY = ("--version-name", "nobody")
+# What a source that waits would wait for is longer than the test has.
+FAILURES: dict[str, tuple[Any, tuple[str, ...], dict[str, str], int, tuple[str, ...]]] = {
+    "an unknown version": (
+        None, NOBODY, {"STORE_WAIT_S": "1"}, 1, ("'nobody'", "full-1", "--version-name")),
+    "an unknown version of the package, which is not waited for": (
+        None, NOBODY, {"MODEL_SOURCES": "", "STORE_WAIT_S": "100000"}, 1, ("'nobody'",)),
+    "a source that does not come": (
+        None, (), {"MODEL_SOURCES": "local:///nonexistent/later", "STORE_WAIT_S": "1"}, 1,
+        ("/nonexistent/later",)),
+    "a cache folder that cannot be written": (no_cache, (), {}, 1, ("cannot write",)),
+    "a manifest that is none": (no_manifest, (), {}, 1, ("manifest.json",)),
+    "missing weights": (no_weights, (), {}, 1, ("model.safetensors: is missing",)),
+    "weights with a wrong digest": (other_weights, (), {}, 1, ("model.safetensors", "SHA-256")),
+    "a base that is not there": (
+        no_base, ("--version-name", "stub-1"), {}, 1, ("/nonexistent.gguf",)),
+    "an address of another machine": (
+        None, ("--host", "192.0.2.1"), {"SERVE_WITHOUT_KEYS": "to-anyone"}, 1, ("192.0.2.1",)),
+    "a port that is no number": (None, (), {"PORT": "many"}, 2, ("REQUERY_PORT",)),
+    "a URL without a scheme": (
+        None, (), {"REDIS_URL": "localhost:6379"}, 2, ("REQUERY_REDIS_URL",)),
+    "an unknown device": (None, (), {"DEVICE": "tpu"}, 2, ("REQUERY_DEVICE",)),
+}  # fmt: skip
+"""What is done to the model store, arguments, settings, exit status, and what the line says."""
+
+
+@pytest.mark.parametrize(
+    ("harm", "arguments", "settings", "expected", "said"), FAILURES.values(), ids=FAILURES
+)
+def test_a_start_that_fails_is_one_line_that_says_why(
+    models: Path,
+    harm: Callable[[Path], None] | None,
+    arguments: tuple[str, ...],
+    settings: dict[str, str],
+    expected: int,
+    said: tuple[str, ...],
+) -> None:
+    if harm is not None:
+        harm(models)
+    names = {f"REQUERY_{name}": value for name, value in settings.items()}
+    code, line = failure(models, *arguments, **names)
+    assert code == expected
+    assert [word for word in said if word not in line] == []
 
 
 @pytest.mark.parametrize("scheme", ["", "local://"])
@@ -148,38 +181,6 @@ def test_told_to_stop_while_it_waits_for_the_store_it_leaves(tmp_path: Path) -> 
     assert json.loads(out.splitlines()[-1])["event"] == "stopped"
 
 
-def test_a_manifest_that_is_none(models: Path) -> None:
-    (models / "full-1" / "manifest.json").write_text('{"name": "full-1"}')
-    code, line = failure(models)
-    assert code == 1
-    assert "manifest.json" in line
-
-
-def test_missing_weights(models: Path) -> None:
-    (models / "full-1" / "model.safetensors").unlink()
-    code, line = failure(models)
-    assert code == 1
-    assert "model.safetensors: is missing" in line
-
-
-def test_weights_with_a_wrong_digest(models: Path) -> None:
-    path = models / "full-1" / "model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    code, line = failure(models)
-    assert code == 1
-    assert "model.safetensors" in line
-    assert "SHA-256" in line
-
-
-def test_a_base_that_is_not_there(models: Path) -> None:
-    write_stub_version(models / "stub-1")
-    code, line = failure(models, "--version-name", "stub-1")
-    assert code == 1
-    assert "/nonexistent.gguf" in line
-
-
 def test_a_taken_port_shows_before_the_weights_are_read(models: Path) -> None:
     (models / "full-1" / "model.safetensors").unlink()
     with socket.socket() as taken:
@@ -191,22 +192,6 @@ def test_a_taken_port_shows_before_the_weights_are_read(models: Path) -> None:
     assert f"port {port}" in line
     assert "taken" in line
     assert "--port" in line
-
-
-def test_an_address_of_another_machine(models: Path) -> None:
-    code, line = failure(models, "--host", "192.0.2.1", REQUERY_SERVE_WITHOUT_KEYS="to-anyone")
-    assert code == 1
-    assert "192.0.2.1" in line
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("REQUERY_PORT", "many"), ("REQUERY_REDIS_URL", "localhost:6379"), ("REQUERY_DEVICE", "tpu")],
-)
-def test_an_option_that_cannot_be(models: Path, name: str, value: str) -> None:
-    code, line = failure(models, **{name: value})
-    assert code == 2
-    assert name in line
 
 
 def test_a_broken_version_beside_the_default_is_left_out(models: Path) -> None:
