@@ -11,13 +11,13 @@ import pytest
 import structlog
 from hypothesis import settings
 
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
-
 from tests.support.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from tests.support.service import Serve
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 LONGEST_FIRST = (
     "tests/integration/test_training.py", "tests/ray", "tests/integration/test_service.py",

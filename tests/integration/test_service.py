@@ -189,7 +189,8 @@ def test_hostile_input_gets_an_answer_or_a_clear_refusal(
 ) -> None:
     """A part of what tests/contract sends in process, for the real server and tokenizer."""
     documents: list[object] = [
-        {"query": text} if path == "/rewrite" else {"pairs": [{"query": "a", "rewrite": text}]}
+        ({"query": text} if path == "/rewrite" else {"pairs": [{"query": "a", "rewrite": text}]})
+        | {"deadline_ms": DEADLINE_MS}
         for text in list(corpus.STRINGS.values())[offset::2]
     ]
     bodies = [json.dumps(document).encode() for document in documents]
