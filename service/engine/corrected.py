@@ -72,8 +72,11 @@ class CorrectedEngine:
     async def generate(self, query: str) -> AsyncGenerator[Candidate]:
         """See :meth:`service.engine.protocol.Engine.generate`.
 
-        A correction comes first, with :data:`VOTES` votes and without token ids.
+        A correction comes first, with :data:`VOTES` votes and without token ids. Nonsense and other
+        languages get no candidates.
         """
+        if await self._foreign(query):
+            return
         proposal = await self._proposal(query)
         relevance = None if proposal is None else await self._tag(query, proposal, self._trust)
         stream: Any
@@ -104,6 +107,12 @@ class CorrectedEngine:
     async def close(self) -> None:
         """See :meth:`service.engine.protocol.Engine.close`."""
         await self._engine.close()
+
+    async def _foreign(self, query: str) -> bool:
+        """Whether the query is nonsense or another language: nothing is written of it."""
+        if not self._corrector.may_correct(query):
+            return False
+        return await asyncio.to_thread(self._corrector.foreign, query)
 
     async def _proposal(self, query: str) -> str | None:
         """The likely correction of a query; ``None`` if all of its words are known."""

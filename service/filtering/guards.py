@@ -15,7 +15,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from model_store.english import frequencies
+from model_store.english import is_common
 from service.filtering.words import words
 
 _SHORTEST_BRAND = 3
@@ -247,9 +247,8 @@ class Brands:
     def __init__(self, names: Iterable[str]) -> None:
         phrases = [_brand_words(name) for name in names]
         self._keys = {"".join(p) for p in phrases if p}
-        english = frequencies()
         short = (p[0] for p in phrases if len(p) > 1 and len(p[0]) >= _SHORTEST_BRAND)
-        self._keys |= {word for word in short if word.isalpha() and word not in english}
+        self._keys |= {word for word in short if word.isalpha() and not is_common(word)}
         # One word more than the longest: "dewalt" may be written "de walt".
         self._longest = 1 + max((len(p) for p in phrases), default=0)
 

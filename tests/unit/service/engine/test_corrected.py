@@ -35,7 +35,7 @@ def scripted(tags: Mapping[str, float] = TAGS, **options: Any) -> ScriptedEngine
     return ScriptedEngine(
         {"steel stake": OF_CORRECTION},
         default=SCRIPT,
-        tag=lambda query, rewrite: tags[rewrite] if query == "steele stake" else 0.01,
+        tag=lambda query, rewrite: tags[rewrite] if query == "steeel stake" else 0.01,
         **options,
     )
 
@@ -50,54 +50,54 @@ def texts(found: Sequence[Candidate]) -> list[tuple[str, float | None]]:
 
 async def test_a_believed_correction_is_what_the_model_writes_of() -> None:
     engine = scripted()
-    found = await said(corrected(engine), "steele stake")
+    found = await said(corrected(engine), "steeel stake")
     assert engine.generated == ["steel stake"]
     assert found[0] == CORRECTION
     # Tagged for what was typed, each text once.
     assert texts(found[1:]) == [("metal stakes", 0.4), ("steel post", 0.6), ("steel post", 0.6)]
-    assert sorted(engine.tagged) == sorted(("steele stake", text) for text in TAGS)
+    assert sorted(engine.tagged) == sorted(("steeel stake", text) for text in TAGS)
 
 
 async def test_of_one_that_is_not_believed_the_model_does_not_write() -> None:
     engine = scripted({"steel stake": 0.49})
-    found = await said(corrected(engine), "steele stake")
-    assert engine.generated == ["steele stake"]
+    found = await said(corrected(engine), "steeel stake")
+    assert engine.generated == ["steeel stake"]
     assert found == [Candidate("steel stake", (), 0.49, VOTES), *candidates(SCRIPT)]
-    assert engine.tagged == [("steele stake", "steel stake")]
+    assert engine.tagged == [("steeel stake", "steel stake")]
 
 
 async def test_trust_raises_the_log_odds_of_proposals_alone() -> None:
     # 0.2 are odds of 1 : 4; trust of ln 16 makes them 4 : 1.
     engine = scripted(TAGS | {"steel stake": 0.2})
     outer = corrected(engine, math.log(16))
-    found = await said(outer, "steele stake")
+    found = await said(outer, "steeel stake")
     assert engine.generated == ["steel stake"]
     assert found[0].text == "steel stake"
     assert found[0].relevance == pytest.approx(0.8)
     assert texts(found[1:])[0] == ("metal stakes", 0.4)
-    pairs = [("steele stake", "steel stake"), ("steele stake", "steel post"), ("stake", "a")]
+    pairs = [("steeel stake", "steel stake"), ("steeel stake", "steel post"), ("stake", "a")]
     assert await outer.tag(pairs) == [pytest.approx(0.8), 0.6, 0.01]
 
 
 @pytest.mark.parametrize("relevance", [0.0, 1.0])
 async def test_certainty_stays_certainty(relevance: float) -> None:
     outer = corrected(scripted({"steel stake": relevance}), trust=3.0)
-    assert await outer.tag([("steele stake", "steel stake")]) == [relevance]
+    assert await outer.tag([("steeel stake", "steel stake")]) == [relevance]
 
 
 async def test_the_correction_written_again_is_worth_what_it_was() -> None:
     engine = scripted({"steel stake": 0.2})
     engine.script = {"steel stake": [("steel stake", 0.9)]}
-    found = await said(corrected(engine, math.log(16)), "steele stake")
+    found = await said(corrected(engine, math.log(16)), "steeel stake")
     assert [c.relevance for c in found] == [pytest.approx(0.8)] * 2
 
 
 async def test_what_has_no_end_has_no_tag() -> None:
     engine = scripted()
     engine.script = {"steel stake": [("steel steel steel", None)]}
-    found = await said(corrected(engine), "steele stake")
+    found = await said(corrected(engine), "steeel stake")
     assert [c.relevance for c in found if c.text == "steel steel steel"] == [None]
-    assert engine.tagged == [("steele stake", "steel stake")]
+    assert engine.tagged == [("steeel stake", "steel stake")]
 
 
 async def test_what_is_rightly_spelt_costs_nothing() -> None:
@@ -118,7 +118,7 @@ async def test_the_correction_does_not_wait_for_the_model() -> None:
             return [0.93 for _ in pairs]
 
     engine = Slow(default=SCRIPT, held=True, held_from=0)
-    async with aclosing(corrected(engine).generate("steele stake")) as stream:
+    async with aclosing(corrected(engine).generate("steeel stake")) as stream:
         assert await anext(stream) == CORRECTION
         engine.release()
         rest = [candidate async for candidate in stream]
@@ -131,7 +131,7 @@ async def test_a_candidate_is_given_when_it_is_tagged() -> None:
             return [0.93 for _ in pairs]
 
     engine = Tagging(default=SCRIPT, held=True, held_from=1)
-    async with aclosing(corrected(engine).generate("steele stake")) as stream:
+    async with aclosing(corrected(engine).generate("steeel stake")) as stream:
         first = [await anext(stream) for _ in range(2)]
         assert first[-1].text == "metal stake"
         engine.release()
@@ -165,7 +165,7 @@ class Patient(ScriptedEngine):
 @pytest.mark.parametrize("taken", [0, 1])
 async def test_closing_early_leaves_nothing_under_way(taken: int) -> None:
     engine = Patient(held=True, held_from=1)
-    async with aclosing(corrected(engine).generate("steele stake")) as stream:
+    async with aclosing(corrected(engine).generate("steeel stake")) as stream:
         for _ in range(taken):
             await anext(stream)
     assert (engine.outstanding, engine.tagging) == (0, 0)
@@ -175,7 +175,7 @@ async def test_closing_early_leaves_nothing_under_way(taken: int) -> None:
 @pytest.mark.parametrize("held_from", [0, 1])
 async def test_a_cancelled_caller_leaves_nothing_under_way(held_from: int) -> None:
     engine = Patient(held=True, held_from=held_from)
-    task = asyncio.create_task(said(corrected(engine), "steele stake"))
+    task = asyncio.create_task(said(corrected(engine), "steeel stake"))
     await engine.reached_hold.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -186,7 +186,7 @@ async def test_a_cancelled_caller_leaves_nothing_under_way(held_from: int) -> No
 
 async def test_an_engine_lost_while_it_writes_is_told() -> None:
     engine = Patient(held=True, held_from=1)
-    task = asyncio.create_task(said(corrected(engine), "steele stake"))
+    task = asyncio.create_task(said(corrected(engine), "steeel stake"))
     await engine.reached_hold.wait()
     engine.die()
     with pytest.raises(EngineUnavailable):
@@ -196,7 +196,7 @@ async def test_an_engine_lost_while_it_writes_is_told() -> None:
 
 async def test_an_engine_lost_while_it_tags_is_told() -> None:
     engine = Patient()
-    task = asyncio.create_task(said(corrected(engine), "steele stake"))
+    task = asyncio.create_task(said(corrected(engine), "steeel stake"))
     await engine.both_tagging.wait()
     engine.die()
     engine.may_tag.set()
@@ -211,27 +211,27 @@ async def test_a_pair_that_is_too_long_leaves_the_model_alone() -> None:
             raise QueryTooLong("too long")
 
     engine = NoPairs(default=SCRIPT)
-    assert await said(corrected(engine), "steele stake") == candidates(SCRIPT)
-    assert engine.generated == ["steele stake"]
+    assert await said(corrected(engine), "steeel stake") == candidates(SCRIPT)
+    assert engine.generated == ["steeel stake"]
 
 
 async def test_among_good_candidates_it_comes_first_and_a_bad_one_is_dropped() -> None:
     accept = CandidateFilter(FilterSpec(min_relevance=0.9, max_rewrites=1), fold_case=True)
     for relevance, expected in ((0.93, "steel stake"), (0.4, "metal stake")):
         engine = ScriptedEngine(default=SCRIPT, tag=lambda _q, _r, p=relevance: p)  # type: ignore[misc]
-        generation = Generation.of(await said(corrected(engine), "steele stake"))
-        chosen = generation.default_selection("steele stake", accept)
+        generation = Generation.of(await said(corrected(engine), "steeel stake"))
+        chosen = generation.default_selection("steeel stake", accept)
         assert [one.text for one in chosen.accepted] == [expected]
 
 
 async def test_the_correction_stands_once_with_its_votes() -> None:
     engine = scripted()
     engine.script = {"steel stake": [("steel stake", 0.9), ("steel post", 0.9)] * 4}
-    generation = Generation.of(await said(corrected(engine), "steele stake"))
+    generation = Generation.of(await said(corrected(engine), "steeel stake"))
     assert [(one.text, one.votes) for one in generation.candidates] == [
         ("steel stake", VOTES + 4), *[("steel post", 1)] * 4,
     ]  # fmt: skip
-    judged = generation.verdicts("steele stake", CandidateFilter(FilterSpec(), fold_case=True))
+    judged = generation.verdicts("steeel stake", CandidateFilter(FilterSpec(), fold_case=True))
     (correction,) = (one for one in judged if one.text == "steel stake")
     assert (correction.verdict, correction.agreement) == (Verdict.ACCEPTED, VOTES + 4)
 
