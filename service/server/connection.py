@@ -131,6 +131,7 @@ class Connection(HttpToolsProtocol):
         self._between = True  # no request is arriving
         self._begun = 0  # requests that began in the present data
         self._head_complete = False
+        self._rereading = False  # the head is parsed again, without an upgrade
         self._head_bytes = 0
         self._wire_bytes = 0
         self._reading: asyncio.TimerHandle | None = None
@@ -203,9 +204,7 @@ class Connection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         unfinished, self._between, self._begun = not self._between, False, 0
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # no upgrade is offered: the request is answered as it is
+            self._parse(data)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(
@@ -228,34 +227,41 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request."""
         super().on_message_begin()
+        cast("dict[str, Any]", self.scope)[_KEY] = self
         self._between = False
+        if self._rereading:
+            return
         self._begun += 1
         self._head_complete = False
         self._head_bytes = self._wire_bytes = 0
         self.fault = None
-        cast("dict[str, Any]", self.scope)[_KEY] = self
 
     def on_url(self, url: bytes) -> None:
         """Part of the request's target."""
-        self._count_head(len(url))
+        if not self._rereading:
+            self._count_head(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer, which is ignored."""
-        self._count_head(len(name) + len(value) + 4)
+        if not self._rereading:
+            self._count_head(len(name) + len(value) + 4)
         if not self._head_complete:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The headers are complete."""
+        if self._offers_upgrade():
+            return
         super().on_headers_complete()
         self._head_complete = True
-        # Data after an upgrade request may be of the other protocol.
         if self._last or self.state.stopping or self.parser.should_upgrade():
             self.cycle.keep_alive = False
 
     def on_message_complete(self) -> None:
         """The last byte of a request."""
+        if self._offers_upgrade():
+            return
         super().on_message_complete()
         self._between = True
         self._expect_nothing()
@@ -292,6 +298,40 @@ class Connection(HttpToolsProtocol):
             self._stalled.cancel()
             self._stalled = None
         super().resume_writing()
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser.
+
+        The parser stops after the head of a request that offers an upgrade, and skips its body.
+        RFC 9110, 7.8 lets a server ignore the offer, so the parser reads the head again without it.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if not self._offers_upgrade():
+                    return  # after CONNECT: its answer closes the connection
+                data = data[upgrade.args[0] :]
+                self._reread_head()
+            else:
+                return
+
+    def _offers_upgrade(self) -> bool:
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+    def _reread_head(self) -> None:
+        """Parse the head of the present request without its ``Upgrade`` headers."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        # After "Connection: close" a parser takes no other head.
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self._rereading = True
+        try:
+            self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+        finally:
+            self._rereading = False
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size

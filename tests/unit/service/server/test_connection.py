@@ -11,7 +11,7 @@ from service.server import connection as http
 from tests.support.engine import ScriptedEngine
 from tests.support.http_server import Caller, Listening, listening
 from tests.support.raw_http import RawResponse, get, post, rewrite_request
-from tests.support.waiting import until
+from tests.support.waiting import turns, until
 
 QUERY = rewrite_request("a stake")
 LIMIT = 2048
@@ -277,18 +277,90 @@ class TestParsing:
             assert (answer.status, answer.last) == (200, True)
             assert await caller.rest() == b""
 
-    async def test_nothing_is_switched_to(self, server: Listening) -> None:
-        caller = await server.call()
-        upgrade = b"connection: upgrade\r\nupgrade: websocket\r\n\r\n"
-        answer = await caller.ask(get("/livez")[:-2] + upgrade)
-        assert (answer.status, answer.last) == (200, True)
-
     async def test_a_head_comes_in_any_pieces(self, server: Listening) -> None:
         caller = await server.call()
         for byte in b"\r\n" + QUERY:
             caller.send(bytes([byte]))
             await asyncio.sleep(0)
         assert (await caller.read()).status == 200
+
+
+def _offer(request: bytes, protocol: str, connection: str = "Upgrade") -> bytes:
+    """``request`` with an offer to upgrade, as the first headers after the host."""
+    offer = f"Connection: {connection}\r\nUpgrade: {protocol}\r\n".encode()
+    return request.replace(b"host: test\r\n", b"host: test\r\n" + offer, 1)
+
+
+class TestOffersToUpgrade:
+    """RFC 9110, 7.8: an offer is ignored, and the request answered."""
+
+    @pytest.fixture(
+        params=[
+            pytest.param(("h2c", "Upgrade, HTTP2-Settings"), id="h2c"),
+            pytest.param(("websocket", "upgrade"), id="websocket"),
+            pytest.param(("h2c, websocket", "keep-alive, Upgrade"), id="several"),
+        ]
+    )
+    def request_bytes(self, request: pytest.FixtureRequest) -> bytes:
+        return _offer(QUERY, *request.param)
+
+    async def test_a_body_is_read(self, server: Listening, request_bytes: bytes) -> None:
+        caller = await server.call()
+        answer = await caller.ask(request_bytes)
+        assert (answer.status, answer.json()["query"]) == (200, "a stake")
+        # The connection stays one of HTTP/1.1.
+        assert not answer.last
+        assert (await caller.ask(request_bytes)).status == 200
+
+    async def test_in_any_pieces(self, server: Listening, request_bytes: bytes) -> None:
+        caller = await server.call()
+        for cut in range(1, len(request_bytes), 7):
+            caller.send(request_bytes[:cut])
+            await turns()
+            assert (await caller.ask(request_bytes[cut:])).status == 200, cut
+
+    async def test_in_chunks(self, server: Listening) -> None:
+        head, _, body = QUERY.partition(b"\r\n\r\n")
+        head = head.rpartition(b"\r\n")[0] + b"\r\ntransfer-encoding: chunked\r\n\r\n"
+        chunks = [b"5\r\n" + body[:5] + b"\r\n", b"%x\r\n" % len(body[5:]) + body[5:] + b"\r\n"]
+        caller = await server.call()
+        whole = _offer(head, "h2c") + b"".join(chunks) + b"0\r\n\r\n"
+        assert (await caller.ask(whole)).status == 200
+        for piece in (_offer(head, "h2c"), *chunks):
+            caller.send(piece)
+            await turns()
+        assert (await caller.ask(b"0\r\n\r\n")).status == 200
+
+    async def test_several_requests_in_one_piece(self, server: Listening) -> None:
+        caller = await server.call()
+        caller.send(QUERY + _offer(QUERY, "h2c") + _offer(get("/livez"), "websocket") + QUERY)
+        answers = [await caller.read() for _ in range(4)]
+        assert [answer.status for answer in answers] == [200] * 4
+        assert answers[2].json() == {"status": "live"}
+
+    async def test_with_an_end_of_the_connection(self, server: Listening) -> None:
+        caller = await server.call()
+        answer = await caller.ask(_offer(QUERY, "h2c", "Upgrade, close"))
+        assert (answer.status, answer.last) == (200, True)
+        assert await caller.rest() == b""
+
+    async def test_limits_hold(self, server: Listening) -> None:
+        head = await server.call()
+        long = _offer(get("/livez", f"x: {'y' * (LIMIT - 120)}"), "h2c")
+        assert (await head.ask(long)).status == 200  # its head counts once
+        assert is_problem(
+            await head.ask(_offer(get("/livez", f"x: {'y' * LIMIT}"), "h2c")),
+            431,
+            "headers-too-large",
+        )
+        body = await server.call()
+        answer = await body.ask(_offer(rewrite_request("a" * 300), "h2c"))
+        assert answer.status == 413
+
+    async def test_a_tunnel_is_refused(self, server: Listening) -> None:
+        caller = await server.call()
+        answer = await caller.ask(b"CONNECT test:443 HTTP/1.1\r\nhost: test\r\n\r\n")
+        assert (answer.status, answer.last) == (400, True)
 
 
 async def _drip(caller: Caller) -> None:
