@@ -33,7 +33,7 @@ from service.precompute.prepare import (
     with_ray,
     with_service,
 )
-from service.precompute.readers import FORMATS, Format, read_counts
+from service.precompute.readers import FORMATS, Format, QueryLog, read_counts
 from service.precompute.signals import Signals, Stopped
 
 _FAILED = 1
@@ -58,7 +58,7 @@ def precompute(
         str | None,
         typer.Option(
             help="Column of the count (default: count, frequency, searches, ...; without one each "
-            "row is one search)."
+            "row is one search). The output names the columns taken."
         ),
     ] = None,
     file_format: Annotated[
@@ -151,10 +151,10 @@ def precompute(
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     try:
-        counts = read_counts(
+        log = read_counts(
             queries, kind=_format(file_format), query_column=query_column, count_column=count_column
         )
-        code = asyncio.run(_precompute(counts, options, settings))
+        code = asyncio.run(_precompute(log, options, settings))
     except (PrecomputeError, ModelStoreError, RequeryError) as error:
         _die(str(error))
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -163,14 +163,14 @@ def precompute(
         raise SystemExit(code)
 
 
-async def _precompute(counts: dict[str, float], options: Options, settings: Settings) -> int:
+async def _precompute(log: QueryLog, options: Options, settings: Settings) -> int:
     """The exit status."""
     signals = Signals()
     prepare = with_service if options.url is not None else with_ray if options.ray else with_engine
     with signals.handled():
         try:
-            async with prepare(counts, options, settings, signals.unless) as prepared:
-                await _go(prepared, signals, options)
+            async with prepare(log.counts, options, settings, signals.unless) as prepared:
+                await _go(prepared, signals, options, log)
         except Stopped:
             typer.echo("requery: stopped before the first query", err=True)
             return 128 + (signals.first or 0)
@@ -181,8 +181,10 @@ async def _precompute(counts: dict[str, float], options: Options, settings: Sett
     return _FAILED if tally.count(Result.FAILED) else 0
 
 
-async def _go(prepared: Prepared, signals: Signals, options: Options) -> None:
+async def _go(prepared: Prepared, signals: Signals, options: Options, log: QueryLog) -> None:
     run = prepared.run
+    # Before the run, because a wrong column makes it worthless.
+    typer.echo(f"columns    {log.columns()}")
 
     async def stop_when_told() -> None:
         await signals.came.wait()

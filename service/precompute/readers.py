@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +29,40 @@ QUERY_COLUMNS = (
     "term", "queries", "q", "text",
 )  # fmt: skip
 COUNT_COLUMNS = (
-    "count", "counts", "frequency", "freq", "searches", "search_count", "search_volume", "volume",
-    "num_searches", "cnt", "n", "hits", "impressions",
+    "count", "counts", "frequency", "freq", "searches", "search_volume", "volume", "num_searches",
+    "cnt",
 )  # fmt: skip
-"""Names of columns, the likeliest first; case is ignored."""
+"""Names of columns, the likeliest first; case is ignored. "hits", "search_count", "impressions" and
+"n" are not among them because search engines use them for results."""
 
 _COUNTED = re.compile(r"\s*(\S+)\s+(.*\S)\s*")
 _MAX_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLog:
+    """The queries of a file.
+
+    Attributes:
+        counts: searches of each query as it is written there; ``""`` for rows without a query.
+        query_column: the column that the queries are from; ``None`` in a log of counts.
+        count_column: the column that the counts are from; ``None``: there is none.
+        unused: the other columns.
+    """
+
+    counts: Mapping[str, float]
+    query_column: str | None = None
+    count_column: str | None = None
+    unused: tuple[str, ...] = ()
+
+    def columns(self) -> str:
+        """The columns that were taken, in words."""
+        if self.query_column is None:
+            return "a count and a query on each line"
+        if self.count_column is not None:
+            return f"queries from {self.query_column!r}, searches from {self.count_column!r}"
+        others = f" (--count-column takes one of {_listed(self.unused)})" if self.unused else ""
+        return f"queries from {self.query_column!r}, each row one search{others}"
 
 
 def read_counts(
@@ -43,8 +71,8 @@ def read_counts(
     kind: Format | None = None,
     query_column: str | None = None,
     count_column: str | None = None,
-) -> dict[str, float]:
-    """Counts of the queries in a file, as they are written there.
+) -> QueryLog:
+    """Counts of the queries in a file, and the columns that they are from.
 
     Args:
         path: Parquet, CSV or TSV with a header, JSON Lines, or a log of counts (lines of a count
@@ -78,7 +106,7 @@ def read_counts(
         ) from error
     if not any(counts.values()):
         raise PrecomputeError(f"{path}: holds no query; check the file")
-    return dict(counts)
+    return QueryLog(dict(counts), *columns.taken)
 
 
 class _Columns:
@@ -88,6 +116,8 @@ class _Columns:
         self.path = path
         self._query = query
         self._count = count
+        self.taken: tuple[str | None, str | None, tuple[str, ...]] = (None, None, ())
+        """Of the query, of the count, and all others."""
 
     def of(self, names: Sequence[str]) -> tuple[str, str | None]:
         """The query's column among ``names``, and the count's if there is one."""
@@ -97,6 +127,7 @@ class _Columns:
         count = self._find(names, self._count, COUNT_COLUMNS)
         if count is None and self._count is not None:
             raise self._missing(self._count, names, "--count-column")
+        self.taken = (query, count, tuple(name for name in names if name not in (query, count)))
         return query, count
 
     def wrong(self, place: str, what: str) -> PrecomputeError:
@@ -109,11 +140,15 @@ class _Columns:
         return next((folded[name] for name in likely if name in folded), None)
 
     def _missing(self, wanted: str, names: Sequence[str], option: str) -> PrecomputeError:
-        shown = ", ".join(name[:40] for name in names[:_MAX_SHOWN]) or "none"
-        more = ", ..." if len(names) > _MAX_SHOWN else ""
+        known = _listed(names)
         return PrecomputeError(
-            f"{self.path}: has no column {wanted} (columns: {shown}{more}); name it with {option}"
+            f"{self.path}: has no column {wanted} (columns: {known}); name it with {option}"
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(name[:40] for name in names[:_MAX_SHOWN]) or "none"
+    return f"{shown}, ..." if len(names) > _MAX_SHOWN else shown
 
 
 _Rows = Iterator[tuple[str, float]]

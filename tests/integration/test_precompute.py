@@ -114,6 +114,7 @@ def test_a_run_that_is_killed_again_and_again_redoes_a_batch_each_time_at_most(
     assert set(generated) == set(log.queries)
     assert len(generated) <= 300 + 2 * BATCH
     assert log.cached() == 300
+    assert out.startswith("columns    queries from 'query', searches from 'count'\n")
     assert "coverage   100.0% of all searches are in the cache now" in out
     assert "done by an earlier run" in out
     assert not log.journal.exists()

@@ -31,14 +31,14 @@ FILES = {
     "q.csv": 'Search Term,Searches\nsteele stake,2\n"2"" pipe, black",1\nsteele stake,1\n',
     "bom.csv": '\ufeffquery,count\r\nsteele stake,3\r\n\r\n"2"" pipe, black",1.0\r\n',
     "q.tsv": 'count\tother\tquery\n3\tx\tsteele stake\n1\t\t2" pipe, black\n',
-    "q.jsonl": '{"query": "steele stake", "n": 3}\n\n{"n": "1", "query": "2\\" pipe, black"}\n',
+    "q.jsonl": '{"query": "steele stake", "cnt": 3}\n\n{"cnt": "1", "query": "2\\" pipe, black"}\n',
     "q.log": '      3 steele stake\n      1 2" pipe, black \n',
 }
 
 
 @pytest.mark.parametrize(("name", "content"), FILES.items(), ids=FILES.keys())
 def test_each_format_is_known_by_its_name(tmp_path: Path, name: str, content: str) -> None:
-    assert read_counts(write(tmp_path / name, content)) == WANTED
+    assert read_counts(write(tmp_path / name, content)).counts == WANTED
 
 
 def test_parquet_is_read(tmp_path: Path) -> None:
@@ -48,18 +48,33 @@ def test_parquet_is_read(tmp_path: Path) -> None:
         frequency=[1, 1, 2, 5],
         other=[1, 2, 3, 4],
     )
-    assert read_counts(path) == WANTED | {"": 5.0}
+    assert read_counts(path).counts == WANTED | {"": 5.0}
 
 
 def test_without_a_count_each_row_is_one_search(tmp_path: Path) -> None:
     path = write(tmp_path / "q.csv", "user,query\n1,a\n2,a\n3,b\n")
-    assert read_counts(path) == {"a": 2, "b": 1}
-    assert read_counts(parquet(tmp_path / "q.pq", query=["a", "b", "a"])) == {"a": 2, "b": 1}
+    assert read_counts(path).counts == {"a": 2, "b": 1}
+    assert read_counts(parquet(tmp_path / "q.pq", query=["a", "b", "a"])).counts == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize("results", ["hits", "search_count", "n", "impressions"])
+def test_numbers_of_results_are_not_taken_for_searches(tmp_path: Path, results: str) -> None:
+    row = {"query": "steele stake", results: 4812}
+    log = read_counts(write(tmp_path / "q.jsonl", json.dumps(row)))
+    assert log.counts == {"steele stake": 1.0}
+    assert log.columns() == (
+        f"queries from 'query', each row one search (--count-column takes one of {results})"
+    )
+    log = read_counts(tmp_path / "q.jsonl", count_column=results)
+    assert log.counts == {"steele stake": 4812.0}
+    assert log.columns() == f"queries from 'query', searches from {results!r}"
 
 
 def test_columns_and_format_can_be_named(tmp_path: Path) -> None:
     path = write(tmp_path / "export", "query,typed,count,sum\nx,a,9,2\n")
-    assert read_counts(path, kind="csv", query_column="typed", count_column="sum") == {"a": 2}
+    assert read_counts(path, kind="csv", query_column="typed", count_column="sum").counts == {
+        "a": 2
+    }
 
 
 BAD: dict[str, tuple[str, str | bytes, str]] = {
