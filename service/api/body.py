@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +16,13 @@ from service.resilience.deadline import Deadline
 
 DEADLINE_HEADER = "x-request-deadline-ms"
 _DEADLINE_HEADER = DEADLINE_HEADER.encode()
+
+_ESCAPE = re.compile(
+    rb"\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+    rb"|(?P<half>u[dD][89a-fA-F][0-9a-fA-F]{2})|.)",
+    re.DOTALL,
+)
+"""Any escape of JSON; ``half`` is a surrogate without its other half."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -51,7 +59,10 @@ class DeadlinePolicy:
 
 
 async def read_json(request: Request, model: type[_Model]) -> _Model:
-    """The body as ``model``.
+    """The body as ``model``; half of a surrogate pair reads as a space.
+
+    JavaScript writes such a half if it cuts a text within an emoji. In a query, it is a space in
+    any case, like an unassigned character.
 
     Raises:
         UnsupportedMediaType: the content type is not JSON.
@@ -67,6 +78,12 @@ async def read_json(request: Request, model: type[_Model]) -> _Model:
     body = await _body(request)
     try:
         return model.model_validate_json(body)
+    except ValidationError as error:
+        whole = _ESCAPE.sub(lambda found: b" " if found["half"] else found[0], body)
+        if whole == body:
+            raise from_validation(error) from None
+    try:
+        return model.model_validate_json(whole)
     except ValidationError as error:
         raise from_validation(error) from None
 

@@ -33,8 +33,9 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "257 characters": (json.dumps({"query": "x" * 257}).encode(), 422, "query"),
     "grows when normalised": (json.dumps({"query": "\ufdfa" * 20}).encode(), 422, "query"),
     "very long": (json.dumps({"query": "x" * 5000}).encode(), 422, "query"),
-    "lone surrogate": (b'{"query": "\\ud800"}', 400, ""),
-    "reversed surrogates": (b'{"query": "\\udc00\\ud800"}', 400, ""),
+    "nothing but a half": (b'{"query": "\\ud800"}', 422, "query"),
+    "half in UTF-8": (b'{"query": "a \xed\xa0\xbd"}', 400, ""),
+    "half that is cut off": (b'{"query": "a \\ud83"}', 400, ""),
     "no body": (b"", 400, ""),
     "not json": (b"query=steele+stake", 400, ""),
     "latin-1": ('{"query": "caf\u00e9"}'.encode("latin-1"), 400, ""),
@@ -79,6 +80,35 @@ async def test_bad_bodies_are_refused(service: Service, body: bytes, code: int, 
     assert [e.field for e in problem.errors or []] == ([field] if field else [])
     assert problem.request_id == response.headers["x-request-id"]
     assert service.engine.generated == []
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        pytest.param(r"phone \ud83d", "phone", id="at the end"),
+        pytest.param(r"phone\uDE00case", "phone case", id="second half"),
+        pytest.param(r"phone \udc00\ud800 case", "phone case", id="in the wrong order"),
+        pytest.param(r"\ud83d\ud83d\ude00\ud83d phone", "phone", id="beside a pair"),
+        pytest.param(r"caf\u00e9 \ud83d", "caf\u00e9", id="beside another escape"),
+        pytest.param(r"c:\\ud83d \ud83d", r"c:\ud83d", id="not an escape"),
+    ],
+)
+async def test_half_of_an_emoji_reads_as_a_space(service: Service, written: str, read: str) -> None:
+    body = f'{{"query": "{written}"}}'.encode()
+    response = await service.client.post("/rewrite", content=body, headers=JSON)
+    assert response.status_code == 200, response.text
+    assert response.json()["query"] == read
+
+
+async def test_half_of_an_emoji_in_a_batch_costs_no_other_query_its_answer(
+    service: Service,
+) -> None:
+    body = rb'{"queries": ["a stake", "phone \ud83d", "\ud83d"]}'
+    response = await service.client.post("/rewrite/batch", content=body, headers=JSON)
+    assert response.status_code == 200, response.text
+    first, second, third = response.json()["answers"]
+    assert (first["query"], second["query"]) == ("a stake", "phone")
+    assert third["type"] == "urn:requery:problem:invalid-request"
 
 
 async def test_a_whole_number_may_be_written_with_a_point(service: Service) -> None:
