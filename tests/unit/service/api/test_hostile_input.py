@@ -108,7 +108,7 @@ async def test_half_of_an_emoji_in_a_batch_costs_no_other_query_its_answer(
     assert response.status_code == 200, response.text
     first, second, third = response.json()["answers"]
     assert (first["query"], second["query"]) == ("a stake", "phone")
-    assert third["type"] == "urn:requery:problem:invalid-request"
+    assert (third["type"], third["index"]) == ("urn:requery:problem:invalid-query", 2)
 
 
 async def test_a_whole_number_may_be_written_with_a_point(service: Service) -> None:
