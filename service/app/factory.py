@@ -75,6 +75,8 @@ def create_app(
         description="Rewrites shopping queries, each tagged with its relevance.",
         lifespan=running,
         redoc_url=None,
+        # A redirect would name http:// behind a proxy that ends TLS.
+        redirect_slashes=False,
     )
     for router in _routers(components, auth, gpu=dependencies.gpu):
         app.include_router(router)

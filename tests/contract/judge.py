@@ -18,7 +18,7 @@ from tests.contract.wire import Answer, Sent
 
 BUSY = {503, 504, 507}
 """Server errors that are answers, if they are documented."""
-_EDGE = {307, 400, 404, 405, 408, 413, 414, 431}
+_EDGE = {400, 404, 405, 408, 413, 414, 431}
 """What can be said to a request for no operation at all."""
 
 _CHECKS: list[CheckFunction] = [

@@ -74,6 +74,17 @@ async def test_the_document_describes_bodies_and_problems(service: Service) -> N
     assert references <= set(schemas)
 
 
+@pytest.mark.parametrize("path", ["/rewrite/", "/v1/rewrite/", "/versions/"])
+async def test_a_slash_too_many_is_not_redirected(service: Service, path: str) -> None:
+    """A redirect would lead to ``http://`` behind a proxy that ends TLS."""
+    for method in ("GET", "POST"):
+        response = await service.client.request(method, path, json={"query": "a stake"})
+        assert (response.status_code, response.json()["type"]) == (
+            404,
+            "urn:requery:problem:not-found",
+        )
+
+
 def test_every_error_has_a_type_and_title_of_its_own() -> None:
     def family(kind: type[RequeryError]) -> list[type[RequeryError]]:
         return [kind, *(each for child in kind.__subclasses__() for each in family(child))]
