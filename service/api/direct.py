@@ -35,6 +35,8 @@ class DirectRoute(APIRoute):
 class DirectMiddleware:
     """Calls a :class:`DirectRoute` without parameters; the innermost layer.
 
+    ``HEAD`` is answered as ``GET``.
+
     Args:
         app: FastAPI, for all other requests.
         routes: all routes in FastAPI's order.
@@ -46,6 +48,17 @@ class DirectMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            # The server sends the headers alone, because its own scope keeps the method.
+            asked, scope = scope, {**scope, "method": "GET"}
+            try:
+                await self._dispatch(scope, receive, send)
+            finally:
+                asked["route"] = scope.get("route")  # for the access log
+        else:
+            await self._dispatch(scope, receive, send)
+
+    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         route = None
         if scope["type"] == "http" and not scope.get("root_path"):
             route = self._routes.get((scope["method"], scope["path"]))

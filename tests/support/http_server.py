@@ -44,13 +44,18 @@ class Caller:
 
     async def read(self) -> RawResponse:
         """The next answer; ``IncompleteReadError`` if the other side hangs up before it."""
+        head = await self.read_head()
+        body = await self.reader.readexactly(int(head.headers["content-length"]))
+        return RawResponse(head.status, head.headers, body)
+
+    async def read_head(self) -> RawResponse:
+        """The next answer without its body, as ``HEAD`` is answered."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {
             name.lower(): value.strip()
             for name, _, value in (line.partition(":") for line in head[1:] if line)
         }
-        body = await self.reader.readexactly(int(headers["content-length"]))
-        return RawResponse(int(head[0].split()[1]), headers, body)
+        return RawResponse(int(head[0].split()[1]), headers, b"")
 
     async def rest(self) -> bytes:
         """What comes until the other side hangs up; nothing if it resets the connection."""

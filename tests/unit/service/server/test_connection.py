@@ -363,6 +363,27 @@ class TestOffersToUpgrade:
         assert (answer.status, answer.last) == (400, True)
 
 
+class TestHeadRequests:
+    @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/versions", "/docs"])
+    async def test_the_headers_of_the_get_and_no_body(self, server: Listening, path: str) -> None:
+        caller = await server.call()
+        whole = await caller.ask(get(path))
+        # The answer to the second shows where that to the first ends.
+        caller.send(get(path).replace(b"GET", b"HEAD", 1) + get("/livez"))
+        head = await caller.read_head()
+        assert (head.status, head.body) == (200, b"")
+        assert head.headers.keys() == whole.headers.keys()
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        if path != "/metrics":  # which have counted since
+            assert head.headers["content-length"] == whole.headers["content-length"]
+        assert (await caller.read()).json() == {"status": "live"}
+
+    async def test_of_what_has_no_get(self, server: Listening) -> None:
+        caller = await server.call()
+        caller.send(get("/rewrite").replace(b"GET", b"HEAD", 1))
+        assert (await caller.read_head()).status == 405
+
+
 async def _drip(caller: Caller) -> None:
     for byte in b"\r\n" * 10 + QUERY + QUERY * 100:
         caller.send(bytes([byte]))
