@@ -234,6 +234,8 @@ def _report(prepared: Prepared, options: Options, seconds: float) -> None:
         f"           {times:,}: {reason}"
         for reason, times in Counter(tally.reasons.values()).most_common(_MAX_REASONS)
     ]
+    if blank := plan.blank:
+        lines.append(f"blank      {blank:,.0f} searches without a query")
     if refused := tally.count(Result.REFUSED):
         lines.append(f"refused    {refused:,} that can never be rewritten")
     lines.append(f"coverage   {plan.share(tally.cached):.1%} of all searches are in the cache now")

@@ -21,11 +21,13 @@ class Plan:
         queries: in normal form, each once.
         counts: searches of each.
         total: searches of all rows, also of queries that cannot be rewritten.
+        blank: those of rows without a query.
     """
 
     queries: tuple[str, ...]
     counts: tuple[float, ...]
     total: float
+    blank: float = 0.0
 
     @classmethod
     def of(cls, counts: Mapping[str, float], normal_form: Callable[[str], str | None]) -> Plan:
@@ -46,6 +48,7 @@ class Plan:
             tuple(query for query, _ in ranked),
             tuple(count for _, count in ranked),
             sum(counts.values()),
+            sum(count for raw, count in counts.items() if not raw.strip()),
         )
 
     def head(self, *, top: int | None = None, coverage: float = 1.0) -> int:

@@ -6,7 +6,7 @@ import csv
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,9 @@ COUNT_COLUMNS = (
 """Names of columns, the likeliest first; case is ignored. "hits", "search_count", "impressions" and
 "n" are not among them because search engines use them for results."""
 
-_COUNTED = re.compile(r"\s*(\S+)\s+(.*\S)\s*")
+_COUNTED = re.compile(r"\s*(\S+)(?:\s+(.*\S))?\s*")
+_ESCAPED = 0xDC00
+"""Added to a byte that is not UTF-8, by Python's "surrogateescape"."""
 _MAX_SHOWN = 10
 
 
@@ -100,10 +102,6 @@ def read_counts(
         raise PrecomputeError(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from error
-    except UnicodeDecodeError as error:
-        raise PrecomputeError(
-            f"{path}: is not UTF-8 text; convert it, or check --format"
-        ) from error
     if not any(counts.values()):
         raise PrecomputeError(f"{path}: holds no query; check the file")
     return QueryLog(dict(counts), *columns.taken)
@@ -155,14 +153,13 @@ _Rows = Iterator[tuple[str, float]]
 
 
 def _csv(path: Path, columns: _Columns) -> _Rows:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _table(csv.reader(file, strict=True), columns)
+    return _table(csv.reader(_lines(path, columns), strict=True), columns)
 
 
 def _tsv(path: Path, columns: _Columns) -> _Rows:
     # TSV has no quoting: a quotation mark is an inch.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from _table(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE), columns)
+    reader = csv.reader(_lines(path, columns), delimiter="\t", quoting=csv.QUOTE_NONE)
+    return _table(reader, columns)
 
 
 def _table(reader: Any, columns: _Columns) -> _Rows:
@@ -191,37 +188,54 @@ def _table(reader: Any, columns: _Columns) -> _Rows:
 
 def _jsonl(path: Path, columns: _Columns) -> _Rows:
     found: tuple[str, str | None] | None = None
-    with path.open("rb") as file:
-        for place, line in _lines(file):
-            try:
-                row = orjson.loads(line)
-            except orjson.JSONDecodeError as error:
-                raise columns.wrong(place, "is not JSON") from error
-            if not isinstance(row, dict):
-                raise columns.wrong(place, "is not a JSON object")
-            found = found or columns.of([*row])
-            query, count = row.get(found[0]), 1.0
-            if not isinstance(query, str):
-                raise columns.wrong(place, f"has no text in {found[0]!r}")
-            if found[1] is not None:
-                count = _count(row.get(found[1]), place, columns)
-            yield query, count
+    for number, line in enumerate(_lines(path, columns), start=1):
+        place = f"line {number}"
+        if not line.strip():
+            continue
+        try:
+            row = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise columns.wrong(place, "is not JSON") from error
+        if row is None:
+            yield "", 1.0
+            continue
+        if not isinstance(row, dict):
+            raise columns.wrong(place, "is not a JSON object")
+        found = found or columns.of([*row])
+        query, count = row.get(found[0]), 1.0
+        if query is None:
+            query = ""
+        if not isinstance(query, str):
+            raise columns.wrong(place, f"has no text in {found[0]!r}")
+        if found[1] is not None:
+            count = _count(row.get(found[1]), place, columns)
+        yield query, count
 
 
 def _log(path: Path, columns: _Columns) -> _Rows:
-    with path.open("rb") as file:
-        for place, line in _lines(file):
-            match = _COUNTED.fullmatch(line.decode("utf-8-sig"))
-            if match is None:
-                raise columns.wrong(place, "is not a count and a query ('sort | uniq -c')")
-            yield match[2], _count(match[1], place, columns)
+    for number, line in enumerate(_lines(path, columns), start=1):
+        if not line.strip():
+            continue
+        match = _COUNTED.fullmatch(line)
+        if match is None or not (match[2] or match[1].isdecimal()):
+            raise columns.wrong(f"line {number}", "is not a count and a query ('sort | uniq -c')")
+        # Of a blank line, "uniq -c" writes the count alone.
+        yield match[2] or "", _count(match[1], f"line {number}", columns)
 
 
-def _lines(file: Iterable[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Lines that are not blank, each with its place."""
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            yield f"line {number}", line
+def _lines(path: Path, columns: _Columns) -> Iterator[str]:
+    """All lines, with their ends and without byte order marks."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.encode()
+            except UnicodeEncodeError as error:
+                byte = ord(line[error.start]) - _ESCAPED
+                raise PrecomputeError(
+                    f"{columns.path}: line {number} is not UTF-8 (byte 0x{byte:02x}); convert the "
+                    "file (iconv -f WINDOWS-1252 -t UTF-8), or check --format"
+                ) from None
+            yield line.removeprefix("\ufeff")
 
 
 def _parquet(path: Path, columns: _Columns) -> _Rows:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from service.precompute.errors import PrecomputeError
+from service.precompute.plan import Plan
 from service.precompute.readers import read_counts
 
 WANTED = {"steele stake": 3.0, '2" pipe, black': 1.0}
@@ -39,6 +40,47 @@ FILES = {
 @pytest.mark.parametrize(("name", "content"), FILES.items(), ids=FILES.keys())
 def test_each_format_is_known_by_its_name(tmp_path: Path, name: str, content: str) -> None:
     assert read_counts(write(tmp_path / name, content)).counts == WANTED
+
+
+BLANK = {
+    "q.csv": "query,count\n,2\na b,2\n",
+    "q.log": "      2 \n      2 a b\n",  # printf 'a b\n\na b\n\n' | sort | uniq -c
+    "bare.log": "2\n\n2 a b\n",
+    "q.jsonl": '{"query": null, "count": 2}\n{"query": "a b", "count": 2}\n',
+    "missing.jsonl": '{"query": "a b", "count": 2}\n{"count": 2}\n',
+    "null.jsonl": 'null\nnull\n{"query": "a b", "count": 2}\n',
+}
+
+
+@pytest.mark.parametrize(("name", "content"), BLANK.items(), ids=BLANK.keys())
+def test_rows_without_a_query_are_skipped_and_counted(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    counts = read_counts(write(tmp_path / name, content)).counts
+    assert counts == {"": 2.0, "a b": 2.0}
+    plan = Plan.of(counts, lambda raw: raw or None)
+    assert (plan.queries, plan.total, plan.blank) == (("a b",), 4.0, 2.0)
+
+
+@pytest.mark.parametrize("name", ["q.csv", "q.tsv", "q.jsonl", "q.log"])
+def test_a_byte_order_mark_is_no_part_of_a_query(tmp_path: Path, name: str) -> None:
+    content = FILES[name]
+    assert read_counts(write(tmp_path / name, "\ufeff" + content)).counts == WANTED
+
+
+def test_files_with_a_byte_order_mark_each_put_together(tmp_path: Path) -> None:
+    line = '\ufeff{"query": "a"}\n'
+    assert read_counts(write(tmp_path / "q.jsonl", line * 2)).counts == {"a": 2.0}
+
+
+@pytest.mark.parametrize("name", ["q.csv", "q.tsv", "q.jsonl", "q.log"])
+def test_a_byte_that_is_not_utf_8_has_its_line(tmp_path: Path, name: str) -> None:
+    start = {"q.jsonl": b"", "q.log": b""}.get(name, b"query\n\n")
+    line = {"q.jsonl": b'{"query": "%s"}', "q.log": b"1 %s"}.get(name, b"%s")
+    lines = [start, *(line % b"caf\xc3\xa9" + b"\n" for _ in range(2000)), line % b"caf\xe9"]
+    at = 2001 + start.count(b"\n")
+    with pytest.raises(PrecomputeError, match=rf"line {at} is not UTF-8 \(byte 0xe9\); convert"):
+        read_counts(write(tmp_path / name, b"".join(lines)))
 
 
 def test_parquet_is_read(tmp_path: Path) -> None:
@@ -89,8 +131,8 @@ BAD: dict[str, tuple[str, str | bytes, str]] = {
     "a word as count": ("q.csv", "query,count\na,many\n", "line 2 has the count 'many'"),
     "a negative count": ("q.csv", "query,count\na,-1\n", "line 2 has the count"),
     "an infinite count": ("q.csv", "query,count\na,inf\n", "line 2 has the count"),
-    "another encoding": ("q.csv", "query\ncaf\u00e9\n".encode("latin-1"), "not UTF-8"),
-    "binary": ("q.log", b"\xff\xfe\x00", "not UTF-8"),
+    "another encoding": ("q.csv", "query\ncaf\u00e9\n".encode("latin-1"), "line 2 is not UTF-8"),
+    "binary": ("q.log", b"\xff\xfe\x00", "line 1 is not UTF-8"),
     "not json": ("q.jsonl", '{"query": "a"}\n{"query":\n', "line 2 is not JSON"),
     "a list of json": ("q.jsonl", "[1]\n", "line 1 is not a JSON object"),
     "a query that is none": ("q.jsonl", '{"query": 5}\n', "line 1 has no text in 'query'"),
