@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ import traceback
 import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.process import BaseProcess
@@ -182,7 +184,8 @@ class VllmEngine:
     async def generate(self, query: str) -> AsyncGenerator[Candidate]:
         """See :meth:`service.engine.protocol.Engine.generate`."""
         prompt = within(self._limit, self._prompts.rewrite_prompt(query))
-        async with aclosing(self._each_as_done(prompt, self._rewrite_params)) as outputs:
+        params = [_seeded(each, prompt, i) for i, each in enumerate(self._rewrite_params)]
+        async with aclosing(self._each_as_done(prompt, params)) as outputs:
             async for output in outputs:
                 yield read_candidate(
                     self._prompts, output.token_ids, _last_logprobs(output), self._stop_ids
@@ -372,6 +375,22 @@ class VllmEngine:
         if self._on_tokens is not None and self._ready:
             self._on_tokens(len(prompt), len(completion.token_ids))
         return completion
+
+
+def _seeded(params: Any, prompt: Sequence[int], number: int) -> Any:
+    """``params`` with a seed of its own if it draws: the same query then gets the same texts.
+
+    Args:
+        params: of vLLM; not changed.
+        prompt: token ids.
+        number: of the candidate, so that candidates of one query differ.
+    """
+    if not params.temperature:
+        return params
+    text = repr((number, prompt)).encode()
+    own = copy(params)
+    own.seed = int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")
+    return own
 
 
 def _last_logprobs(completion: Any) -> dict[int, float]:

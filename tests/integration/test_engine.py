@@ -93,6 +93,16 @@ async def test_answers_one_candidate_for_each_temperature(served: Served) -> Non
         assert candidate.relevance is None or 0.0 <= candidate.relevance <= 1.0
 
 
+async def test_the_same_query_gets_the_same_texts(served: Served) -> None:
+    async def texts(query: str) -> list[str]:
+        return sorted([c.text async for c in served.engine.generate(query)])
+
+    for query in ("steel stake", "ceiling fan", "toilet seat"):
+        first = await texts(query)
+        assert len(set(first)) > 1, "candidates of one query are drawn apart"
+        assert [await texts(query), await texts(query)] == [first, first]
+
+
 async def test_relevance_costs_no_request_and_no_decode_step(served: Served) -> None:
     """Greedy rewrites, one at a time: with the tag, and without even asking for probabilities."""
     from vllm import SamplingParams
