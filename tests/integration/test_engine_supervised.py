@@ -190,4 +190,4 @@ async def test_a_stopped_core_with_work_is_suspected_and_replaced(supervised: Su
     await until(lambda: monitors() <= threads)
     # Nothing is left of this one, nor of one that was killed before. (Not asked there: pytest keeps
     # the error that vLLM logs then, and with it half of the engine, to the end of the test.)
-    await until(lambda: open_files() <= supervised.files)
+    await until(lambda: open_files() <= supervised.files, poll_s=0.1)
