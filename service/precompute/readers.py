@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import gzip
 import math
 import re
+import sys
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from io import BufferedReader, BytesIO, FileIO, RawIOBase, TextIOWrapper
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import orjson
 
@@ -20,7 +26,7 @@ Format = Literal["parquet", "csv", "tsv", "jsonl", "counts"]
 
 FORMATS: Mapping[str, Format] = {
     ".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".tsv": "tsv", ".tab": "tsv",
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "counts", ".log": "counts",
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".txt": "counts", ".log": "counts",
     ".counts": "counts",
 }  # fmt: skip
 """By the suffix of a file's name."""
@@ -36,9 +42,15 @@ COUNT_COLUMNS = (
 "n" are not among them because search engines use them for results."""
 
 _COUNTED = re.compile(r"\s*(\S+)(?:\s+(.*\S))?\s*")
+_SEPARATOR = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)
+DELIMITERS = (",", ";", "\t", "|")
+"""Of a CSV file; the header says which."""
 _ESCAPED = 0xDC00
 """Added to a byte that is not UTF-8, by Python's "surrogateescape"."""
 _MAX_SHOWN = 10
+_PEEKED = 4096
+STDIN = Path("-")
+"""Names standard input."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +89,11 @@ def read_counts(
     """Counts of the queries in a file, and the columns that they are from.
 
     Args:
-        path: Parquet, CSV or TSV with a header, JSON Lines, or a log of counts (lines of a count
-            and a query, as ``sort queries | uniq -c`` writes them).
-        kind: of the file; default: by its name.
+        path: Parquet, CSV (with any of :data:`DELIMITERS`) or TSV with a header, JSON Lines, or a
+            log of counts (lines of a count and a query, as ``sort queries | uniq -c`` writes
+            them); each may be compressed by gzip. Also a folder of such files, as Spark writes it,
+            a pipe, or ``-`` for standard input.
+        kind: of the file; default: by its name, or by its content if the name says none.
         query_column: default: the first of :data:`QUERY_COLUMNS` in the file.
         count_column: default: the first of :data:`COUNT_COLUMNS` in the file; without one each
             row is one search.
@@ -87,24 +101,71 @@ def read_counts(
     Raises:
         PrecomputeError: the file cannot be read, is empty, or lacks a column.
     """
-    kind = kind or FORMATS.get(path.suffix.lower())
-    if kind is None:
-        known = ", ".join(sorted(FORMATS))
-        raise PrecomputeError(f"{path}: the name says no format ({known}); say which with --format")
     columns = _Columns(path, query_column, count_column)
     counts: defaultdict[str, float] = defaultdict(float)
     try:
-        if not path.is_file():
-            raise PrecomputeError(f"{path}: there is no such file")
-        for query, count in _READERS[kind](path, columns):
-            counts[query] += count
+        for part in _parts(path):
+            columns.path = part
+            with _opened(part) as file:
+                for query, count in _READERS[kind or _kind(part, file)](file, columns):
+                    counts[query] += count
+    except (EOFError, zlib.error) as error:
+        raise PrecomputeError(f"{columns.path}: is damaged gzip ({error})") from error
     except OSError as error:
         raise PrecomputeError(
-            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+            f"{columns.path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from error
     if not any(counts.values()):
         raise PrecomputeError(f"{path}: holds no query; check the file")
     return QueryLog(dict(counts), *columns.taken)
+
+
+def _parts(path: Path) -> list[Path]:
+    """The file, or those of a folder without the hidden ones and the marks of other tools."""
+    if path == STDIN:
+        return [path]
+    if not path.exists():
+        raise PrecomputeError(f"{path}: there is no such file")
+    if not path.is_dir():
+        return [path]
+    parts = sorted(
+        part
+        for part in path.rglob("*")
+        if part.is_file() and not any(name[0] in "._" for name in part.relative_to(path).parts)
+    )
+    if not parts:
+        raise PrecomputeError(f"{path}: the folder holds no file; check the path")
+    return parts
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BufferedReader]:
+    with ExitStack() as stack:
+        place = sys.stdin.fileno() if path == STDIN else path
+        # Standard input stays open, because it is not ours.
+        file = stack.enter_context(open(place, "rb", closefd=path != STDIN))
+        if file.peek(2).startswith(b"\x1f\x8b"):
+            plain = stack.enter_context(gzip.GzipFile(fileobj=file))
+            file = stack.enter_context(BufferedReader(cast("RawIOBase", plain)))
+        yield file
+
+
+def _kind(path: Path, file: BufferedReader) -> Format:
+    """The format by the name, or by the beginning of the content if the name has no suffix."""
+    suffixes = [one.lower() for one in path.suffixes if one.lower() != ".gz"]
+    named = FORMATS.get(suffixes[-1]) if suffixes else None
+    if named is not None:
+        return named
+    if suffixes and path.is_file():
+        known = ", ".join(sorted(FORMATS))
+        raise PrecomputeError(f"{path}: the name says no format ({known}); say which with --format")
+    start = file.peek(_PEEKED).removeprefix(codecs.BOM_UTF8).lstrip()
+    first = start.partition(b"\n")[0]
+    if first.startswith(b"PAR1"):
+        return "parquet"
+    if first.startswith(b"{"):
+        return "jsonl"
+    return "counts" if re.match(rb"\d+(\s|$)", first) else "csv"
 
 
 class _Columns:
@@ -118,15 +179,27 @@ class _Columns:
         """Of the query, of the count, and all others."""
 
     def of(self, names: Sequence[str]) -> tuple[str, str | None]:
-        """The query's column among ``names``, and the count's if there is one."""
+        """The query's column among ``names``, and the count's if there is one.
+
+        The first file of a folder decides for all.
+        """
         query = self._find(names, self._query, QUERY_COLUMNS)
         if query is None:
             raise self._missing(self._query or "for the query", names, "--query-column")
         count = self._find(names, self._count, COUNT_COLUMNS)
         if count is None and self._count is not None:
             raise self._missing(self._count, names, "--count-column")
+        self._query, self._count = query, count
         self.taken = (query, count, tuple(name for name in names if name not in (query, count)))
         return query, count
+
+    def delimiter(self, header: str) -> str:
+        """The delimiter with which the header has a column of queries; a comma if none has."""
+        for one in DELIMITERS:
+            names = next(csv.reader([header], delimiter=one), [])
+            if self._find(names, self._query, QUERY_COLUMNS) is not None:
+                return one
+        return ","
 
     def wrong(self, place: str, what: str) -> PrecomputeError:
         return PrecomputeError(f"{self.path}: {place} {what}; correct it, or leave it out")
@@ -152,13 +225,29 @@ def _listed(names: Sequence[str]) -> str:
 _Rows = Iterator[tuple[str, float]]
 
 
-def _csv(path: Path, columns: _Columns) -> _Rows:
-    return _table(csv.reader(_lines(path, columns), strict=True), columns)
+def _csv(file: BufferedReader, columns: _Columns) -> _Rows:
+    lines = _lines(file, columns)
+    head = list(_up_to_text(lines))
+    first = head[-1] if head else ""
+    if named := _SEPARATOR.fullmatch(first):
+        # Excel's own line, with the list separator of the machine that wrote the file.
+        head[-1], delimiter = "\n", named[1]
+    else:
+        delimiter = columns.delimiter(first)
+    return _table(csv.reader(chain(head, lines), delimiter=delimiter, strict=True), columns)
 
 
-def _tsv(path: Path, columns: _Columns) -> _Rows:
+def _up_to_text(lines: Iterator[str]) -> Iterator[str]:
+    """Lines up to the first that is not blank, which is included."""
+    for line in lines:
+        yield line
+        if line.strip():
+            return
+
+
+def _tsv(file: BufferedReader, columns: _Columns) -> _Rows:
     # TSV has no quoting: a quotation mark is an inch.
-    reader = csv.reader(_lines(path, columns), delimiter="\t", quoting=csv.QUOTE_NONE)
+    reader = csv.reader(_lines(file, columns), delimiter="\t", quoting=csv.QUOTE_NONE)
     return _table(reader, columns)
 
 
@@ -186,9 +275,9 @@ def _table(reader: Any, columns: _Columns) -> _Rows:
         raise columns.wrong(f"line {reader.line_num}", f"is malformed ({error})") from error
 
 
-def _jsonl(path: Path, columns: _Columns) -> _Rows:
+def _jsonl(file: BufferedReader, columns: _Columns) -> _Rows:
     found: tuple[str, str | None] | None = None
-    for number, line in enumerate(_lines(path, columns), start=1):
+    for number, line in enumerate(_lines(file, columns), start=1):
         place = f"line {number}"
         if not line.strip():
             continue
@@ -212,8 +301,8 @@ def _jsonl(path: Path, columns: _Columns) -> _Rows:
         yield query, count
 
 
-def _log(path: Path, columns: _Columns) -> _Rows:
-    for number, line in enumerate(_lines(path, columns), start=1):
+def _log(file: BufferedReader, columns: _Columns) -> _Rows:
+    for number, line in enumerate(_lines(file, columns), start=1):
         if not line.strip():
             continue
         match = _COUNTED.fullmatch(line)
@@ -223,10 +312,10 @@ def _log(path: Path, columns: _Columns) -> _Rows:
         yield match[2] or "", _count(match[1], f"line {number}", columns)
 
 
-def _lines(path: Path, columns: _Columns) -> Iterator[str]:
+def _lines(file: BufferedReader, columns: _Columns) -> Iterator[str]:
     """All lines, with their ends and without byte order marks."""
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        for number, line in enumerate(file, start=1):
+    with TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="") as text:
+        for number, line in enumerate(text, start=1):
             try:
                 line.encode()
             except UnicodeEncodeError as error:
@@ -238,19 +327,21 @@ def _lines(path: Path, columns: _Columns) -> Iterator[str]:
             yield line.removeprefix("\ufeff")
 
 
-def _parquet(path: Path, columns: _Columns) -> _Rows:
+def _parquet(file: BufferedReader, columns: _Columns) -> _Rows:
     try:
         import polars as pl
     except ModuleNotFoundError:
         raise PrecomputeError(
-            f"{path}: Parquet needs the extra 'train' (pip install 'requery-search[train]'); "
-            "or convert the file to CSV or JSON Lines"
+            f"{columns.path}: Parquet needs the extra 'train' (pip install "
+            "'requery-search[train]'); or convert the file to CSV or JSON Lines"
         ) from None
     try:
-        schema = pl.read_parquet_schema(path)
+        whole = columns.path.is_file() and isinstance(file.raw, FileIO)
+        source: Any = columns.path if whole else BytesIO(file.read())
+        schema = pl.read_parquet_schema(source)
         query, count = columns.of([*schema])
         _check_types(schema, query, count, columns)
-        rows = pl.scan_parquet(path).select(
+        rows = pl.scan_parquet(source).select(
             pl.col(query).cast(pl.String).fill_null("").alias("query"),
             (pl.lit(1.0) if count is None else pl.col(count).cast(pl.Float64)).alias("count"),
         )
@@ -263,7 +354,7 @@ def _parquet(path: Path, columns: _Columns) -> _Rows:
     except pl.exceptions.PolarsError as error:
         reason = " ".join(str(error).split())[:200]
         raise PrecomputeError(
-            f"{path}: cannot be read as Parquet ({reason}); check the file, or --format"
+            f"{columns.path}: cannot be read as Parquet ({reason}); check the file, or --format"
         ) from error
     yield from grouped.iter_rows()
 
@@ -288,6 +379,6 @@ def _count(value: object, place: str, columns: _Columns) -> float:
     return count
 
 
-_READERS: Mapping[Format, Callable[[Path, _Columns], _Rows]] = {
+_READERS: Mapping[Format, Callable[[BufferedReader, _Columns], _Rows]] = {
     "parquet": _parquet, "csv": _csv, "tsv": _tsv, "jsonl": _jsonl, "counts": _log,
 }  # fmt: skip

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -81,6 +85,99 @@ def test_a_byte_that_is_not_utf_8_has_its_line(tmp_path: Path, name: str) -> Non
     at = 2001 + start.count(b"\n")
     with pytest.raises(PrecomputeError, match=rf"line {at} is not UTF-8 \(byte 0xe9\); convert"):
         read_counts(write(tmp_path / name, b"".join(lines)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'query;count\nsteele stake;3\n"2"" pipe, black";1\n',
+        'count\tquery\n3\tsteele stake\n1\t"2"" pipe, black"\n',
+        'sep=;\r\nquery;count\r\nsteele stake;3\r\n"2"" pipe, black";1\r\n',
+        'sep=,\nquery,count\nsteele stake,3\n"2"" pipe, black",1\n',
+        '\ufeffsep=^\n\nquery^count\nsteele stake^3\n"2"" pipe, black"^1\n',
+        'id|search term|searches\n1|steele stake|3\n2|"2"" pipe, black"|1\n',
+    ],
+)
+def test_the_delimiter_is_found(tmp_path: Path, content: str) -> None:
+    assert read_counts(write(tmp_path / "q.csv", content)).counts == WANTED
+
+
+def test_lines_are_counted_with_the_one_that_names_the_delimiter(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.csv", "sep=;\nquery;count\na;1\nb\n")
+    with pytest.raises(PrecomputeError, match="line 4 has 1 fields"):
+        read_counts(path)
+
+
+def test_the_delimiter_goes_with_the_column_that_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "q.csv", "typed;sum\na;2\n")
+    assert read_counts(path, query_column="typed", count_column="sum").counts == {"a": 2}
+
+
+def test_a_folder_of_parquet_parts_as_spark_writes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "q.parquet"
+    (folder / "day=1").mkdir(parents=True)
+    parquet(folder / "part-00000-a.snappy.parquet", query=["steele stake"], count=[1])
+    parquet(folder / "day=1" / "part-00001-a.parquet", query=[*WANTED], count=[2, 1])
+    write(folder / "_SUCCESS", "")
+    write(folder / ".part-00000-a.snappy.parquet.crc", b"crc\xff")
+    (folder / "_temporary").mkdir()
+    write(folder / "_temporary" / "part-00002.parquet", "half")
+    assert read_counts(folder).counts == WANTED
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_folder_of_compressed_parts(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    write(folder / "_SUCCESS", "")
+    for part in ("part-0", "part-1"):
+        write(folder / f"{part}-{name}.gz", gzip.compress(FILES[name].encode()))
+    assert read_counts(folder).counts == {query: 2 * count for query, count in WANTED.items()}
+
+
+def test_parts_have_the_columns_of_the_first(tmp_path: Path) -> None:
+    write(tmp_path / "a.csv", "query,count\na,1\n")
+    write(tmp_path / "b.csv", "query,frequency\na,1\n")
+    with pytest.raises(PrecomputeError, match=r"b\.csv: has no column count"):
+        read_counts(tmp_path)
+
+
+def test_compressed_files_are_known_by_content(tmp_path: Path) -> None:
+    for name in ("q.gz", "q.csv.gz", "q.csv", "q"):
+        content = gzip.compress(FILES["q.csv"].encode())
+        assert read_counts(write(tmp_path / name, content)).counts == WANTED
+        with pytest.raises(PrecomputeError, match="damaged gzip"):
+            read_counts(write(tmp_path / name, content[:-9]))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", ["q.csv", "bom.csv", "q.jsonl", "q.log", "q.parquet"])
+def test_pipes_are_known_by_content(tmp_path: Path, name: str, *, packed: bool) -> None:
+    if name in FILES:
+        content = FILES[name].encode()
+    else:
+        path = parquet(tmp_path / name, query=[*WANTED], count=[*WANTED.values()])
+        content = path.read_bytes()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = Thread(target=pipe.write_bytes, args=(gzip.compress(content) if packed else content,))
+    writer.start()
+    assert read_counts(pipe).counts == WANTED
+    writer.join()
+
+
+@pytest.mark.parametrize("name", ["-", "/dev/stdin"])
+def test_standard_input(name: str) -> None:
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from service.precompute.readers import read_counts\n"
+        "print(dict(read_counts(Path(sys.argv[1]), kind='tsv').counts))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, name], input=FILES["q.tsv"], capture_output=True, text=True,
+        check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.strip() == str(WANTED)
 
 
 def test_parquet_is_read(tmp_path: Path) -> None:
@@ -182,7 +279,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         with pytest.raises(PrecomputeError, match="no such file"):
             read_counts(tmp_path / name)
     (tmp_path / "folder.csv").mkdir()
-    with pytest.raises(PrecomputeError, match="no such file"):
+    with pytest.raises(PrecomputeError, match="holds no file"):
         read_counts(tmp_path / "folder.csv")
 
 
