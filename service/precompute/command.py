@@ -33,7 +33,7 @@ from service.precompute.prepare import (
     with_ray,
     with_service,
 )
-from service.precompute.readers import FORMATS, Format, QueryLog, read_counts
+from service.precompute.readers import FORMATS, STDIN, Format, QueryLog, read_counts
 from service.precompute.signals import Signals, Stopped
 
 _FAILED = 1
@@ -46,7 +46,8 @@ def precompute(
         Path,
         typer.Argument(
             help="Queries and how often each was searched: Parquet, CSV or TSV with a header, JSON "
-            "Lines, or a log of counts ('sort | uniq -c')."
+            "Lines, or a log of counts ('sort | uniq -c'); also gzipped, a folder of such "
+            "files, or '-' for standard input."
         ),
     ],
     *,
@@ -81,6 +82,10 @@ def precompute(
             help="Ask the service at this address, which shares its engine, instead of starting "
             "an engine and writing to REQUERY_REDIS_URL."
         ),
+    ] = None,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="With --url: file of the API key (default: REQUERY_API_KEY)."),
     ] = None,
     rate: Annotated[
         float | None, typer.Option(min=0.01, help="With --url: queries a second (default: 5).")
@@ -118,13 +123,14 @@ def precompute(
     journal: Annotated[
         Path | None,
         typer.Option(
-            help="Where to note what is done (default: beside the input, QUERIES.journal)."
+            help="Where to note what is done (default: beside the input, QUERIES.journal; for "
+            "a pipe stdin.journal in the current folder)."
         ),
     ] = None,
 ) -> None:
     """Fill the cache with the most frequent queries. After a kill, run it again to go on."""
-    if url is None and (rate is not None or keep_case):
-        _die("--rate and --keep-case only go with --url", _WRONG_OPTIONS)
+    if url is None and (rate is not None or keep_case or key_file is not None):
+        _die("--rate, --keep-case and --key-file only go with --url", _WRONG_OPTIONS)
     if url is not None and concurrency is not None:
         _die("--concurrency does not go with --url; there --rate bounds the load", _WRONG_OPTIONS)
     if ray and url is not None:
@@ -132,13 +138,14 @@ def precompute(
     if workers is not None and not ray:
         _die("--workers only goes with --ray", _WRONG_OPTIONS)
     options = Options(
-        journal=journal or queries.with_name(queries.name + ".journal"),
+        journal=journal or _journal_of(queries),
         version_name=version_name,
         top=top,
         coverage=coverage,
         batch=batch_size,
         concurrency=concurrency,
         url=url,
+        key_file=key_file,
         rate=DEFAULT_RATE if rate is None else rate,
         fold_case=not keep_case,
         ray=ray,
@@ -242,6 +249,13 @@ def _report(prepared: Prepared, options: Options, seconds: float) -> None:
     if tally.count(Result.FAILED) or tally.stopped:
         lines.append(f"journal    {options.journal} (run the same again to go on)")
     typer.echo("\n".join(lines))
+
+
+def _journal_of(queries: Path) -> Path:
+    kept = queries.is_dir() or queries.is_file() or not queries.exists()
+    # A pipe is gone, and its folder (/dev/fd) cannot be written.
+    piped = queries == STDIN or not kept
+    return Path("stdin.journal") if piped else queries.with_name(f"{queries.name}.journal")
 
 
 def _format(given: str | None) -> Format | None:

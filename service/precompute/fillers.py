@@ -14,6 +14,7 @@ from service.cache.keys import cache_key
 from service.cache.lifetimes import Entry, Lifetimes
 from service.cache.metrics import CacheMetrics
 from service.cache.redis_tier import RedisTier
+from service.config import calling
 from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, QueryTooLong
@@ -157,6 +158,7 @@ class ServiceFiller:
             else:
                 if response.status_code == httpx.codes.OK:
                     return _json(response)
+                _require_allowed(response)
                 why, after = _refusal(response), _retry_after(response)
                 if response.status_code not in (429, 500, 502, 503, 504):
                     raise PrecomputeError(f"{self._client.base_url} refused the queries: {why}")
@@ -179,6 +181,7 @@ async def served_version(client: httpx.AsyncClient, name: str | None) -> tuple[s
     """
     try:
         response = await client.get("/versions")
+        _require_allowed(response)
         content: Any = _json(response) if response.status_code == httpx.codes.OK else None
         known = {one["name"]: one for one in content["versions"]}
         name = name or str(content["default"])
@@ -194,6 +197,12 @@ async def served_version(client: httpx.AsyncClient, name: str | None) -> tuple[s
             "another with --version-name, or load it first"
         )
     return name, str(version["digest"])
+
+
+def _require_allowed(response: httpx.Response) -> None:
+    told = calling.refused(response, key="authorization" in response.request.headers)
+    if told is not None:
+        raise PrecomputeError(told)
 
 
 def _outcome(answer: Mapping[str, Any]) -> Outcome:

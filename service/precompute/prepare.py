@@ -17,6 +17,7 @@ from model_store.text import MAX_QUERY_CHARS, normalise
 from service.cache.keys import SCHEMA
 from service.cache.lifetimes import Lifetimes
 from service.cache.redis_tier import RedisTier
+from service.config import calling
 from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import InvalidQuery
@@ -58,6 +59,7 @@ class Options:
         batch: limit on the queries that a kill can lose.
         concurrency: queries in progress at a time; ``None`` for enough to fill the engine.
         url: of the service to ask; ``None`` for an engine of our own.
+        key_file: of the API key for it; ``None``: ``REQUERY_API_KEY``, if set.
         rate: queries a second to ask a service for.
         fold_case: whether the version of the service folds case.
         ray: whether to use engines of the Ray cluster.
@@ -71,6 +73,7 @@ class Options:
     batch: int = 256
     concurrency: int | None = None
     url: str | None = None
+    key_file: Path | None = None
     rate: float = DEFAULT_RATE
     fold_case: bool = True
     ray: bool = False
@@ -194,9 +197,9 @@ async def with_service(
     assert options.url is not None  # noqa: S101 - for the type checker
     plan, head = _plan(counts, lambda raw: _plain(raw, fold_case=options.fold_case), options)
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(_client(options.url))
+        client = await stack.enter_async_context(_client(options.url, options.key_file))
         name, digest = await unless(served_version(client, options.version_name))
-        about = About(name, digest, SCHEMA, plan.digest, options.url)
+        about = About(name, digest, SCHEMA, plan.digest, str(client.base_url))
         journal = Journal(options.journal, about, not_before=_useful_since(settings))
         stack.callback(journal.close)
         # About one call a second, so that the load is even.
@@ -264,14 +267,11 @@ def _useful_since(settings: Settings) -> float:
     return time.time() - life * (1 - settings.cache_ttl_jitter)
 
 
-def _client(url: str) -> httpx.AsyncClient:
+def _client(url: str, key_file: Path | None) -> httpx.AsyncClient:
     try:
-        client = httpx.AsyncClient(base_url=url, timeout=_CALL_TIMEOUT)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise PrecomputeError(f"--url: {error}; write http://host:port") from None
-    if client.base_url.scheme not in ("http", "https") or not client.base_url.host:
-        raise PrecomputeError("--url is an address such as http://localhost:8000")
-    return client
+        return calling.client(url, calling.read_key(key_file), _CALL_TIMEOUT)
+    except calling.CallInvalid as error:
+        raise PrecomputeError(str(error)) from None
 
 
 def _normal(version: ModelVersion, raw: str) -> str | None:

@@ -158,3 +158,13 @@ async def test_an_address_of_something_else_is_said(
 ) -> None:
     with pytest.raises(PrecomputeError, match="check --url"):
         await served_version(Away(answer()).client, None)
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "needs an API key"), (403, "does not allow")])
+async def test_a_missing_key_is_told_as_such(status: int, said: str) -> None:
+    away = Away(httpx.Response(status, json={"detail": "no"}))
+    with pytest.raises(PrecomputeError, match=said):
+        await served_version(away.client, None)
+    with pytest.raises(PrecomputeError, match=said):
+        await away.filler().fill(["a"])
+    assert away.waits == []
