@@ -39,7 +39,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "trusted-types 'none'",
     )
 )
-_HEADERS = {
+PAGE_HEADERS = {
     "content-security-policy": CONTENT_SECURITY_POLICY,
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
@@ -106,7 +106,9 @@ def _answer(request: Request, file: _File) -> Response:
 def _file(path: Path) -> _File:
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:32]
-    return _File(content, {**_HEADERS, "content-type": _TYPES[path.suffix], "etag": f'"{digest}"'})
+    return _File(
+        content, {**PAGE_HEADERS, "content-type": _TYPES[path.suffix], "etag": f'"{digest}"'}
+    )
 
 
 def _tags(if_none_match: str) -> set[str]:

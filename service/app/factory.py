@@ -13,6 +13,7 @@ from service.api.body import DeadlinePolicy
 from service.api.cache import CacheApi
 from service.api.console import Console
 from service.api.direct import DirectMiddleware
+from service.api.docs import docs_router
 from service.api.limits import EXEMPT, RateLimitMiddleware, buckets
 from service.api.metrics import ApiMetrics
 from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
@@ -74,12 +75,14 @@ def create_app(
         version=release(),
         description="Rewrites shopping queries, each tagged with its relevance.",
         lifespan=running,
+        docs_url=None,  # FastAPI's page takes its files from another host
         redoc_url=None,
         # A redirect would name http:// behind a proxy that ends TLS.
         redirect_slashes=False,
     )
     for router in _routers(components, auth, gpu=dependencies.gpu):
         app.include_router(router)
+    app.include_router(docs_router())
     console = Console() if settings.console else None
     if console is not None:
         app.include_router(console.router())
