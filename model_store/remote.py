@@ -10,6 +10,9 @@ from typing import Any
 
 from model_store.errors import ModelStoreError
 
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""Extras with the drivers, by the scheme of the URL."""
+
 
 class RemoteUnreadable(ModelStoreError):
     """A URL cannot be read: its driver is missing, it is refused, or nothing is there."""
@@ -107,9 +110,17 @@ class RemoteFolder:
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        except (ModelStoreError, MemoryError):
+            raise
+        except ImportError as error:
+            extra = _EXTRAS.get(self.url.partition("://")[0])
+            hint = f"; pip install 'requery-search[{extra}]'" if extra else ""
+            raise RemoteUnreadable(
+                f"cannot read {self.url}: its driver is not installed{hint} ({error})"
+            ) from error
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            raise RemoteUnreadable(f"cannot read {self.url}: {error}") from error
-        except (ImportError, ValueError) as error:
-            raise RemoteUnreadable(f"cannot read {self.url}: {error}") from error
+            # Each driver raises errors of its own libraries: of HTTP, of credentials.
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RemoteUnreadable(f"cannot read {self.url}: {reason}") from error

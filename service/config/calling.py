@@ -6,7 +6,7 @@ import ipaddress
 import os
 from contextlib import suppress
 from pathlib import Path
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies_environment, proxy_bypass
 
 import httpx
 
@@ -104,7 +104,7 @@ def _proxy(url: httpx.URL) -> httpx.URL | None:
         return None
     with suppress(httpx.InvalidURL, ValueError):
         address = httpx.URL(proxy if "://" in proxy else f"http://{proxy}")
-        if address.host.strip("["):
+        if address.host:
             return address
     raise CallInvalid(
         "the proxy of the environment (HTTP_PROXY, HTTPS_PROXY or ALL_PROXY) is no address; "
@@ -122,7 +122,7 @@ def _loopback(host: str) -> bool:
 
 def _excluded(host: str, port: int | None) -> bool:
     """Whether NO_PROXY names the host: as urllib reads it, and by networks (10.0.0.0/8)."""
-    if proxy_bypass_environment(host if port is None else f"{host}:{port}"):
+    if proxy_bypass(host if port is None else f"{host}:{port}"):
         return True
     try:
         address = ipaddress.ip_address(host)

@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -29,6 +31,7 @@ from model_store.store import (
     pack_version,
 )
 from tests.support.model_versions import PROMPT, write_stub_version
+from tests.support.redis_server import free_port
 
 
 @pytest.fixture
@@ -293,6 +296,33 @@ class TestRemote:
     def test_an_unknown_name_is_no_error_of_the_source(self, url: str, tmp_path: Path) -> None:
         with pytest.raises(UnknownVersion, match="known: one"):
             Store([open_source(url)], tmp_path).get("two")
+
+    @pytest.mark.parametrize(
+        ("url", "driver", "extra"), [("s3://b/v", "s3fs", "s3"), ("gs://b/v", "gcsfs", "gcs")]
+    )
+    def test_a_missing_driver_names_the_extra(
+        self, url: str, driver: str, extra: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, driver, None)
+        with pytest.raises(RemoteUnreadable) as caught:
+            RemoteFolder(url)
+        assert f"pip install 'requery-search[{extra}]'" in str(caught.value)
+
+    def test_a_hub_that_cannot_be_reached_is_one_line(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = (
+            "from model_store.remote import RemoteFolder, RemoteUnreadable\n"
+            "try: RemoteFolder('hf://someone/models').folders()\n"
+            "except RemoteUnreadable as error: print(error)"
+        )
+        # In a process of its own, because the Hub's library reads this when it is imported.
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port()}")
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=90
+        )
+        assert done.stdout.startswith("cannot read hf://someone/models: ")
+        assert len(done.stdout.splitlines()) == 1
 
     @pytest.mark.parametrize("url", ["nosuchscheme://x/y", "memory://nothing/here"])
     def test_a_url_that_cannot_be_read_is_named(self, url: str, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_others_go_through_it_unless_they_are_excluded(monkeypatch: pytest.Monke
         assert not proxied(f"http://{host}:8000")
 
 
-@pytest.mark.parametrize("proxy", ["socks9://a:1", "http://[", "http://u:s3cret@proxy:x"])
+@pytest.mark.parametrize("proxy", ["socks9://a:1", "http://", "http://u:s3cret@proxy:x"])
 def test_a_proxy_that_cannot_be_used_is_told(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
     with pytest.raises(CallInvalid, match="away into NO_PROXY") as caught:
