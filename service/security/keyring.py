@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from pydantic import SecretStr
 
-from service.config.watched_file import FollowedFile
+from service.config.watched_file import FileInvalid, FileUnusable, FollowedFile
 from service.security.api_keys import Key, admin_key, find, read_keys
 from service.security.metrics import KeyMetrics
 
@@ -103,3 +105,37 @@ def check_keys_file(path: Path) -> tuple[Key, ...]:
         FileInvalid: it is missing or malformed.
     """
     return keys_file(path).read() or ()
+
+
+def append_entry(path: Path, text: str) -> None:
+    """Add an entry at the end of a YAML file of keys, which is made if it is missing.
+
+    The result is checked before it is written, in one write, and other commands wait meanwhile.
+    Nothing but the new entry is written, so comments, owner and mode stay.
+
+    Args:
+        path: of the file; a new one can be read by its owner alone.
+        text: of the entry, as :func:`service.security.api_keys.entry` makes it.
+
+    Raises:
+        FileInvalid: the file cannot be written, is malformed, or the entry does not fit in.
+    """
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        raise FileInvalid(
+            f"keys file {path}: entries are added to .yaml (or .yml) alone; rename it"
+        )
+    try:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            before = file.read(MAX_BYTES)
+            added = text.encode()
+            if before and not before.endswith(b"\n"):
+                added = b"\n" + added
+            read_keys(before + added, ".yaml")
+            file.write(added)
+            file.flush()
+            os.fsync(file.fileno())
+    except FileUnusable as error:
+        raise FileInvalid(f"keys file {path}: {error}; nothing was added") from None
+    except OSError as error:
+        raise FileInvalid(f"keys file {path}: cannot be written ({error.strerror})") from error

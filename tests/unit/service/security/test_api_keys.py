@@ -194,6 +194,57 @@ class TestCommand:
         days_left = timedelta(seconds=(ring[1].expires or 0) - datetime.now(UTC).timestamp())
         assert timedelta(days=89) < days_left <= timedelta(days=90)
 
+    @pytest.mark.parametrize("before", [None, "", "# ours", entry("old", "rq_old", ["admin"])[:-1]])
+    def test_an_entry_is_added_whatever_the_file_ends_with(
+        self, tmp_path: Path, before: str | None
+    ) -> None:
+        file = tmp_path / "keys.yaml"
+        if before is not None:
+            file.write_text(before)
+        new = ["new", "--scope", "rewrite", "--file", str(file)]
+        for name in ("a", "b"):
+            done = CliRunner().invoke(app, [*new, "--name", name])
+            assert (done.exit_code, done.stdout) == (0, ""), done.stderr
+            assert f"is in {file}" in done.stderr
+        assert file.read_text().startswith(before or "")
+        names = [key.name for key in read_keys(file.read_bytes(), ".yaml")]
+        assert names == ["old", "a", "b"][0 if before and "old" in before else 1 :]
+        if before is None:
+            assert file.stat().st_mode & 0o077 == 0
+
+    @pytest.mark.parametrize(
+        ("name", "before"),
+        [
+            ("keys.yaml", entry("a", "rq_old", ["admin"])),  # the same name again
+            ("keys.yaml", "[]\n"),
+            ("keys.yaml", "- name: [\n"),
+            ("keys.json", "[]"),
+            ("none/keys.yaml", None),
+        ],
+    )
+    def test_a_file_that_an_entry_does_not_fit_in_stays_as_it_is(
+        self, tmp_path: Path, name: str, before: str | None
+    ) -> None:
+        file = tmp_path / name
+        if before is not None:
+            file.write_text(before)
+        new = ["new", "--name", "a", "--scope", "rewrite", "--file", str(file)]
+        done = CliRunner().invoke(app, new)
+        assert (done.exit_code, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"requery: keys file {file}: ")
+        assert before is None or file.read_text() == before
+
+    def test_json_is_printed_for_programs(self, tmp_path: Path) -> None:
+        file = tmp_path / "keys.yaml"
+        new = ["new", "--name", "a", "--scope", "rewrite", "--file", str(file), "--json"]
+        made = json.loads(CliRunner().invoke(app, new).stdout)
+        (key,) = read_keys(file.read_bytes(), ".yaml")
+        assert key.digest == digest_of(made["key"].encode())
+        assert made["entry"]["name"] == "a"
+        rows = json.loads(CliRunner().invoke(app, ["check", str(file), "--json"]).stdout)
+        assert rows == [{"name": "a", "scopes": ["rewrite"], "state": "valid", "expires": None}]
+
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
