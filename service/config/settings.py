@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model_store.text import MAX_QUERY_CHARS, normalise
+from service.config.service_links import is_service_link
 from service.telemetry.logging import QueryMode
 
 
@@ -344,6 +345,11 @@ class Settings(BaseSettings):
     def warm_up(self) -> tuple[str, ...]:
         """Queries of :attr:`warm_queries`."""
         return tuple(query.strip() for query in self.warm_queries.split(";") if query.strip())
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _not_a_service_link(cls, value: object) -> object:
+        return cls.model_fields["port"].default if is_service_link(value) else value
 
     @field_validator("warm_queries")
     @classmethod

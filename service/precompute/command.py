@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from model_store.errors import ModelStoreError
+from service.config.service_links import service_links
 from service.config.settings import Settings
 from service.errors import RequeryError
 from service.precompute.errors import PrecomputeError
@@ -152,6 +153,10 @@ def precompute(
         workers=workers,
     )
     settings = _settings()
+    if links := service_links():
+        typer.echo(
+            f"requery: no settings, but Kubernetes' service links: {', '.join(links)}", err=True
+        )
     # Standard output is for the report, and what matters of Redis' troubles is in it.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),

@@ -25,6 +25,7 @@ from ray.serve.handle import DeploymentHandle
 
 from model_store.manifest import Manifest, VersionName
 from service.app.factory import create_app
+from service.config.service_links import log_service_links
 from service.config.settings import Settings
 from service.engine.protocol import Engine
 from service.errors import EngineUnavailable, LoadFailed
@@ -190,6 +191,7 @@ def _replicas(application: str, deployment: str) -> int:
 def _settings() -> Settings:
     settings = Settings()
     configure_logging(settings.log_level)
+    log_service_links()
     return settings
 
 

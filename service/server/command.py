@@ -29,6 +29,7 @@ from model_store.errors import ModelStoreError
 from model_store.store import open_store
 from service.app.components import RuntimeDependencies
 from service.app.factory import create_app
+from service.config.service_links import log_service_links
 from service.config.settings import Settings
 from service.engine.loading import detect_device
 from service.errors import LoadFailed, RequeryError
@@ -90,6 +91,7 @@ def serve(
     }
     settings = _settings({name: value for name, value in given.items() if value is not None})
     configure_logging(settings.log_level)
+    log_service_links()
     run(settings, from_store)
     _leave_at_once()
 

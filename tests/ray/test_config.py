@@ -107,3 +107,11 @@ def _keys(value: Any, path: str = "") -> list[str]:
     if isinstance(value, list):
         return [one for i, v in enumerate(value) for one in _keys(v, f"{path}[{i}]")]
     return []
+
+
+def test_a_service_link_of_kubernetes_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """KubeRay's pods get them beside any Service named requery."""
+    from service.ray.app import _settings
+
+    monkeypatch.setenv("REQUERY_PORT", "tcp://10.0.0.1:80")
+    assert _settings().port == 8000

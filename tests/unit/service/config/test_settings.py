@@ -2,8 +2,23 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
+from service.config.service_links import log_service_links, service_links
 from service.config.settings import Settings
+
+LINKS = {
+    "REQUERY_PORT": "tcp://10.0.0.1:80",
+    "REQUERY_SERVICE_HOST": "10.0.0.1",
+    "REQUERY_SERVICE_PORT": "80",
+    "REQUERY_SERVICE_PORT_HTTP": "80",
+    "REQUERY_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+    "REQUERY_PORT_8000_TCP_PROTO": "tcp",
+    "REQUERY_PORT_8000_TCP_PORT": "8000",
+    "REQUERY_PORT_8000_TCP_ADDR": "10.0.0.1",
+    "REQUERY_CANARY_PORT": "tcp://10.0.0.2:80",
+}
+"""As beside a Service ``requery`` and one ``requery-canary``."""
 
 
 def test_every_option_says_what_it_is_for() -> None:
@@ -24,6 +39,33 @@ def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REQUERY_PORT", "8123")
     assert Settings(port=9000).port == 9000
+
+
+def test_an_address_that_kubernetes_puts_into_the_port_is_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in LINKS.items():
+        monkeypatch.setenv(name, value)
+    assert Settings().port == 8000
+    assert Settings(port=9000).port == 9000
+    assert set(service_links()) == LINKS.keys()
+    with capture_logs() as logs:
+        log_service_links()
+    assert [(one["event"], set(one["variables"])) for one in logs] == [
+        ("service_links_ignored", LINKS.keys())
+    ]
+
+
+@pytest.mark.parametrize("value", ["tcp", "80/tcp", "http://10.0.0.1:80", "tcp://10.0.0.1"])
+def test_another_port_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("REQUERY_PORT", value)
+    assert service_links() == []
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+def test_no_setting_looks_like_a_service_link() -> None:
+    assert service_links({f"REQUERY_{name.upper()}": "1" for name in Settings.model_fields}) == []
 
 
 def test_the_default_deadline_follows_the_device() -> None:

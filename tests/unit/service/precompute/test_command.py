@@ -80,6 +80,17 @@ def test_a_setting_that_is_none(log: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "REQUERY_CACHE_TTL_S" in refusal(log, code=2)
 
 
+def test_a_port_that_is_a_service_link_of_kubernetes(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUERY_PORT", "tcp://10.0.0.1:80")
+    done = requery(log)
+    assert done.exit_code == 1  # for want of a Redis or a service
+    note, reason = done.stderr.splitlines()
+    assert "REQUERY_PORT" in note
+    assert "REQUERY_REDIS_URL" in reason
+
+
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "http://[", "http://a:b"])
 def test_an_address_that_is_none(log: Path, url: str) -> None:
     assert "--url" in refusal(log, "--url", url)
