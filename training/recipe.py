@@ -29,8 +29,9 @@ class _Part(BaseModel):
 class DataPart(_Part):
     """The source to read, and how many training pairs to build from it."""
 
-    source: Literal["home_depot", "best_buy", "tables"]
-    """A reader of :mod:`training.data.readers`, or ``tables``: a folder in our schema."""
+    source: Literal["home_depot", "best_buy", "tables", "general"]
+    """A reader of :mod:`training.data.readers`, or ``tables``: a folder in our schema.
+    ``general`` is Home Depot with all departments beside it (:mod:`training.data.general`)."""
     noisy_pairs: Annotated[int, Field(ge=0)] = 0
     """Synthetic misspellings to add."""
     spelling_repeats: Annotated[int, Field(ge=1)] = 1
@@ -82,6 +83,8 @@ class SftStage(_Part):
     """Synthetic misspellings in this stage; default: the recipe's ``noisy_pairs``."""
     catalogue_pairs: Annotated[int, Field(ge=0)] = 0
     """Queries whose pairs to judge come from the catalogue (``data/catalogue_pairs.py``)."""
+    home_share: Annotated[float, Field(ge=0, le=0.5)] = 0.35
+    """Of the source ``general``: share of tokens that Home Depot's mined pairs have."""
 
 
 class SampleStage(_Part):

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from model_store.store import default_cache_dir, open_store
-from training.data.dataset import data_digests, data_folder, read_source
+from training.data.dataset import data_digests, data_folder, read_general, read_source
 from training.data.pairs import World, summarise
 from training.errors import RunError
 from training.finetuning.curves import plot_run
@@ -40,7 +40,13 @@ def train(
     run = Run(run_folder, recipe)
     where = data_folder(data)
     world = World(read_source(recipe.data.source, where))
-    runner = StageRunner(run, world, begun.adapter if begun else None, checkpoint_every)
+    runner = StageRunner(
+        run,
+        world,
+        begun.adapter if begun else None,
+        checkpoint_every,
+        read_general(world, where) if recipe.data.source == "general" else None,
+    )
     records = [runner.stage(number) for number in range(len(recipe.stages))]
     if runner.adapter is None:
         raise RunError("the recipe has no stage that trains")

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from training.data.brands import brands
 from training.data.dataset import (
     development_pairs_to_judge,
     domain_rows,
+    general_rows,
     mine_all,
     misspell_some,
     sft_rows,
@@ -33,6 +35,7 @@ from training.data.dataset import (
     tag_rows,
     training_pairs_to_judge,
 )
+from training.data.general import General
 from training.data.packing import Row
 from training.data.pairs import QueryPairs, Scored, World, summarise
 from training.data.picking import pick_prompts, pick_queries
@@ -60,11 +63,19 @@ _console = Console(stderr=True)
 class StageRunner:
     """Runs stages in order; each starts from the adapter of the stage before."""
 
-    def __init__(self, run: Run, world: World, adapter: Path | None, checkpoint_every: int) -> None:
+    def __init__(
+        self,
+        run: Run,
+        world: World,
+        adapter: Path | None,
+        checkpoint_every: int,
+        general: General | None = None,
+    ) -> None:
         self.run, self.recipe, self.world = run, run.recipe, world
         self.adapter = adapter
         self.parts = split(world)
         self.mined = mine_all(world, self.parts, self.recipe)
+        self._general = general
         _console.print(f"mined {summarise(self.mined)}")
         self._base = find_base(self.recipe.base, default_cache_dir())
         self._checkpoint_every = checkpoint_every
@@ -133,6 +144,10 @@ class StageRunner:
                 row_tokens=width,
                 seed=seed,
             )
+        if self._general is not None:
+            return general_rows(
+                self._general, self.mined, self.recipe, prompts, stage=stage, seed=seed
+            )
         return sft_rows(
             self.mined,
             self._sampled,
@@ -192,10 +207,16 @@ class StageRunner:
     def _refit(self, stage: TagsStage, trainee: Trainee, seed: int) -> dict[str, Any]:
         from training.finetuning.tag_head import refit
 
+        learnt = training_pairs_to_judge(self.world, self.parts, stage.queries, seed)
+        development = development_pairs_to_judge(self.world, self.parts, seed)
+        if self._general is not None:
+            curated = self._general.curated
+            learnt = chain(learnt, self._general.to_judge(curated.train, seed))
+            development = chain(development, self._general.to_judge(curated.development, seed))
         return refit(
             trainee,
-            training_pairs_to_judge(self.world, self.parts, stage.queries, seed),
-            development_pairs_to_judge(self.world, self.parts, seed),
+            learnt,
+            development,
             ridge=stage.ridge,
             max_tokens=self.recipe.decoding.max_tokens,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,12 +14,15 @@ from tqdm import tqdm
 
 from model_store.prompt import PromptFormat
 from model_store.text import normalise
+from service.filtering.guards import adds_numbers, keeps_numbers
 from training.data.catalogue_pairs import CatalogueMiner
+from training.data.curated_pairs import CURATED, read_curated, split_curated
 from training.data.folds import DEVELOPMENT, HELD_OUT, compact, fold_of, variants
+from training.data.general import General, general_files
 from training.data.misspellings import Lookalikes, clean_texts, noisy_pairs, real_slips
 from training.data.noise import corrupt
 from training.data.packing import Row, Tree, pack, tree_of
-from training.data.pairs import PairMiner, QueryPairs, World, is_echo
+from training.data.pairs import PairMiner, QueryPairs, Scored, World, is_echo
 from training.data.picking import pick_queries
 from training.data.readers import best_buy, home_depot
 from training.data.schema import Tables
@@ -50,20 +54,36 @@ def data_folder(explicit: Path | None = None) -> Path:
 
 def read_source(source: str, folder: Path) -> Tables:
     """Tables of a named source under the data folder; ``tables`` reads our schema as it is."""
-    if source == "home_depot":
+    if source in ("home_depot", "general"):
         return home_depot.read(folder / "home_depot")
     if source == "best_buy":
         return best_buy.read(folder / "best_buy")
     return Tables.load(folder)
 
 
+def read_general(world: World, folder: Path) -> General:
+    """The pairs of all departments; none of them is a variant of what ``world`` keeps out.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    parts = split(world)
+    curated = split_curated(read_curated(CURATED), [*parts.held_out, *parts.development])
+    slips = [(q, world.corrections[q]) for q in parts.train if q in world.corrections]
+    return General.read(folder, curated, slips)
+
+
 def data_digests(source: str, folder: Path) -> dict[str, str]:
     """SHA-256 of each input file, for the record."""
-    root = folder if source == "tables" else folder / source
+    if source == "tables":
+        paths = [path for path in folder.iterdir() if path.is_file()]
+    elif source == "general":
+        paths = [*(folder / "home_depot").iterdir(), *general_files(folder)]
+    else:
+        paths = [path for path in (folder / source).iterdir() if path.is_file()]
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(root.iterdir())
-        if path.is_file()
+        for path in sorted(paths)
     }
 
 
@@ -149,6 +169,57 @@ def sft_rows(
     trees = [t for p in pool if (t := tree_of(p, prompts, limit)).branches]
     packed = _budget(trees, stage.tokens, rng)
     return pack(packed, stage.optimiser.row_tokens, prompts.labels.relevant)
+
+
+def general_rows(
+    general: General,
+    mined: Mapping[str, QueryPairs],
+    recipe: Recipe,
+    prompts: PromptFormat,
+    *,
+    stage: SftStage,
+    seed: int,
+) -> list[Row]:
+    """Packed rows of the source ``general``: as many passes as fit, with Home Depot's pairs."""
+    rng = random.Random(seed)
+    limit = recipe.decoding.max_tokens
+
+    def trees(pool: Iterable[QueryPairs]) -> list[Tree]:
+        return [t for p in pool if (t := tree_of(p, prompts, limit)).branches]
+
+    home = [same_need(p) for q, p in mined.items() if compact(q) not in general.protected]
+    home += [p for p in home if any(s.source == "spelling" for s in p.write)]
+    chosen = list(_budget(trees(home), round(stage.home_share * stage.tokens), rng))
+    spent = sum(map(len, chosen))
+    for number in itertools.count():
+        fresh = trees(general.one_pass(1000 * seed + number))
+        for tree in fresh:
+            if spent >= stage.tokens:
+                rng.shuffle(chosen)
+                return pack(chosen, stage.optimiser.row_tokens, prompts.labels.relevant)
+            chosen.append(tree)
+            spent += len(tree)
+        if not fresh:
+            raise DataError("the source 'general' has no pairs to learn from")
+    raise AssertionError
+
+
+def same_need(pairs: QueryPairs) -> QueryPairs:
+    """Mined pairs without what only a search engine takes for right.
+
+    A rewrite with another number is none, and phrases of titles and edits are not written.
+    """
+
+    def kept(items: Iterable[Scored]) -> list[Scored]:
+        query = pairs.query
+        return [
+            s for s in items if keeps_numbers(query, s.text) and not adds_numbers(query, s.text)
+        ]
+
+    good = kept(pairs.write)
+    write = [s for s in good if s.source in ("spelling", "co-relevant")][:2]
+    rest = [s for s in good if s not in write]
+    return QueryPairs(pairs.query, write, [*rest, *kept(pairs.accept)], pairs.reject)
 
 
 def tag_rows(

@@ -1,0 +1,122 @@
+"""What other shops' data says about language: titles, misspellings, terms that go together.
+
+Source: files of other people, in the data folder (docs/training.md says where they are from):
+
+* ``shops/<name>/products.tsv``: tab-separated, with a column ``title``;
+* ``spelling/pairs.tsv``: ``wrong``, ``right``, ``source``;
+* ``term_pairs/amazon_us.tsv``: ``query_term``, ``title_term`` and two similarities.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from model_store.text import normalise
+from training.errors import DataError
+
+SHOPS: Mapping[str, int] = {
+    "amazon_india": 20_000,
+    "crowdflower": 20_000,
+    "instacart": 25_000,
+    "matching": 20_000,
+    "retrotech": 10_000,
+}
+"""Shop -> titles to read; most of retrotech's are of music and films."""
+_CHILDREN = "birkbeck"
+"""Children's handwriting, whose slips are rarer at a keyboard."""
+_RARE = 8
+_SIMILAR = 0.87
+"""Similarity from which terms of the machine-mined pairs are mostly synonyms."""
+_MIN_COUNT = 3_000_000
+"""Occurrences in symspellpy's list from which a word counts as known English: some 20,000 are."""
+
+
+def read_titles(folder: Path) -> list[str]:
+    """Titles of all shops, normalised, each once.
+
+    Raises:
+        DataError: a file is missing or has no titles.
+    """
+    found: dict[str, None] = {}
+    for shop, most in SHOPS.items():
+        path = folder / "shops" / shop / "products.tsv"
+        titles = [row["title"] for row in _table(path, ("title",))]
+        # Evenly from all parts of the file, which may be sorted by category.
+        step = max(1, len(titles) // most)
+        for title in titles[::step]:
+            text = normalise(html.unescape(title), fold_case=True).removesuffix("...").strip()
+            if text:
+                found[text] = None
+    return list(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Slip:
+    """A misspelling of a word, and how often it is taken."""
+
+    wrong: str
+    right: str
+    weight: int
+
+
+def read_slips(folder: Path) -> list[Slip]:
+    """Misspellings of single words, in lower case.
+
+    Raises:
+        DataError: the file is missing or of another form.
+    """
+    found = []
+    for row in _table(folder / "spelling" / "pairs.tsv", ("wrong", "right", "source")):
+        wrong, right = row["wrong"].lower(), row["right"].lower()
+        if wrong != right and wrong.isalpha() and right.isalpha() and wrong.isascii():
+            found.append(Slip(wrong, right, 1 if row["source"] == _CHILDREN else _RARE))
+    return found
+
+
+def read_synonyms(folder: Path) -> list[tuple[str, str]]:
+    """Terms of queries and of titles that two embedding models take for the same.
+
+    Raises:
+        DataError: the file is missing or of another form.
+    """
+    columns = ("query_term", "title_term", "mpnet", "minilm")
+    found = []
+    for row in _table(folder / "term_pairs" / "amazon_us.tsv", columns):
+        # Not every row has the second similarity.
+        similar = min(float(row["mpnet"] or 0), float(row["minilm"] or 0))
+        pair = tuple(normalise(row[c], fold_case=True) for c in columns[:2])
+        if similar >= _SIMILAR and pair[0] != pair[1]:
+            found.append((pair[0], pair[1]))
+    return found
+
+
+def english_words() -> dict[str, int]:
+    """Common English words with their frequencies (out of symspellpy, MIT)."""
+    text = files("symspellpy").joinpath("frequency_dictionary_en_82_765.txt").read_text("utf-8-sig")
+    counts = (line.split() for line in text.splitlines())
+    return {word: int(count) for word, count in counts if int(count) >= _MIN_COUNT}
+
+
+def title_words(titles: Sequence[str], least: int) -> dict[str, int]:
+    """Words of letters that stand in at least ``least`` titles."""
+    counts: Counter[str] = Counter()
+    for title in titles:
+        counts.update({w for w in title.replace(",", " ").split() if w.isalpha()})
+    return {word: count for word, count in counts.items() if count >= least}
+
+
+def _table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    if not path.is_file():
+        raise DataError(f"{path} not found; docs/training.md says where it is from")
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        if missing := set(columns).difference(reader.fieldnames or ()):
+            raise DataError(f"{path} has no column {', '.join(sorted(missing))}")
+        for row in reader:
+            yield {name: row[name] or "" for name in columns}
