@@ -33,7 +33,7 @@ _CHILDREN = "birkbeck"
 _RARE = 8
 _SIMILAR = 0.87
 """Similarity from which terms of the machine-mined pairs are mostly synonyms."""
-_MIN_COUNT = 3_000_000
+_MIN_COUNT = 1_000_000
 """Occurrences in symspellpy's list from which a word counts as known English: some 20,000 are."""
 
 
