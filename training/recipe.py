@@ -32,6 +32,8 @@ class DataPart(_Part):
     source: Literal["home_depot", "best_buy", "tables", "general"]
     """A reader of :mod:`training.data.readers`, or ``tables``: a folder in our schema.
     ``general`` is Home Depot with all departments beside it (:mod:`training.data.general`)."""
+    queries: Annotated[int, Field(ge=1)] | None = None
+    """Training queries to mine pairs of, drawn by chance; default: all."""
     noisy_pairs: Annotated[int, Field(ge=0)] = 0
     """Synthetic misspellings to add."""
     spelling_repeats: Annotated[int, Field(ge=1)] = 1

@@ -126,11 +126,17 @@ def split(world: World) -> Split:
 
 
 def mine_all(world: World, parts: Split, recipe: Recipe) -> dict[str, QueryPairs]:
-    """Pairs of each training query that has a relevant product."""
+    """Pairs of each training query that has a relevant product, or of as many as the recipe says."""
+    count = recipe.data.queries
+    queries = (
+        world.with_relevant(parts.train)
+        if count is None
+        else pick_queries(world, parts.train, count, recipe.seed)
+    )
     miner = PairMiner(world, parts.train, recipe.seed, parts.protected)
     return {
         query: miner.mine(query, recipe.data.max_write, recipe.data.max_judge)
-        for query in tqdm(world.with_relevant(parts.train), desc="mining pairs", unit="query")
+        for query in tqdm(queries, desc="mining pairs", unit="query")
     }
 
 
