@@ -126,7 +126,7 @@ def split(world: World) -> Split:
 
 
 def mine_all(world: World, parts: Split, recipe: Recipe) -> dict[str, QueryPairs]:
-    """Pairs of each training query that has a relevant product, or of as many as the recipe says."""
+    """Pairs of training queries that have a relevant product: of all, or as the recipe says."""
     count = recipe.data.queries
     queries = (
         world.with_relevant(parts.train)
