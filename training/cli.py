@@ -37,7 +37,8 @@ FoldOption = Annotated[
 OnOption = Annotated[
     str | None,
     typer.Option(
-        help="Another source (best_buy, home_depot, tables); all of its queries are unseen."
+        help="Another source (best_buy, home_depot, tables), whose queries are all unseen; or "
+        "curated, the development fold of the project's own pairs."
     ),
 ]
 SinceOption = Annotated[
@@ -120,11 +121,14 @@ def evaluate(
 ) -> None:
     """Measure a version's rewrites and tags on queries that no training stage has seen."""
     with _errors("evaluate"):
+        folders = [] if source is None else [source]
+        if on == "curated":
+            _examine(_store(folders).get(version), out)
+            return
         names = [version] if against is None else [version, against]
         found, bench = _bench(
-            names, [] if source is None else [source],
-            data=data, fold=fold, on=on, since=since, limit=limit, depth=depth, drawn=drawn,
-            judge_folder=judge_folder,
+            names, folders, data=data, fold=fold, on=on, since=since, limit=limit, depth=depth,
+            drawn=drawn, judge_folder=judge_folder,
         )  # fmt: skip
 
         from training.evaluation.measure import differences
@@ -142,6 +146,16 @@ def evaluate(
         if out is not None:
             write_json(out, result)
         typer.echo(text)
+
+
+def _examine(version: StoredVersion, out: Path | None) -> None:
+    from training.evaluation.curated import examine
+    from training.folder import write_json
+
+    result = examine(version)
+    if out is not None:
+        write_json(out, result)
+    typer.echo(json.dumps(result, indent=1))
 
 
 def judge(
@@ -246,6 +260,10 @@ def compare(
         typer.echo(f"wrote table, figures and plot into {out}")
 
 
+def _store(folders: Sequence[Path]) -> Store:
+    return Store([*map(FolderSource, folders), *open_store().sources])
+
+
 def _bench(
     names: list[str],
     folders: list[Path],
@@ -270,7 +288,7 @@ def _bench(
         _one_of("--on", on, SOURCES)
     elif since is not None:
         raise TrainingError("--since is for another source: name it with --on")
-    store = Store([*map(FolderSource, folders), *open_store().sources])
+    store = _store(folders)
     versions = [store.get(name) for name in names]
 
     from training.data.dataset import data_folder, read_source

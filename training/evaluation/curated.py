@@ -7,6 +7,7 @@ query at all, since every set of written pairs has its style.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 
-from training.data.curated_pairs import CuratedQuery, swapped
+from model_store.store import StoredVersion
+from training.data.curated_pairs import CURATED, CuratedQuery, read_curated, split_curated, swapped
+from training.data.folds import compact
+from training.evaluation.evaluate import Rewriter, ask, filtered
+from training.evaluation.measure import brands_of
 from training.statistics import tagging
 
 SWAPPED = "swapped"
@@ -95,6 +100,62 @@ def query_blind(train: Sequence[CuratedQuery], pairs: Sequence[JudgedPair]) -> f
     curated = [pair for pair in pairs if pair.kind != SWAPPED]
     scores = model.predict_proba([pair.rewrite for pair in curated])[:, 1]
     return _auc(list(zip(curated, scores.tolist(), strict=True)))
+
+
+def written(queries: Sequence[CuratedQuery], rewriter: Rewriter) -> dict[str, float]:
+    """What a version answers with, by the labels: lower bounds, since they name few right ones.
+
+    Returns:
+        of queries with something right: ``answered`` (share with a rewrite), ``right`` (with one
+        that is labelled right), ``wrong`` (share of rewrites labelled wrong); ``corrected``: share
+        of misspelled queries whose correction is among the first two; ``nonsense``: share of the
+        others that get a rewrite.
+    """
+    answers = {q.query: list(rewriter(q.query)) for q in queries}
+    right = {q.query: {compact(one.text) for one in q.right} for q in queries}
+    wrong = {q.query: {one.text for one in q.wrong} for q in queries}
+    real = [q.query for q in queries if q.right]
+    misspelled = [q for q in queries if q.corrected != q.query]
+    said = [(query, text) for query in real for text in answers[query]]
+    return {
+        "queries": len(real),
+        "answered": _share([bool(answers[q]) for q in real]),
+        "right": _share([any(compact(t) in right[q] for t in answers[q]) for q in real]),
+        "wrong": _share([text in wrong[query] for query, text in said]),
+        "misspelled": len(misspelled),
+        "corrected": _share([q.corrected in answers[q.query][:2] for q in misspelled]),
+        "nonsense": _share([bool(answers[q.query]) for q in queries if not q.right]),
+    }
+
+
+def examine(version: StoredVersion) -> dict[str, Any]:
+    """All figures of a version on the development fold of the curated pairs.
+
+    Raises:
+        EngineUnavailable: the engine could not start.
+    """
+    split = split_curated(read_curated(CURATED))
+    pairs = pairs_to_judge(split.development)
+    queries = [query.query for query in split.development]
+    candidates, scores = asyncio.run(
+        ask(version, queries, [(pair.query, pair.rewrite) for pair in pairs])
+    )
+    manifest = version.manifest
+    rewriter = filtered(
+        candidates, manifest.filter, brands_of(version), fold_case=manifest.prompt.fold_case
+    )
+    return {
+        "version": manifest.name,
+        "digest": manifest.digest,
+        "fold": "development",
+        "tags": figures(pairs, scores),
+        "query_blind_auc": query_blind(split.train, pairs),
+        "written": written(split.development, rewriter),
+    }
+
+
+def _share(values: Sequence[bool]) -> float:
+    return round(fmean(values), 4) if values else float("nan")
 
 
 def _auc(rows: Sequence[tuple[JudgedPair, float]]) -> float:

@@ -248,9 +248,10 @@ def tag_pairs(
     return pairs, labels
 
 
-async def _run(
+async def ask(
     version: StoredVersion, queries: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> tuple[dict[str, list[Scored]], list[float]]:
+    """All candidates of each query, and the relevance of each pair, of a version's own engine."""
     candidates: dict[str, list[Scored]] = {}
     scores: list[float] = []
     async with running(version) as engine:
@@ -284,7 +285,7 @@ def draw_version(
     pairs, labels = tag_pairs(world, parts, queries, seed=0)
     if len(set(labels)) < 2:
         raise DataError("the data gives no pairs of both kinds, so tags cannot be measured on it")
-    candidates, scores = asyncio.run(_run(version, queries, pairs))
+    candidates, scores = asyncio.run(ask(version, queries, pairs))
     return Drawn(candidates, labels, scores)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from training.data.curated_pairs import CuratedQuery, Rewrite
-from training.evaluation.curated import SWAPPED, figures, pairs_to_judge, query_blind
+from training.evaluation.curated import SWAPPED, figures, pairs_to_judge, query_blind, written
 
 QUERIES = [
     CuratedQuery("couch", "home", (Rewrite("sofa", "synonym"),), (Rewrite("touch", "confusable"),)),
@@ -47,3 +47,22 @@ def test_the_blind_classifier_sees_rewrites_alone() -> None:
         for n in range(40)
     ]
     assert query_blind(style[:20], pairs_to_judge(style[20:])) == 1.0
+
+
+def test_what_is_written_is_counted_by_the_labels() -> None:
+    queries = [
+        *QUERIES,
+        CuratedQuery("tabel", "home", (Rewrite("table", "spelling"),), ()),
+        CuratedQuery("xqzv", "home", (), (Rewrite("box", "nonsense"),)),
+    ]
+    answers = {"couch": ["sofas"], "lamp": ["lamb", "torch"], "tabel": ["tables", "table", "desk"]}
+    found = written(queries, lambda query: answers.get(query, []))
+    assert found == {
+        "queries": 4,
+        "answered": 0.75,
+        "right": 0.5,
+        "wrong": pytest.approx(1 / 6, abs=1e-4),
+        "misspelled": 1,
+        "corrected": 1.0,
+        "nonsense": 0.0,
+    }
