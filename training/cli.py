@@ -80,7 +80,7 @@ def train(
 
         loaded = load_recipe(recipe)
 
-        from training.artifacts import write_artifacts
+        from training.artifacts import Language, write_artifacts
         from training.data.dataset import data_folder, read_source
         from training.run import train as run_recipe
         from training.trial import pack_adapter
@@ -90,7 +90,9 @@ def train(
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         target = (out or folder / "version") / loaded.name
         target.mkdir(parents=True, exist_ok=True)
-        write_artifacts(loaded, read_source(loaded.data.source, data_folder(data)), target)
+        where, source = data_folder(data), loaded.data.source
+        language = Language.read(where) if source == "general" else None
+        write_artifacts(loaded, read_source(source, where), target, language)
         manifest = pack_adapter(adapter, loaded, target, spelling=loaded.spelling, training=record)
         typer.echo(f"trained {manifest.name} ({manifest.digest[:12]}) into {target}")
         typer.echo(f"measure it: requery evaluate {manifest.name} --source {target.parent}")

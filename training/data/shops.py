@@ -2,7 +2,7 @@
 
 Source: files of other people, in the data folder (docs/training.md says where they are from):
 
-* ``shops/<name>/products.tsv``: tab-separated, with a column ``title``;
+* ``shops/<name>/products.tsv``: tab-separated, with a column ``title``, some with ``brand``;
 * ``spelling/pairs.tsv``: ``wrong``, ``right``, ``source``;
 * ``term_pairs/amazon_us.tsv``: ``query_term``, ``title_term`` and two similarities.
 """
@@ -28,6 +28,9 @@ SHOPS: Mapping[str, int] = {
     "retrotech": 10_000,
 }
 """Shop -> titles to read; most of retrotech's are of music and films."""
+_WITH_BRANDS = ("matching", "retrotech")
+_BRAND = 5
+"""Titles of a brand from which it is known."""
 _CHILDREN = "birkbeck"
 """Children's handwriting, whose slips are rarer at a keyboard."""
 _RARE = 8
@@ -54,6 +57,30 @@ def read_titles(folder: Path) -> list[str]:
             if text:
                 found[text] = None
     return list(found)
+
+
+def read_brands(folder: Path) -> list[str]:
+    """Brands that shops name beside their titles, normalised and sorted.
+
+    Titles mostly begin with the brand; those that do not are of a label or a publisher.
+
+    Raises:
+        DataError: a file is missing or has no brands.
+    """
+    titles: Counter[str] = Counter()
+    leading: Counter[str] = Counter()
+    for shop in _WITH_BRANDS:
+        path = folder / "shops" / shop / "products.tsv"
+        for row in _table(path, ("title", "brand")):
+            brand, title = (
+                normalise(html.unescape(row[c]).replace("\u00ae", ""), fold_case=True)
+                for c in ("brand", "title")
+            )
+            titles[brand] += 1
+            leading[brand] += title.startswith(f"{brand} ")
+    return sorted(
+        b for b, n in titles.items() if len(b) > 1 and n >= _BRAND and leading[b] >= n / 2
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,18 +41,19 @@ def vocabulary(titles: Iterable[str], queries: Iterable[str] = ()) -> Counter[st
     return counts
 
 
-def spelling_words(world: World, parts: Split) -> dict[str, int]:
+def spelling_words(world: World, parts: Split, more: Sequence[str] = ()) -> dict[str, int]:
     """Words of the catalogue and of training queries in correct spelling, with their counts.
 
-    Rare words (:data:`MIN_COUNT`) are left out: most are slips themselves.
+    Rare words (:data:`MIN_COUNT`) are left out: most are slips themselves. ``more`` are titles of
+    other shops.
     """
     queries = [world.corrections.get(q, q) for q in parts.train]
-    counts = vocabulary(world.titles.values(), queries)
+    counts = vocabulary([*world.titles.values(), *more], queries)
     return {word: count for word, count in counts.items() if count >= MIN_COUNT}
 
 
 def spelling_pairs(
-    world: World, parts: Split, words: Mapping[str, int]
+    world: World, parts: Split, words: Mapping[str, int], more: Sequence[str] = ()
 ) -> dict[tuple[str, str], int]:
     """Pairs of ``words`` that follow each other in titles and in corrected training queries.
 
@@ -60,7 +61,8 @@ def spelling_pairs(
     """
     counts: Counter[tuple[str, str]] = Counter()
     queries = [world.corrections.get(q, q) for q in parts.train]
-    for texts, weight in ((world.titles.values(), 1), (queries, QUERY_WEIGHT)):
+    titles = [*world.titles.values(), *more]
+    for texts, weight in ((titles, 1), (queries, QUERY_WEIGHT)):
         for text in texts:
             for pair in pairwise(_ADJACENT.findall(normalise(text, fold_case=True))):
                 if pair[0] in words and pair[1] in words:

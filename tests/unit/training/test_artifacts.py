@@ -10,7 +10,7 @@ import training
 from model_store.manifest import FilterSpec, SpellingSpec
 from service.engine.spelling import Corrector
 from tests.unit.training.worlds import make_tables, shop_tables
-from training.artifacts import write_artifacts
+from training.artifacts import Language, write_artifacts
 from training.recipe import Recipe, load_recipe
 
 
@@ -51,3 +51,15 @@ def test_only_what_the_recipe_names_is_written(recipe: Recipe, tmp_path: Path) -
     words = plain.model_copy(update={"spelling": SpellingSpec(words_file="w.txt")})
     write_artifacts(words, shop_tables(), tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["w.txt"]
+
+
+def test_a_version_for_all_departments_knows_more(recipe: Recipe, tmp_path: Path) -> None:
+    language = Language(
+        ["oat milk carton"] * 6, ["oatly"], {"milk": 900, "couch": 90, "settee": 10}
+    )
+    write_artifacts(recipe, shop_tables(), tmp_path, language)
+    words = dict(line.split() for line in (tmp_path / "words.txt").read_text().splitlines())
+    assert {"oak", "oat", "couch", "settee"} <= words.keys()
+    assert int(words["milk"]) > int(words["couch"]) > int(words["settee"]) > 0
+    assert "oat milk 6" in (tmp_path / "pairs.txt").read_text().splitlines()
+    assert "oatly" in (tmp_path / "brands.txt").read_text().splitlines()

@@ -10,6 +10,7 @@ from training.data.shops import (
     SHOPS,
     Slip,
     english_words,
+    read_brands,
     read_slips,
     read_synonyms,
     read_titles,
@@ -84,3 +85,11 @@ def test_common_english_is_known() -> None:
     words = english_words()
     assert {"milk", "couch", "the"} <= words.keys()
     assert len(words) > 15_000
+
+
+def test_brands_are_what_titles_begin_with(tmp_path: Path) -> None:
+    rows = [*["1\tSony&#xAE; TV\tSony&#xAE;"] * 5, *["2\tBlue - CD\tColumbia (USA)"] * 9]
+    rows += ["3\tAcme anvil\tAcme", *["4\tanvil\t"] * 9]
+    for shop in ("matching", "retrotech"):
+        write(tmp_path / "shops" / shop / "products.tsv", "id\ttitle\tbrand", *rows[:20])
+    assert read_brands(tmp_path) == ["sony"]
