@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from model_store.store import default_cache_dir, open_store
+from training.data.curated_pairs import summarise_curated
 from training.data.dataset import data_digests, data_folder, read_general, read_source
 from training.data.pairs import World, summarise
 from training.errors import RunError
@@ -40,13 +41,9 @@ def train(
     run = Run(run_folder, recipe)
     where = data_folder(data)
     world = World(read_source(recipe.data.source, where))
-    runner = StageRunner(
-        run,
-        world,
-        begun.adapter if begun else None,
-        checkpoint_every,
-        read_general(world, where) if recipe.data.source == "general" else None,
-    )
+    general = read_general(world, where) if recipe.data.source == "general" else None
+    adapter = begun.adapter if begun else None
+    runner = StageRunner(run, world, adapter, checkpoint_every, general)
     records = [runner.stage(number) for number in range(len(recipe.stages))]
     if runner.adapter is None:
         raise RunError("the recipe has no stage that trains")
@@ -57,6 +54,7 @@ def train(
             "start": {"version": recipe.start, "digest": begun.digest} if begun else None,
             "stages": records,
             "pairs": summarise(runner.mined),
+            "curated": summarise_curated(general.curated.train) if general else None,
             "queries": {"train": len(runner.parts.train), "held_out": len(runner.parts.held_out)},
             "data": data_digests(recipe.data.source, where),
             "seconds": round(sum(record.get("seconds", 0.0) for record in records), 1),
