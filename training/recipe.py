@@ -159,7 +159,7 @@ class TagsStage(_Part):
 
     kind: Literal["tags"]
     queries: Annotated[int, Field(ge=1)] = 4000
-    """Training queries whose pairs the row is fitted to."""
+    """Training queries whose pairs the row is fitted to; of ``general`` so many of each source."""
     ridge: Annotated[float, Field(gt=0)] = 0.01
     """Weight of the row's squared change relative to the mean loss of a pair."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -211,7 +212,8 @@ class StageRunner:
         development = development_pairs_to_judge(self.world, self.parts, seed)
         if self._general is not None:
             curated = self._general.curated
-            learnt = chain(learnt, self._general.to_judge(curated.train, seed))
+            some = random.Random(seed).sample(curated.train, min(stage.queries, len(curated.train)))
+            learnt = chain(learnt, self._general.to_judge(some, seed))
             development = chain(development, self._general.to_judge(curated.development, seed))
         return refit(
             trainee,

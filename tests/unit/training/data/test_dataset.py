@@ -8,16 +8,21 @@ import pytest
 from model_store.prompt import PromptFormat
 from tests.support.model_versions import PROMPT, byte_tokenizer
 from tests.unit.training.worlds import make_world, rooms_world, shop_tables
+from training.data.curated_pairs import CuratedQuery, CuratedSplit, Rewrite
 from training.data.dataset import (
     Split,
+    data_digests,
     domain_rows,
+    general_rows,
     mine_all,
     misspell_some,
+    same_need,
     sft_rows,
     split,
     tag_rows,
 )
 from training.data.folds import compact, fold_of, variants
+from training.data.general import General
 from training.data.packing import Row
 from training.data.pairs import QueryPairs, Scored, World
 from training.errors import DataError
@@ -271,3 +276,66 @@ class TestTagRows:
         self, prompts: PromptFormat, recipe: Recipe
     ) -> None:
         assert self.rows(prompts, recipe, catalogue=0) == []
+
+
+class TestAllDepartments:
+    def test_as_many_queries_are_mined_as_the_recipe_says(
+        self, world: World, parts: Split, recipe: Recipe
+    ) -> None:
+        few = recipe.model_copy(update={"data": recipe.data.model_copy(update={"queries": 5})})
+        assert len(mine_all(world, parts, few)) == 5
+
+    def test_mined_pairs_keep_what_is_the_same_need(self) -> None:
+        def scored(text: str, source: str) -> Scored:
+            return Scored(text, source, 1.0, 0.1)
+
+        mined = QueryPairs(
+            "2 in pipe",
+            write=[
+                scored("2 inch pipe", "co-relevant"),
+                scored("3 in pipe", "co-relevant"),
+                scored("2 in pipe fitting", "title"),
+            ],
+            accept=[scored("pipe", "co-relevant"), scored("tube 2 in", "co-relevant")],
+            reject=[scored("4 in pipe", "look-alike")],
+        )
+        kept = same_need(mined)
+        assert [one.text for one in kept.write] == ["2 inch pipe"]
+        assert [one.text for one in kept.accept] == ["2 in pipe fitting", "tube 2 in"]
+        assert kept.reject == mined.reject
+
+    def test_rows_mix_both_sources_by_their_share(
+        self, world: World, parts: Split, recipe: Recipe, prompts: PromptFormat
+    ) -> None:
+        curated = tuple(
+            CuratedQuery(
+                f"couch no {n}", "home", (Rewrite(f"sofa no {n}", "synonym"),),
+                (Rewrite(f"touch no {n}", "confusable"),),
+            )
+            for n in range(20)
+        )  # fmt: skip
+        mined = mine_all(world, parts, recipe)
+        held = next(iter(mined))
+        split_of = CuratedSplit(curated, (), frozenset({compact(held)}))
+        general = General(split_of, ["table lamp with shade"] * 9, [])
+        stage = SftStage(
+            kind="sft", tokens=60_000, home_share=0.3, optimiser=Optimiser(learning_rate=1e-3)
+        )
+        rows = general_rows(general, mined, recipe, prompts, stage=stage, seed=1)
+        assert 60_000 <= tokens(rows) <= 60_000 + 256
+        assert rows == general_rows(general, mined, recipe, prompts, stage=stage, seed=1)
+        queries = queries_in(rows, prompts)
+        assert queries & {one.query for one in curated}
+        assert queries & mined.keys()
+        assert held not in queries
+
+    def test_digests_name_every_file(self, tmp_path: Path) -> None:
+        for name in ("shops/crowdflower/products.tsv", "spelling/pairs.tsv", "home_depot/a.csv"):
+            path = tmp_path / name
+            path.parent.mkdir(parents=True)
+            path.write_text(name)
+        with pytest.raises(FileNotFoundError):
+            data_digests("general", tmp_path)
+        assert list(data_digests("home_depot", tmp_path)) == ["home_depot/a.csv"]
+        (tmp_path / "x.parquet").write_text("x")
+        assert list(data_digests("tables", tmp_path)) == ["x.parquet"]
