@@ -32,6 +32,7 @@ from training.data.shops import (
     english_words,
     read_slips,
     read_synonyms,
+    read_synsets,
     read_titles,
     title_words,
 )
@@ -46,13 +47,13 @@ _FORMS = frozenset({"word_form", "broader"})
 class Mix:
     """How many queries of each kind are in one pass beside the curated ones."""
 
-    corrections: int = 3000
-    titles: int = 700
-    words: int = 900
-    negations: int = 500
-    codes: int = 150
-    nonsense: int = 250
-    synonyms: int = 500
+    corrections: int = 2400
+    titles: int = 300
+    words: int = 500
+    negations: int = 300
+    codes: int = 80
+    nonsense: int = 150
+    synonyms: int = 2000
 
 
 class General:
@@ -102,13 +103,9 @@ class General:
         Raises:
             DataError: a file is missing.
         """
-        return cls(
-            curated,
-            read_titles(folder),
-            read_slips(folder),
-            more_slips,
-            read_synonyms(folder),
-        )
+        titles = read_titles(folder)
+        synonyms = [*read_synonyms(folder), *read_synsets(folder, titles)]
+        return cls(curated, titles, read_slips(folder), more_slips, synonyms)
 
     @property
     def protected(self) -> frozenset[str]:
@@ -157,9 +154,9 @@ class General:
             if len(wrong) > 6:
                 wrong = rng.sample(wrong, 6)
             if right:
-                ruled = [r.text for r in self._wrong.of(query.corrected, 3, rng, right)]
+                ruled = [r.text for r in self._wrong.of(query.corrected, 2, rng, right)]
                 if query.corrected != query.query:
-                    ruled[1:] = self._wrong.confused(query.corrected, rng)[:2]
+                    ruled[1:] = self._wrong.confused(query.corrected, rng)[:1]
                 elif (units := rewrite_units(query.query, rng)) != query.query:
                     accept.append(normalise(units, fold_case=True))
                 wrong += [*ruled, *lent[query.query], *near[query.query]]
@@ -185,8 +182,7 @@ class General:
                 accept=rng.sample(other, min(1, len(other))),
                 reject=[
                     *self._wrong_corrections(meant, typed, rng),
-                    *rng.sample(wrong, min(2, len(wrong))),
-                    *(r.text for r in self._wrong.of(meant, 1, rng, texts)),
+                    *rng.sample(wrong, min(1, len(wrong))),
                 ],
             )
 
@@ -283,6 +279,7 @@ class General:
     def _terms(self, rng: random.Random, count: int) -> Iterator[QueryPairs]:
         for term, other in rng.sample(list(self._synonyms), min(count, len(self._synonyms))):
             wrong = [r.text for r in self._wrong.of(term, 2, rng, [other])]
+            wrong.append(rng.choice(self._synonyms)[1])
             write, accept = ([], [other]) if is_echo(term, other) else ([other], [])
             yield _pairs(term, write, accept, wrong)
 
@@ -293,6 +290,7 @@ def general_files(folder: Path) -> list[Path]:
         *(folder / "shops" / shop / "products.tsv" for shop in SHOPS),
         folder / "spelling" / "pairs.tsv",
         folder / "term_pairs" / "amazon_us.tsv",
+        folder / "lexicon" / "wordnet_product_synsets.tsv",
     ]
 
 

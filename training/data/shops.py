@@ -4,17 +4,20 @@ Source: files of other people, in the data folder (docs/training.md says where t
 
 * ``shops/<name>/products.tsv``: tab-separated, with a column ``title``, some with ``brand``;
 * ``spelling/pairs.tsv``: ``wrong``, ``right``, ``source``;
-* ``term_pairs/amazon_us.tsv``: ``query_term``, ``title_term`` and two similarities.
+* ``term_pairs/amazon_us.tsv``: ``query_term``, ``title_term`` and two similarities;
+* ``lexicon/wordnet_product_synsets.tsv``: ``domain``, ``lemmas`` (with ``|`` between them).
 """
 
 from __future__ import annotations
 
 import csv
 import html
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import permutations
 from pathlib import Path
 
 from model_store.text import normalise
@@ -34,6 +37,11 @@ _BRAND = 5
 _CHILDREN = "birkbeck"
 """Children's handwriting, whose slips are rarer at a keyboard."""
 _RARE = 8
+_SOLD = frozenset({"artifact", "food", "substance"})
+_NAMED = 3
+"""Titles that hold a name from which it is one that shoppers may use."""
+_MOST_NAMES = 5
+_PHRASE_WORD = re.compile(r"[a-z0-9'-]+")
 _SIMILAR = 0.87
 """Similarity from which terms of the machine-mined pairs are mostly synonyms."""
 _MIN_COUNT = 1_000_000
@@ -121,6 +129,43 @@ def read_synonyms(folder: Path) -> list[tuple[str, str]]:
         if similar >= _SIMILAR and pair[0] != pair[1]:
             found.append((pair[0], pair[1]))
     return found
+
+
+def read_synsets(folder: Path, titles: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names that WordNet has for one thing that is sold, each in both orders.
+
+    Titles must hold both names, and neither may be the name of several other things too.
+
+    Raises:
+        DataError: the file is missing or of another form.
+    """
+    synsets: list[tuple[str, list[str]]] = []
+    for row in _table(folder / "lexicon" / "wordnet_product_synsets.tsv", ("domain", "lemmas")):
+        names = dict.fromkeys(normalise(n, fold_case=True) for n in row["lemmas"].split("|"))
+        synsets.append((row["domain"], list(names)))
+    senses = Counter(name for _, names in synsets for name in names)
+    counts = _phrase_counts(titles, senses)
+    found = []
+    for domain, names in synsets:
+        sold = [n for n in names if senses[n] <= 2 and counts[n] >= _NAMED and len(n) > 2]
+        if domain in _SOLD and len(sold) <= _MOST_NAMES:
+            found += list(permutations(sold, 2))
+    return found
+
+
+def _phrase_counts(titles: Sequence[str], wanted: Container[str]) -> Counter[str]:
+    """How many titles hold each wanted phrase of up to three words, plurals too."""
+    counts: Counter[str] = Counter()
+    for title in titles:
+        words = _PHRASE_WORD.findall(title)
+        runs = {
+            " ".join(words[i : i + size])
+            for size in (1, 2, 3)
+            for i in range(len(words) - size + 1)
+        }
+        runs |= {run[:-1] for run in runs if run.endswith("s")}
+        counts.update(run for run in runs if run in wanted)
+    return counts
 
 
 def english_words() -> dict[str, int]:

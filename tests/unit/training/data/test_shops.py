@@ -13,6 +13,7 @@ from training.data.shops import (
     read_brands,
     read_slips,
     read_synonyms,
+    read_synsets,
     read_titles,
     title_words,
 )
@@ -93,3 +94,17 @@ def test_brands_are_what_titles_begin_with(tmp_path: Path) -> None:
     for shop in ("matching", "retrotech"):
         write(tmp_path / "shops" / shop / "products.tsv", "id\ttitle\tbrand", *rows[:20])
     assert read_brands(tmp_path) == ["sony"]
+
+
+def test_synsets_are_names_of_one_thing_that_is_sold(tmp_path: Path) -> None:
+    write(
+        tmp_path / "lexicon" / "wordnet_product_synsets.tsv",
+        "domain\tlemmas\tgloss",
+        "artifact\tsofa|couch|lounge\ta long seat",
+        "artifact\ttank|army tank\ta vehicle",
+        "artifact\ttank|vat\ta vessel",
+        "artifact\ttank|reservoir\ta lake",
+        "animal\tsofa dog|dog\tan animal",
+    )
+    titles = ["red couch", "two sofas", "dog tank", "army tank, vat", "reservoir sofa dog"] * 3
+    assert read_synsets(tmp_path, titles) == [("sofa", "couch"), ("couch", "sofa")]
