@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -124,6 +124,24 @@ class Context:
         return max(_SHOP * shop + (1 - _SHOP) * english, _LEAST)
 
 
+class WordIndex:
+    """Finds words that are few edits away, by comparing with those of about the same length.
+
+    Args:
+        words: in lower case, each once.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._by_length: defaultdict[int, list[str]] = defaultdict(list)
+        for word in words:
+            self._by_length[len(word)].append(word)
+
+    def near(self, word: str, edits: int) -> Iterator[tuple[str, int]]:
+        """Other words at most ``edits`` edits away, with their edits (a swap is one)."""
+        for length in range(len(word) - edits, len(word) + edits + 1):
+            yield from within(word, self._by_length.get(length, ()), edits)
+
+
 class Corrector:
     """Finds the words that a query's unknown words are likely meant to be.
 
@@ -147,10 +165,8 @@ class Corrector:
         self._context = Context(counts, pairs or {})
         self._in_context = bool(pairs)
         self._max_edits = max_edits
-        self._by_length: defaultdict[int, list[str]] = defaultdict(list)
         english = (word for word, share in frequencies().items() if share >= _RAREST)
-        for word in dict.fromkeys([*counts, *english]):
-            self._by_length[len(word)].append(word)
+        self._index = WordIndex(dict.fromkeys([*counts, *english]))
         self._letters = frozenset("".join(counts)) | frozenset("abcdefghijklmnopqrstuvwxyz")
 
     @classmethod
@@ -220,7 +236,8 @@ class Corrector:
         best, score = None, self._context.fit(word, left, right)
         if self._context.attested(word):
             score += _ATTESTED
-        for other, edits in self._near(word, self._max_edits if len(word) > 4 else 1):
+        for other, _ in self._index.near(word, self._max_edits if len(word) > 4 else 1):
+            edits = weighted_edits(word, other)
             if edits <= most:
                 fit = self._context.fit(other, left, right) - _EDIT * edits
                 if fit > score:
@@ -238,16 +255,11 @@ class Corrector:
         """A word near to a known one that its neighbours make far likelier."""
         least = self._context.fit(word, left, right) + _REAL_WORD
         best = None
-        for other, edits in _within(word, self._context.beside(left, right), 1):
-            fit = self._context.fit(other, left, right) - _EDIT * edits
+        for other, _ in within(word, self._context.beside(left, right), 1):
+            fit = self._context.fit(other, left, right) - _EDIT * weighted_edits(word, other)
             if fit > least and not _inflected(word, other):
                 best, least = other, fit
         return best
-
-    def _near(self, word: str, edits: int) -> Iterator[tuple[str, float]]:
-        """Known words at most ``edits`` edits away, each with its weighted edits."""
-        for length in range(len(word) - edits, len(word) + edits + 1):
-            yield from _within(word, self._by_length.get(length, ()), edits)
 
     def _splits(self, word: str) -> Iterator[tuple[str, str]]:
         for at in range(_SHORTEST_PART, len(word) - _SHORTEST_PART + 1):
@@ -272,12 +284,10 @@ class Corrector:
         return word.isalpha() and self._letters.issuperset(word)
 
 
-def _within(word: str, others: Collection[str], edits: int) -> Iterator[tuple[str, float]]:
-    """Those of ``others`` at most ``edits`` edits away, each with its weighted edits."""
+def within(word: str, others: Collection[str], edits: int) -> Iterator[tuple[str, int]]:
+    """Those of ``others`` that are one to ``edits`` edits away, with their edits."""
     near = process.extract(word, others, scorer=OSA.distance, score_cutoff=edits, limit=None)
-    for other, distance, _ in near:
-        if distance:
-            yield other, weighted_edits(word, other)
+    return ((other, int(distance)) for other, distance, _ in near if distance)
 
 
 def _inflected(one: str, other: str) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 from model_store.manifest import FilterSpec
 from model_store.text import MAX_QUERY_CHARS, normalise
@@ -184,7 +185,7 @@ class CandidateFilter:
         """The verdict on one candidate by itself."""
         if relevance is None:
             return Verdict.UNFINISHED
-        if _malformed(text, parts):
+        if _malformed(text, parts) or _stutters(query, parts):
             return Verdict.MALFORMED
         for breaks, what in self._guards:
             if breaks(query, text):
@@ -204,6 +205,12 @@ def _malformed(text: str, parts: tuple[str, ...]) -> bool:
         len(set(parts[i : i + _MAX_RUN + 1])) == 1 and parts[i][0].isalpha()
         for i in range(len(parts) - _MAX_RUN)
     )
+
+
+def _stutters(query: str, parts: tuple[str, ...]) -> bool:
+    """Whether a word stands twice in a row, other than in the query ("cordless cordless phone")."""
+    twice = {a for a, b in pairwise(parts) if a == b and a.isalpha()}
+    return bool(twice) and not twice <= {a for a, b in pairwise(words(query)) if a == b}
 
 
 def _relevance(one: Judged) -> float:

@@ -11,8 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from symspellpy import SymSpell, Verbosity
-
+from service.engine.spelling import WordIndex
 from training.data.curated_pairs import CuratedQuery, Rewrite
 from training.data.folds import compact
 from training.data.search import stems
@@ -171,9 +170,7 @@ class NearWords:
     ) -> None:
         self._counts = {w: n for w, n in counts.items() if w.isalpha() and w.isascii()}
         self._same = same
-        self._speller = SymSpell(max_dictionary_edit_distance=2, prefix_length=7)
-        for word, count in self._counts.items():
-            self._speller.create_dictionary_entry(word, count)
+        self._index = WordIndex(self._counts)
         self._near: dict[str, list[str]] = {}
 
     def __contains__(self, word: str) -> bool:
@@ -187,16 +184,16 @@ class NearWords:
         if word not in self._near:
             edits = 2 if len(word) > 4 else 1
             own = stems(word)
-            found = self._speller.lookup(word, Verbosity.ALL, edits)
-            found.sort(key=lambda one: (one.distance, -one.count, one.term))
+            found = sorted(
+                (n, -self._counts[other], other) for other, n in self._index.near(word, edits)
+            )
             self._near[word] = [
-                one.term
-                for one in found
-                if one.term != word
-                and len(one.term) >= 3
-                and stems(one.term) != own
-                and (word, one.term) not in self._same
-                and (one.term, word) not in self._same
+                other
+                for _, _, other in found
+                if len(other) >= 3
+                and stems(other) != own
+                and (word, other) not in self._same
+                and (other, word) not in self._same
             ][:16]
         return self._near[word][:count]
 

@@ -16,10 +16,10 @@ import re
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import permutations
 from pathlib import Path
 
+from model_store.english import frequencies, is_common
 from model_store.text import normalise
 from training.errors import DataError
 
@@ -44,8 +44,6 @@ _MOST_NAMES = 5
 _PHRASE_WORD = re.compile(r"[a-z0-9'-]+")
 _SIMILAR = 0.87
 """Similarity from which terms of the machine-mined pairs are mostly synonyms."""
-_MIN_COUNT = 1_000_000
-"""Occurrences in symspellpy's list from which a word counts as known English: some 20,000 are."""
 
 
 def read_titles(folder: Path) -> list[str]:
@@ -169,10 +167,8 @@ def _phrase_counts(titles: Sequence[str], wanted: Container[str]) -> Counter[str
 
 
 def english_words() -> dict[str, int]:
-    """Common English words with their frequencies (out of symspellpy, MIT)."""
-    text = files("symspellpy").joinpath("frequency_dictionary_en_82_765.txt").read_text("utf-8-sig")
-    counts = (line.split() for line in text.splitlines())
-    return {word: int(count) for word, count in counts if int(count) >= _MIN_COUNT}
+    """Common English words with how often they come in a billion."""
+    return {word: round(1e9 * share) for word, share in frequencies().items() if is_common(word)}
 
 
 def title_words(titles: Sequence[str], least: int) -> dict[str, int]:
