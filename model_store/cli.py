@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,13 @@ from model_store.materialise import materialise, materialised_dir
 from model_store.prune import leftovers, remove
 from model_store.store import Store, StoredVersion, default_cache_dir, open_store
 
-app = typer.Typer(help="Look at, check, add and materialise model versions.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at, check, add and materialise model versions.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+_PIPED_WIDTH = 10_000
 
 SourceOption = Annotated[
     list[str] | None,
@@ -66,7 +73,7 @@ def list_versions(
             escape(row["source"]),
             "yes" if row["materialised"] else "no",
         )
-    Console().print(table)
+    _print(table)
 
 
 @app.command()
@@ -95,7 +102,7 @@ def show(
         table.add_row(section.replace("_", " "), escape(shown))
     for file, spec in manifest["files"].items():
         table.add_row("file", escape(f"{file}  {_size(spec['bytes'])}  {spec['sha256']}"))
-    Console().print(table)
+    _print(table)
 
 
 @app.command()
@@ -119,7 +126,7 @@ def verify(
             wrong = [*row["problems"], *(f"not in the manifest: {f}" for f in row["unlisted"])]
             result = f"[red]{escape(chr(10).join(wrong))}[/red]" if wrong else "[green]ok[/green]"
             table.add_row(escape(row["name"]), f"{row['checked']} files", result)
-        Console().print(table)
+        _print(table)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
@@ -134,10 +141,16 @@ def add(
         ),
     ] = None,
     source: SourceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Check a version folder and copy it into a store, whole or not at all."""
     with _errors():
         version = open_store(source).add(path, to=to)
+    if as_json:
+        _print_json(
+            {"name": version.name, "digest": version.digest, "source": version.source.label}
+        )
+        return
     typer.echo(f"added {version.name} ({version.digest[:12]}) to {version.source.label}")
 
 
@@ -230,6 +243,11 @@ def _verified(store: Store, name: str) -> dict[str, Any]:
         "problems": list(report.problems),
         "unlisted": list(report.unlisted),
     }
+
+
+def _print(table: Table) -> None:
+    # A pipe has no width, and whoever reads it needs whole lines.
+    Console(width=None if sys.stdout.isatty() else _PIPED_WIDTH).print(table)
 
 
 def _print_json(value: object) -> None:

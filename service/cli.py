@@ -6,15 +6,32 @@ So ``requery models list`` starts at once, and ``requery serve`` needs no traini
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from importlib import import_module, metadata
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+
+
+class _Root(TyperGroup):
+    """Knows the options and commands of a subcommand when a shell completes them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if ctx.resilient_parsing and name in _TARGETS:
+            with suppress(ModuleNotFoundError):  # an extra is missing
+                command = _command(*_TARGETS[name])
+        return name, command, rest
+
+
+_TARGETS: dict[str, tuple[str, str]] = {}
+"""Module and attribute of each subcommand."""
 
 app = typer.Typer(
-    help="Rewrites shopping queries online: serve, precompute, look after models, train, evaluate.",
+    cls=_Root,
+    help="Rewrites shopping queries online: serve, rewrite, precompute, keep models, train.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -31,76 +48,52 @@ _PASS_ON: dict[str, Any] = {
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Rewrites shopping queries online: serve, precompute, look after models, train, evaluate."""
+    """Rewrites shopping queries online: serve, rewrite, precompute, keep models, train."""
     if version:
         typer.echo(f"requery {metadata.version('requery-search')}")
         raise typer.Exit
 
 
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def serve(ctx: typer.Context) -> None:
-    """Answer rewrite requests over HTTP."""
-    _run("serve", "service.server.command", "serve", ctx.args)
+def _subcommand(
+    name: str, module: str, attribute: str, text: str, *, extra: str | None = None
+) -> None:
+    _TARGETS[name] = (module, attribute)
+
+    @app.command(name, help=text, context_settings=_PASS_ON, add_help_option=False)
+    def command(ctx: typer.Context) -> None:
+        _run(name, module, attribute, ctx.args, extra=extra)
 
 
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def precompute(ctx: typer.Context) -> None:
-    """Fill the cache with the most frequent queries of a log."""
-    _run("precompute", "service.precompute.command", "precompute", ctx.args)
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def models(ctx: typer.Context) -> None:
-    """List, show, verify, add and materialise model versions."""
-    _run("models", "model_store.cli", "app", ctx.args)
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def keys(ctx: typer.Context) -> None:
-    """Make API keys, and check the file of their hashes."""
-    _run("keys", "service.security.command", "app", ctx.args)
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def train(ctx: typer.Context) -> None:
-    """Train a version from a recipe."""
-    _run("train", "training.cli", "train", ctx.args, extra="train")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def evaluate(ctx: typer.Context) -> None:
-    """Measure a version on held-out queries."""
-    _run("evaluate", "training.cli", "evaluate", ctx.args, extra="train")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def compare(ctx: typer.Context) -> None:
-    """Put versions and simpler ways to rewrite side by side."""
-    _run("compare", "training.cli", "compare", ctx.args, extra="train")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def judge(ctx: typer.Context) -> None:
-    """Train the judge of relevance, for rewards and for measuring."""
-    _run("judge", "training.cli", "judge", ctx.args, extra="train")
-
-
-@app.command(context_settings=_PASS_ON, add_help_option=False)
-def ab(ctx: typer.Context) -> None:
-    """Simulate an A/B test of the versions of a running service."""
-    _run("ab", "training.cli", "ab", ctx.args, extra="train")
+_subcommand("serve", "service.server.command", "serve", "Answer rewrite requests over HTTP.")
+_subcommand(
+    "rewrite", "service.server.ask_command", "rewrite", "Rewrite one query, in the terminal."
+)
+_subcommand(
+    "precompute", "service.precompute.command", "precompute",
+    "Fill the cache with the most frequent queries of a log.",
+)  # fmt: skip
+_subcommand(
+    "models", "model_store.cli", "app", "List, show, verify, add and materialise model versions."
+)
+_subcommand(
+    "keys", "service.security.command", "app", "Make API keys, and check the file of their hashes."
+)
+for _name, _text in {
+    "train": "Train a version from a recipe.",
+    "evaluate": "Measure a version on held-out queries.",
+    "compare": "Put versions and simpler ways to rewrite side by side.",
+    "judge": "Train the judge of relevance, for rewards and for measuring.",
+    "ab": "Simulate an A/B test of the versions of a running service.",
+}.items():
+    _subcommand(_name, "training.cli", _name, _text, extra="train")
 
 
 def _run(
     name: str, module: str, attribute: str, arguments: list[str], *, extra: str | None = None
 ) -> None:
     try:
-        target = getattr(import_module(module), attribute)
-        if not isinstance(target, typer.Typer):
-            command, target = target, typer.Typer()
-            target.command()(command)
         # Heavy libraries are imported as late as here, by the command itself.
-        typer.main.get_command(target)(args=arguments, prog_name=f"requery {name}")
+        _command(module, attribute)(args=arguments, prog_name=f"requery {name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in OURS:
@@ -112,6 +105,14 @@ def _run(
         )
         typer.echo(f"requery: {name} needs {hint} ({missing} is missing)", err=True)
         raise typer.Exit(1) from None
+
+
+def _command(module: str, attribute: str) -> Any:
+    target = getattr(import_module(module), attribute)
+    if not isinstance(target, typer.Typer):
+        command, target = target, typer.Typer(add_completion=False)
+        target.command()(command)
+    return typer.main.get_command(target)
 
 
 if __name__ == "__main__":

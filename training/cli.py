@@ -27,7 +27,7 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         help="Folder with home_depot/ and best_buy/; for the source 'tables', the folder of the "
-        "tables [REQUERY_DATA].",
+        "tables (default: REQUERY_DATA).",
     ),
 ]
 
@@ -66,11 +66,12 @@ def train(
     recipe: Annotated[Path, typer.Option(help="The recipe, a YAML file.", dir_okay=False)],
     run: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run; the same command resumes it [runs/<name>]."),
+        typer.Option(help="Folder of the run; the same command resumes it (default: runs/<name>)."),
     ] = None,
     data: DataOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the finished version [in the run's folder].")
+        Path | None,
+        typer.Option(help="Folder for the finished version (default: in the run's folder)."),
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
 ) -> None:
@@ -168,10 +169,12 @@ def judge(
     run: Annotated[
         Path, typer.Option(help="Folder of the run; the same command resumes it.")
     ] = Path("runs/judge"),
-    out: Annotated[Path | None, typer.Option(help="Folder for the judge [<run>/judge].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the judge (default: <run>/judge).")
+    ] = None,
     epochs: Annotated[float, typer.Option(min=0.01, help="Passes over the grades.")] = 1.0,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Maximum number of graded pairs [all].")
+        int | None, typer.Option(min=1, help="Maximum number of graded pairs (default: all).")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 7,
     fold: Annotated[
@@ -334,7 +337,8 @@ def ab(
     ),
     deadline_ms: Annotated[int, typer.Option(min=1, help="Deadline of each search.")] = 500,
     max_rewrites: Annotated[
-        int | None, typer.Option(min=1, help="Rewrites per search [the version's own number].")
+        int | None,
+        typer.Option(min=1, help="Rewrites per search (default: the version's own number)."),
     ] = None,
     concurrency: Annotated[
         int, typer.Option(min=1, max=100, help="Concurrent shoppers; each waits for its answers.")
@@ -345,7 +349,9 @@ def ab(
     ] = 0.6,
     judge_folder: Annotated[
         Path | None,
-        typer.Option("--judge", help="Judge that grades ungraded products [they count as bad]."),
+        typer.Option(
+            "--judge", help="Judge that grades ungraded products (without one they count as bad)."
+        ),
     ] = None,
     key: Annotated[
         str | None, typer.Option(envvar="REQUERY_KEY", help="API key with the scope for rewrites.")

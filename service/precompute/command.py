@@ -75,7 +75,9 @@ def precompute(
     ] = 0.9,
     version_name: Annotated[
         str | None,
-        typer.Option(help="Model version. [REQUERY_DEFAULT_VERSION; with --url the service's]"),
+        typer.Option(
+            help="Model version (default: REQUERY_DEFAULT_VERSION; with --url the service's)."
+        ),
     ] = None,
     url: Annotated[
         str | None,

@@ -71,15 +71,16 @@ class _CannotServe(Exception):
 
 def serve(
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on. [REQUERY_HOST; 127.0.0.1]")
+        str | None, typer.Option(help="Address to listen on (default: REQUERY_HOST, 127.0.0.1).")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port. [REQUERY_PORT; 8000]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port (default: REQUERY_PORT, 8000).")] = None,
     version_name: Annotated[
-        str | None, typer.Option(help="Model version to serve. [REQUERY_DEFAULT_VERSION; grpo-4]")
+        str | None,
+        typer.Option(help="Model version to serve (default: REQUERY_DEFAULT_VERSION, grpo-4)."),
     ] = None,
     log_level: Annotated[
         str | None,
-        typer.Option(help="debug, info, warning or error. [REQUERY_LOG_LEVEL; info]"),
+        typer.Option(help="debug, info, warning or error (default: REQUERY_LOG_LEVEL, info)."),
     ] = None,
 ) -> None:
     """Answer rewrite requests over HTTP. All other options are REQUERY_* settings."""

@@ -62,6 +62,12 @@ def test_list_as_a_table(source: Path) -> None:
     assert "adapter" in result.stdout
 
 
+def test_a_piped_list_is_not_cut(source: Path) -> None:
+    result = CliRunner().invoke(app, ["list", "--source", str(source)])
+    assert str(source) in result.stdout
+    assert "\u2026" not in result.stdout
+
+
 def test_a_bad_version_does_not_hide_the_others(source: Path) -> None:
     (source / "one" / "manifest.json").write_text("{")
     result = run(source, "list", "--json")

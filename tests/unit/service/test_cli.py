@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
-from service.cli import _run
+from service.cli import _TARGETS, _command, _run
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,7 +54,7 @@ def test_looking_at_models_and_making_keys_loads_nothing_heavy(arguments: list[s
 
 def test_help_lists_the_subcommands() -> None:
     done = requery("", "--help")
-    for name in ("serve", "precompute", "models", "keys", "train", "evaluate"):
+    for name in ("serve", "precompute", "models", "keys", "train", "evaluate", "rewrite"):
         assert name in done.stdout
 
 
@@ -99,6 +102,64 @@ def test_a_broken_module_of_ours_is_not_blamed_on_an_extra(
     monkeypatch.delitem(sys.modules, "commands_for_test", raising=False)
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         _run("train", "commands_for_test", "train", [], extra="train")
+
+
+SHELLS = {"bash": "list\n", "zsh": '"list":"List all', "fish": "list\tList all"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_commands_of_subcommands_are_completed(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("_REQUERY_COMPLETE", f"source_{shell}")
+    script = requery("").stdout
+    if path := shutil.which(shell):
+        (tmp_path / "script").write_text(script)
+        subprocess.run([path, "-n", tmp_path / "script"], check=True, timeout=60)
+    assert f"complete_{shell}" in script
+    monkeypatch.setenv("_REQUERY_COMPLETE", f"complete_{shell}")
+    for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):
+        monkeypatch.setenv(name, "requery models l")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    assert SHELLS[shell] in requery("").stdout
+
+
+def test_bash_completes_options_of_subcommands(tmp_path: Path) -> None:
+    program = tmp_path / "requery"
+    code = "from service.cli import app; app(prog_name='requery')"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{code}" "$@"\n')
+    program.chmod(0o755)
+    script = f"""
+        source <(_REQUERY_COMPLETE=source_bash {program})
+        COMP_WORDS=(requery models list --js) COMP_CWORD=3
+        _requery_completion {program}
+        echo "${{COMPREPLY[@]}}"
+    """
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["--json"], done.stderr
+
+
+COMMANDS = [name for name in _TARGETS if name not in ("models", "keys")]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_shows_all_of_every_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERMINAL_WIDTH", "1000")
+    command = _command(*_TARGETS[name])
+    shown = " ".join(CliRunner().invoke(_typer(name), ["--help"]).stdout.split())
+    for parameter in command.params:
+        text = " ".join((getattr(parameter, "help", None) or "").split())
+        assert text in shown
+
+
+def _typer(name: str) -> typer.Typer:
+    module, attribute = _TARGETS[name]
+    target = typer.Typer()
+    target.command()(getattr(import_module(module), attribute))
+    return target
 
 
 def test_an_unknown_subcommand() -> None:
