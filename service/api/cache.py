@@ -34,7 +34,7 @@ class CacheApi:
 
     def router(self) -> APIRouter:
         """The route, with its OpenAPI."""
-        router = APIRouter(route_class=DirectRoute)
+        router = APIRouter(route_class=DirectRoute, tags=["Cache"])
         router.add_api_route(
             "/cache/purge",
             self.purge,

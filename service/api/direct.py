@@ -16,20 +16,45 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import answer_to
-from service.errors import RequeryError
+from service.api.limits import EXEMPT
+from service.api.problems import answer_to, printable
+from service.errors import FieldError, InvalidRequest, RequeryError
+
+_UNKNOWN = "is not a parameter of this request; remove it or check its spelling"
+_MAX_ERRORS = 20
 
 
 class DirectRoute(APIRoute):
     """A documented route without FastAPI's dependency injection and response validation.
 
-    Its endpoint takes the request and returns a response.
+    Its endpoint takes the request and returns a response. An operation of the API has a tag, and
+    takes no query parameters but those that it documents; probes and pages take any.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The endpoint itself."""
-        endpoint: Callable[[Request], Coroutine[Any, Any, Response]] = self.endpoint
-        return endpoint
+        """The endpoint, after a check of the query string."""
+
+        async def handle(request: Request) -> Response:
+            self.check_query(request)
+            response: Response = await self.endpoint(request)
+            return response
+
+        return handle
+
+    def check_query(self, request: Request) -> None:
+        """Raise InvalidRequest if the query string names an unknown parameter."""
+        if not request.scope["query_string"] or not self.tags or self.path in EXEMPT:
+            return
+        described = (self.openapi_extra or {}).get("parameters", ())
+        known = {one["name"] for one in described if one["in"] == "query"}
+        unknown = [name for name in request.query_params if name not in known]
+        if unknown:
+            raise InvalidRequest(
+                [
+                    FieldError(f"query {printable(name, limit=60)}", _UNKNOWN)
+                    for name in unknown[:_MAX_ERRORS]
+                ]
+            )
 
 
 class DirectMiddleware:
@@ -68,6 +93,7 @@ class DirectMiddleware:
         scope["route"], scope["endpoint"], scope["path_params"] = route, route.endpoint, {}
         request = Request(scope, receive, send)
         try:
+            route.check_query(request)
             response = await route.endpoint(request)
         except (RequeryError, HTTPException) as error:
             response = await answer_to(request, error)

@@ -10,7 +10,9 @@ from service.resilience.rate_limit import RateLimiter
 from service.security.auth import Auth, address_of
 from service.telemetry.request_context import context_of
 
-EXEMPT = frozenset({"/livez", "/readyz", "/metrics"})
+EXEMPT = frozenset(
+    prefix + path for prefix in ("", "/v1") for path in ("/livez", "/readyz", "/metrics")
+)
 """Health checks and metrics must work under load."""
 _DEFAULT_BURST_S = 2.0
 

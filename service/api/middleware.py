@@ -8,6 +8,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.limits import EXEMPT
 from service.api.metrics import ApiMetrics
 from service.api.problems import internal_problem
 from service.errors import PayloadTooLarge
@@ -17,7 +18,7 @@ _log = structlog.get_logger(component="access")
 
 _CLIENT_CLOSED = 499
 """Logged when the client disconnected first (as nginx does)."""
-_QUIET = {"/livez", "/readyz", "/metrics"}
+_QUIET = EXEMPT
 """Polled every few seconds: logged only on failures (503 is an answer)."""
 
 

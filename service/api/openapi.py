@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.api.limits import EXEMPT
 from service.api.operator_schemas import NewOverride, OverridesRequest, PurgeRequest
 from service.api.schemas import (
     ETAG,
@@ -38,6 +39,18 @@ _BODIES: tuple[type[BaseModel], ...] = (
 """Bodies that routes read directly, and problems: FastAPI does not see them."""
 
 
+_SERVERS = [
+    {"url": "/", "description": "Short names: the newest version of the interface."},
+    {"url": "/v1", "description": "The same operations in version 1 of the interface."},
+]
+_TAGS = {
+    "Rewriting": "For search backends.",
+    "Versions": "Model versions: their states, load and unload.",
+    "Routing": "Experiments, kill switches and the audit trail.",
+    "Overrides": "Manual decisions of the relevance team.",
+    "Cache": "Forget cached answers.",
+    "Operations": "Health checks and metrics, for machines.",
+}
 _SCHEME = "key"
 _OPEN = frozenset({"/livez", "/readyz"})
 
@@ -57,6 +70,8 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 description=app.description,
                 routes=app.routes,
             )
+            schema["servers"] = _SERVERS
+            schema["tags"] = [{"name": name, "description": is_} for name, is_ in _TAGS.items()]
             schemas = schema.setdefault("components", {}).setdefault("schemas", {})
             schemas.update(definitions["$defs"])
             _describe_keys(schema)
@@ -68,7 +83,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
 
 
 def _describe_keys(schema: dict[str, Any]) -> None:
-    """Document the API key and the 429 of all routes except health checks."""
+    """Document the API key, the 429 and the 422 of all routes except health checks."""
     scheme = {"type": "http", "scheme": "bearer", "description": "Needed once keys are configured."}
     schema["components"]["securitySchemes"] = {_SCHEME: scheme}
     for path, operations in schema["paths"].items():
@@ -76,7 +91,8 @@ def _describe_keys(schema: dict[str, Any]) -> None:
             continue
         for operation in operations.values():
             operation["security"] = [{_SCHEME: []}, {}]
-            operation["responses"].update({str(k): v for k, v in problems(429).items()})
+            codes = (429,) if path in EXEMPT else (422, 429)
+            operation["responses"].update({str(k): v for k, v in problems(*codes).items()})
 
 
 _EVERY_ANSWER = {

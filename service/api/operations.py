@@ -52,7 +52,7 @@ class OperationsApi:
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
-        router = APIRouter(route_class=DirectRoute)
+        router = APIRouter(route_class=DirectRoute, tags=["Operations"])
         router.add_api_route(
             "/livez",
             self.live,

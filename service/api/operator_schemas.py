@@ -81,6 +81,8 @@ class OverridesResponse(BaseModel):
     """Answer of ``GET /overrides``."""
 
     overrides: list[OverrideInfo]
+    total: int = Field(description="Overrides in force, on all pages.")
+    next_offset: int | None = Field(description="`offset` of the next page, if there is more.")
     revision: int = Field(description="Of those with `source: api`, as stored; also the ETag.")
     persistence: Literal["redis", "process"] = Field(
         description="Of those with `source: api`: seen by all replicas and kept, or of this "
@@ -185,6 +187,7 @@ class AuditResponse(BaseModel):
     """Answer of ``GET /audit``."""
 
     entries: list[AuditEntry] = Field(description="Newest first.")
+    next_offset: int | None = Field(description="`offset` of the next page, if there is more.")
     persistence: Literal["redis", "process"]
 
 

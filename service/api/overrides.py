@@ -18,6 +18,7 @@ from service.api.operator_schemas import (
     OverridesRequest,
     OverridesResponse,
 )
+from service.api.paging import Page, Paging
 from service.api.responses import NO_STORE, json_response
 from service.api.schemas import (
     AUTHOR,
@@ -39,6 +40,8 @@ from service.security.auth import Guard
 from service.telemetry.request_context import context_of
 
 _MAX_REASON_CHARS = 500
+_PAGING = Paging(most=2 * MAX_ENTRIES, default=2 * MAX_ENTRIES)  # of the API, and of the file
+_WHOLE = Page(_PAGING.most, 0)
 
 
 class OverridesApi:
@@ -57,7 +60,7 @@ class OverridesApi:
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
-        router = APIRouter(route_class=DirectRoute)
+        router = APIRouter(route_class=DirectRoute, tags=["Overrides"])
         one = {"model": OverrideInfo, "headers": ETAG}
         new = {"model": OverrideInfo, "headers": ETAG | _LOCATION}
         listed = {"model": OverridesResponse, "headers": ETAG}
@@ -67,7 +70,8 @@ class OverridesApi:
             methods=["GET"],
             summary="Overrides in force",
             operation_id="list_overrides",
-            responses={200: listed, **problems(401, 403)},
+            responses={200: listed, **problems(401, 403, 422)},
+            openapi_extra=parameters(*_PAGING.parameters()),
         )
         router.add_api_route(
             "/overrides",
@@ -126,9 +130,9 @@ class OverridesApi:
         return router
 
     async def show_all(self, request: Request) -> Response:
-        """All that are in force: those of the API, then those of the file."""
+        """Those in force, first those of the API, then those of the file; all without a limit."""
         self._guard.check(request)
-        return self._listed()
+        return self._listed(_PAGING.page(request))
 
     async def show(self, request: Request) -> Response:
         """The override with this id."""
@@ -181,11 +185,13 @@ class OverridesApi:
         context_of(request.scope).fields.update(change="overrides.replace", overrides=len(drafts))
         return self._listed()
 
-    def _listed(self) -> Response:
+    def _listed(self, page: Page = _WHOLE) -> Response:
+        in_force = list(self._overrides.in_force())
+        shown, after = page.of(in_force)
         content = {
-            "overrides": [
-                _shown(entry, source, hits) for entry, source, hits in self._overrides.in_force()
-            ],
+            "overrides": [_shown(entry, source, hits) for entry, source, hits in shown],
+            "total": len(in_force),
+            "next_offset": after,
             "revision": self._editor.revision,
             "persistence": "redis" if self._editor.durable else "process",
             "file_problem": self._overrides.file_problem,

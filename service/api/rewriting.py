@@ -91,33 +91,31 @@ class RewritingApi:
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
-        router = APIRouter(route_class=DirectRoute)
-        for path in ("/rewrite", "/v1/rewrite"):
-            router.add_api_route(
-                path,
-                self.rewrite,
-                methods=["POST"],
-                summary="Rewrite a shopping query",
-                operation_id="rewrite" + ("_v1" if path.startswith("/v1") else ""),
-                responses={
-                    200: {"model": RewriteResponse, "headers": _CACHE_HEADER},
-                    **problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
-                },
-                openapi_extra=request_body(RewriteRequest) | parameters(DEADLINE),
-            )
-        for path in ("/rewrite/batch", "/v1/rewrite/batch"):
-            router.add_api_route(
-                path,
-                self.rewrite_batch,
-                methods=["POST"],
-                summary="Rewrite up to 256 shopping queries",
-                operation_id="rewrite_batch" + ("_v1" if path.startswith("/v1") else ""),
-                responses={
-                    200: {"model": BatchResponse},
-                    **problems(400, 401, 403, 413, 415, 422),
-                },
-                openapi_extra=request_body(BatchRequest) | parameters(DEADLINE),
-            )
+        router = APIRouter(route_class=DirectRoute, tags=["Rewriting"])
+        router.add_api_route(
+            "/rewrite",
+            self.rewrite,
+            methods=["POST"],
+            summary="Rewrite a shopping query",
+            operation_id="rewrite",
+            responses={
+                200: {"model": RewriteResponse, "headers": _CACHE_HEADER},
+                **problems(400, 401, 403, 404, 409, 413, 415, 422, 503),
+            },
+            openapi_extra=request_body(RewriteRequest) | parameters(DEADLINE),
+        )
+        router.add_api_route(
+            "/rewrite/batch",
+            self.rewrite_batch,
+            methods=["POST"],
+            summary="Rewrite up to 256 shopping queries",
+            operation_id="rewrite_batch",
+            responses={
+                200: {"model": BatchResponse},
+                **problems(400, 401, 403, 413, 415, 422),
+            },
+            openapi_extra=request_body(BatchRequest) | parameters(DEADLINE),
+        )
         router.add_api_route(
             "/relevance",
             self.relevance,

@@ -14,12 +14,12 @@ from service.api.body import read_json
 from service.api.conditions import entity_tag, expected_revision
 from service.api.direct import DirectRoute
 from service.api.operator_schemas import AuditResponse, RoutingResponse
+from service.api.paging import Paging
 from service.api.responses import json_response
 from service.api.schemas import (
     AUTHOR,
     ETAG,
     IF_MATCH_REQUIRED,
-    parameter,
     parameters,
     problems,
     request_body,
@@ -39,7 +39,7 @@ from service.routing.router import Router
 from service.security.auth import Guard
 from service.telemetry.request_context import context_of
 
-_DEFAULT_ENTRIES = 100
+_AUDIT = Paging(most=AUDIT_ENTRIES, default=100)
 _NOTE_S = 0.25
 """Longest wait of a local change for the shared audit trail in seconds."""
 _STOP_HERE = (
@@ -92,7 +92,7 @@ class ControlApi:
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
-        router = APIRouter(route_class=DirectRoute)
+        router = APIRouter(route_class=DirectRoute, tags=["Routing"])
         shown = {"model": RoutingResponse, "headers": ETAG}
         router.add_api_route(
             "/routing",
@@ -154,7 +154,7 @@ class ControlApi:
             summary="Who changed what",
             operation_id="get_audit",
             responses={200: {"model": AuditResponse}, **problems(401, 403, 422, 503)},
-            openapi_extra=_LIMIT,
+            openapi_extra=parameters(*_AUDIT.parameters()),
         )
         return router
 
@@ -225,8 +225,12 @@ class ControlApi:
     async def audit(self, request: Request) -> Response:
         """The last changes of all control documents, newest first."""
         self._guard.check(request)
-        entries = await self._document_store.notes(_limit(request))
-        return json_response({"entries": entries, "persistence": self._persistence()})
+        page = _AUDIT.page(request)
+        # One more shows whether there is a next page.
+        entries, after = page.of(await self._document_store.notes(min(page.end + 1, AUDIT_ENTRIES)))
+        return json_response(
+            {"entries": entries, "next_offset": after, "persistence": self._persistence()}
+        )
 
     async def _switched(
         self, request: Request, kill: Kill | None, action: str, author: str
@@ -309,31 +313,6 @@ def _uses(plan: RoutingPlan, current: Routing) -> Iterator[_Use]:
         same = before is not None and before.version == plan.shadow.version
         had = before.share if before is not None and same else 0.0
         yield _Use("shadow.version", plan.shadow.version, rises=plan.shadow.share > had)
-
-
-_LIMIT = parameters(
-    parameter(
-        "query",
-        "limit",
-        "Most entries.",
-        type="integer",
-        minimum=1,
-        maximum=AUDIT_ENTRIES,
-        default=_DEFAULT_ENTRIES,
-    )
-)
-
-
-def _limit(request: Request) -> int:
-    given = request.query_params.get("limit")
-    if given is None:
-        return _DEFAULT_ENTRIES
-    known = given.isascii() and given.isdigit() and len(given) <= len(str(AUDIT_ENTRIES))
-    if not known or not 1 <= int(given) <= AUDIT_ENTRIES:
-        raise InvalidRequest(
-            [FieldError("query limit", f"must be a whole number from 1 to {AUDIT_ENTRIES}")]
-        )
-    return int(given)
 
 
 def _dumped(kill: Kill | None) -> dict[str, Any] | None:

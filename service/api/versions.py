@@ -68,7 +68,7 @@ class VersionsApi:
 
     def router(self) -> APIRouter:
         """The routes, with their OpenAPI."""
-        router = APIRouter(route_class=DirectRoute)
+        router = APIRouter(route_class=DirectRoute, tags=["Versions"])
         router.add_api_route(
             "/versions",
             self.list_versions,
@@ -78,6 +78,15 @@ class VersionsApi:
             responses={200: {"model": VersionsResponse}, **problems(401)},
         )
         info = {"model": VersionInfo}
+        router.add_api_route(
+            "/versions/{name}",
+            self.show,
+            methods=["GET"],
+            summary="One model version",
+            operation_id="get_version",
+            responses={200: info, **problems(401, 404)},
+            openapi_extra=parameters(_NAME),
+        )
         router.add_api_route(
             "/versions/{name}/load",
             self.load,
@@ -121,6 +130,11 @@ class VersionsApi:
             "versions": [self._shown(version) for version in self._versions],
         }
         return json_response(content)
+
+    async def show(self, request: Request) -> Response:
+        """The version as in the list of all."""
+        self._reader.check(request)
+        return json_response(self._shown(self._versions.get(request.path_params["name"])))
 
     async def load(self, request: Request) -> Response:
         """Answers at once with the state; with ``wait`` once it is ready or has failed.
@@ -190,8 +204,9 @@ class VersionsApi:
         }
 
 
+_NAME = parameter("path", "name", "Of the version.")
 _PARAMETERS = parameters(
-    parameter("path", "name", "Of the version."),
+    _NAME,
     parameter(
         "query",
         "wait",

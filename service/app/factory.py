@@ -82,6 +82,7 @@ def create_app(
     )
     for router in _routers(components, auth, gpu=dependencies.gpu):
         app.include_router(router)
+        app.include_router(router, prefix="/v1", include_in_schema=False)
     app.include_router(docs_router())
     console = Console() if settings.console else None
     if console is not None:

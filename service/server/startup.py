@@ -20,7 +20,8 @@ from service.server.connection import complete_or_raise, connection_of, too_many
 from service.server.one_write import in_one_piece
 from service.telemetry.request_context import make_context
 
-_HEALTH = frozenset({"/livez", "/readyz"})
+_LIVE = frozenset({"/livez", "/v1/livez"})
+_HEALTH = _LIVE | {"/readyz", "/v1/readyz"}
 
 
 class Front:
@@ -92,7 +93,7 @@ class Front:
 
 
 async def _starting(scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["path"] == "/livez":
+    if scope["path"] in _LIVE:
         live = orjson.dumps({"status": "live"})
         await Response(live, media_type="application/json")(scope, receive, send)
     else:
