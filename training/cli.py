@@ -53,6 +53,9 @@ JudgeOption = Annotated[
     Path | None,
     typer.Option("--judge", help="Folder of a judge that measures relevance.", file_okay=False),
 ]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, the same as in the file, instead of text.")
+]
 DrawnOption = Annotated[
     Path | None,
     typer.Option(
@@ -74,6 +77,7 @@ def train(
         typer.Option(help="Folder for the finished version (default: in the run's folder)."),
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a version: run all stages of a recipe; a killed run resumes where it stopped."""
     with _errors("train"):
@@ -95,6 +99,9 @@ def train(
         language = Language.read(where) if source == "general" else None
         write_artifacts(loaded, read_source(source, where), target, language)
         manifest = pack_adapter(adapter, loaded, target, spelling=loaded.spelling, training=record)
+        if as_json:
+            _print_json({"name": manifest.name, "digest": manifest.digest, "folder": str(target)})
+            return
         typer.echo(f"trained {manifest.name} ({manifest.digest[:12]}) into {target}")
         typer.echo(f"measure it: requery evaluate {manifest.name} --source {target.parent}")
 
@@ -121,6 +128,7 @@ def evaluate(
         Path | None, typer.Option(help="JSON file for all figures.", dir_okay=False)
     ] = None,
     drawn: DrawnOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Measure a version's rewrites and tags on queries that no training stage has seen."""
     with _errors("evaluate"):
@@ -141,14 +149,17 @@ def evaluate(
         world, exam = bench.world, bench.exam
         mine = bench.measure(found[0])
         result = {"fold": exam.name, "depth": depth, **mine.record(world)}
-        text = as_table(result)
         for other in found[1:]:
             theirs = bench.measure(other)
             result |= {"against": theirs.version, **differences(world, mine, theirs)}
-            text += "\n\n" + as_differences(result)
         if out is not None:
             write_json(out, result)
-        typer.echo(text)
+        if as_json:
+            _print_json(result)
+            return
+        typer.echo(as_table(result))
+        if against is not None:
+            typer.echo("\n" + as_differences(result))
 
 
 def _examine(version: StoredVersion, out: Path | None) -> None:
@@ -162,6 +173,7 @@ def _examine(version: StoredVersion, out: Path | None) -> None:
 
 
 def judge(
+    *,
     source: Annotated[
         str, typer.Option(help="Training data: home_depot, best_buy or tables.")
     ] = "home_depot",
@@ -183,6 +195,7 @@ def judge(
             help="Fold to measure on: development (for choices) or held-out (for reports)."
         ),
     ] = "development",
+    as_json: JsonOption = False,
 ) -> None:
     """Train the relevance judge on human grades, and measure it."""
     with _errors("judge"):
@@ -204,8 +217,8 @@ def judge(
         queries = parts.held_out if fold == "held-out" else parts.development
         figures = measure_judge(made, world, queries)
         write_json(run / f"measured-{fold}.json", figures)
-        typer.echo(json.dumps(figures, indent=1))
-        typer.echo(f"wrote the judge into {target}")
+        _print_json(figures)
+        typer.echo(f"wrote the judge into {target}", err=as_json)
 
 
 def compare(
@@ -230,6 +243,7 @@ def compare(
     out: Annotated[
         Path, typer.Option(help="Folder for the table, the figures and the plot.", file_okay=False)
     ] = Path("runs/compare"),
+    as_json: JsonOption = False,
 ) -> None:
     """Compare versions with untrained baselines: spelling correction, query expansion, the base."""
     with _errors("compare"):
@@ -261,8 +275,11 @@ def compare(
         write_json(out / "compare.json", result)
         (out / "compare.md").write_text(as_markdown(result) + "\n", encoding="utf-8")
         plot(result, out / "compare.png")
-        typer.echo(as_markdown(result))
-        typer.echo(f"wrote table, figures and plot into {out}")
+        if as_json:
+            _print_json(result)
+        else:
+            typer.echo(as_markdown(result))
+        typer.echo(f"wrote table, figures and plot into {out}", err=as_json)
 
 
 def _store(folders: Sequence[Path]) -> Store:
@@ -354,8 +371,12 @@ def ab(
         ),
     ] = None,
     key: Annotated[
-        str | None, typer.Option(envvar="REQUERY_KEY", help="API key with the scope for rewrites.")
+        str | None,
+        typer.Option(
+            envvar=["REQUERY_KEY", "REQUERY_API_KEY"], help="API key with the scope for rewrites."
+        ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Simulate an A/B test of the service's versions against searches without rewrites."""
     with _errors("ab"):
@@ -379,8 +400,15 @@ def ab(
             data=data,
             out=out,
         )
-        typer.echo(as_markdown(result))
-        typer.echo(f"wrote the report of the simulated experiment into {out}")
+        if as_json:
+            _print_json(result)
+        else:
+            typer.echo(as_markdown(result))
+        typer.echo(f"wrote the report of the simulated experiment into {out}", err=as_json)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=1, sort_keys=True))
 
 
 def _source_of(record: dict[str, Any]) -> str:

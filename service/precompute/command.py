@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, NoReturn, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import structlog
 import typer
@@ -130,6 +131,9 @@ def precompute(
             "a pipe stdin.journal in the current folder)."
         ),
     ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Report in JSON on standard output.")
+    ] = False,
 ) -> None:
     """Fill the cache with the most frequent queries. After a kill, run it again to go on."""
     if url is None and (rate is not None or keep_case or key_file is not None):
@@ -168,7 +172,7 @@ def precompute(
         log = read_counts(
             queries, kind=_format(file_format), query_column=query_column, count_column=count_column
         )
-        code = asyncio.run(_precompute(log, options, settings))
+        code = asyncio.run(_precompute(log, options, settings, as_json=as_json))
     except (PrecomputeError, ModelStoreError, RequeryError) as error:
         _die(str(error))
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -177,14 +181,14 @@ def precompute(
         raise SystemExit(code)
 
 
-async def _precompute(log: QueryLog, options: Options, settings: Settings) -> int:
+async def _precompute(log: QueryLog, options: Options, settings: Settings, *, as_json: bool) -> int:
     """The exit status."""
     signals = Signals()
     prepare = with_service if options.url is not None else with_ray if options.ray else with_engine
     with signals.handled():
         try:
             async with prepare(log.counts, options, settings, signals.unless) as prepared:
-                await _go(prepared, signals, options, log)
+                await _go(prepared, signals, options, log, as_json=as_json)
         except Stopped:
             typer.echo("requery: stopped before the first query", err=True)
             return 128 + (signals.first or 0)
@@ -195,10 +199,12 @@ async def _precompute(log: QueryLog, options: Options, settings: Settings) -> in
     return _FAILED if tally.count(Result.FAILED) else 0
 
 
-async def _go(prepared: Prepared, signals: Signals, options: Options, log: QueryLog) -> None:
+async def _go(
+    prepared: Prepared, signals: Signals, options: Options, log: QueryLog, *, as_json: bool
+) -> None:
     run = prepared.run
     # Before the run, because a wrong column makes it worthless.
-    typer.echo(f"columns    {log.columns()}")
+    typer.echo(f"columns    {log.columns()}", err=as_json)
 
     async def stop_when_told() -> None:
         await signals.came.wait()
@@ -212,7 +218,11 @@ async def _go(prepared: Prepared, signals: Signals, options: Options, log: Query
     finally:
         watching.cancel()
         # What was done is told even if the run ends with an error.
-        _report(prepared, options, time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        if as_json:
+            typer.echo(json.dumps(_figures(prepared, options, log, seconds), indent=2))
+        else:
+            _report(prepared, options, seconds)
 
 
 @contextmanager
@@ -228,6 +238,28 @@ def _progress(prepared: Prepared) -> Iterator[None]:
     prepared.run.on_progress(lambda done: bar.update(task, completed=done))
     with bar:
         yield
+
+
+def _figures(prepared: Prepared, options: Options, log: QueryLog, seconds: float) -> dict[str, Any]:
+    """What was done, for programs; shares of all searches in [0, 1]."""
+    tally, plan = prepared.run.tally, prepared.plan
+    return {
+        "version": prepared.about.version,
+        "digest": prepared.about.digest,
+        "query_column": log.query_column,
+        "count_column": log.count_column,
+        "queries": len(plan.queries),
+        "chosen": prepared.head,
+        "chosen_share": plan.share(range(prepared.head)),
+        **{result.name.lower(): tally.count(result) for result in Result},
+        "earlier": len(tally.before),
+        "reasons": dict(Counter(tally.reasons.values()).most_common()),
+        "blank_searches": plan.blank,
+        "coverage": plan.share(tally.cached),
+        "seconds": round(seconds, 3),
+        "stopped": tally.stopped,
+        "journal": str(options.journal),
+    }
 
 
 def _report(prepared: Prepared, options: Options, seconds: float) -> None:

@@ -23,6 +23,7 @@ from tests.docs.blocks import ROOT
 SETTINGS = {f"REQUERY_{name.upper()}" for name in Settings.model_fields}
 OTHER_VARIABLES = {
     "REQUERY_DATA": "the folder of the training data (training/cli.py)",
+    "REQUERY_API_KEY": "the key that commands send to a service",
     "REQUERY_KEY": "the key of a caller (examples/search_backend)",
     "REQUERY_URL": "where a caller finds the service (examples/search_backend)",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -168,6 +169,12 @@ def test_what_is_cached_already_is_skipped_and_the_head_is_enough(
     assert "generated  10 (" in out
     assert "skipped    20 in the cache already" in out
     assert "30 of 60" in out
+    code, out, err = log.finish("--top", "31", "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert (figures["generated"], figures["cached"], figures["chosen"]) == (1, 30, 31)
+    assert (figures["query_column"], figures["count_column"]) == ("query", "count")
+    assert "columns    queries from 'query'" in err
 
 
 def test_a_redis_that_goes_away_ends_the_run_and_what_was_done_stays_noted(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import typer
@@ -102,6 +105,48 @@ class TestTrain:
         (tmp_path / "file").write_text("")
         line = one_line(invoke("train", "--recipe", SHIPPED, "--run", tmp_path / "file" / "run"))
         assert line.endswith("Not a directory")
+
+
+class TestJson:
+    """``--json``: standard output holds the figures of the file and nothing else."""
+
+    @pytest.fixture
+    def stub(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        bench = MagicMock()
+        bench.exam.name = "held-out"
+        bench.measure.return_value.record.return_value = {"version": "a-1", "relevance": 0.5}
+        monkeypatch.setattr(cli, "_bench", lambda *_args, **_options: ([MagicMock()], bench))
+
+    def printed(self, command: str, *arguments: str | Path) -> Any:
+        app = typer.Typer()
+        app.command()(getattr(cli, command))
+        done = CliRunner().invoke(app, [*map(str, arguments), "--json"])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    @pytest.mark.usefixtures("stub")
+    def test_evaluate(self, tmp_path: Path) -> None:
+        printed = self.printed("evaluate", "a-1", "--out", tmp_path / "figures.json")
+        assert printed == json.loads((tmp_path / "figures.json").read_text())
+        assert printed["relevance"] == 0.5
+
+    @pytest.mark.usefixtures("stub")
+    def test_compare(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        from training.evaluation import baselines, compare
+
+        result = {"ways": [{"name": "the query alone"}]}
+        monkeypatch.setattr(baselines, "baselines", lambda *_: [])
+        for name, value in {
+            "baseline_ways": [], "way_of": None, "as_markdown": "", "plot": None, "record": result,
+        }.items():  # fmt: skip
+            monkeypatch.setattr(compare, name, MagicMock(return_value=value))
+        assert self.printed("compare", "a-1", "--out", tmp_path) == result
+
+    def test_ab(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from training.ab import experiment
+
+        monkeypatch.setattr(experiment, "experiment", lambda *_args, **_options: {"arms": 2})
+        assert self.printed("ab") == {"arms": 2}
 
 
 class TestEvaluate:
