@@ -136,9 +136,10 @@ class TestJson:
 
         result = {"ways": [{"name": "the query alone"}]}
         monkeypatch.setattr(baselines, "baselines", lambda *_: [])
-        for name, value in {
+        returned: dict[str, Any] = {
             "baseline_ways": [], "way_of": None, "as_markdown": "", "plot": None, "record": result,
-        }.items():  # fmt: skip
+        }  # fmt: skip
+        for name, value in returned.items():
             monkeypatch.setattr(compare, name, MagicMock(return_value=value))
         assert self.printed("compare", "a-1", "--out", tmp_path) == result
 
