@@ -560,13 +560,17 @@ class _Load:
             if self._abandoned:
                 raise RuntimeError("the load was given up")
             try:
-                llm = Llm.from_engine_args(AsyncEngineArgs(**self._arguments))
+                # No variable holds the engine: see _construct.
+                return _Started(
+                    Llm.from_engine_args(AsyncEngineArgs(**self._arguments)),
+                    self._children(),
+                    private=self._private,
+                )
             except BaseException as error:
                 # Its traceback would keep the half-made client and its sockets.
                 traceback.clear_frames(error.__traceback__)
                 gc.collect()
                 raise
-            return _Started(llm, self._children(), private=self._private)
 
     def abandon(self) -> None:
         """Make the load fail soon."""
