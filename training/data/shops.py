@@ -139,8 +139,8 @@ def read_synsets(folder: Path, titles: Sequence[str]) -> list[tuple[str, str]]:
     """
     synsets: list[tuple[str, list[str]]] = []
     for row in _table(folder / "lexicon" / "wordnet_product_synsets.tsv", ("domain", "lemmas")):
-        names = dict.fromkeys(normalise(n, fold_case=True) for n in row["lemmas"].split("|"))
-        synsets.append((row["domain"], list(names)))
+        lemmas = [normalise(lemma, fold_case=True) for lemma in row["lemmas"].split("|")]
+        synsets.append((row["domain"], list(dict.fromkeys(lemmas))))
     senses = Counter(name for _, names in synsets for name in names)
     counts = _phrase_counts(titles, senses)
     found = []
