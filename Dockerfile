@@ -101,7 +101,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 FROM libraries-cpu AS weights-cpu
 COPY --from=code /opt/code /opt/requery
-ARG VERSIONS=grpo-4
+ARG VERSIONS=general-1
 RUN mkdir -p /weights/models \
     && for version in $VERSIONS; do \
         requery models materialise "$version" --cache-dir /weights || exit 1; done \
@@ -124,7 +124,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 
 FROM libraries-nvidia AS weights-nvidia
 COPY --from=code /opt/code /opt/requery
-ARG VERSIONS=grpo-4
+ARG VERSIONS=general-1
 RUN mkdir -p /weights/models \
     && for version in $VERSIONS; do \
         requery models materialise "$version" --cache-dir /weights || exit 1; done \

@@ -151,7 +151,7 @@ async def _measure(folder: str, port: int, replicas: int, options: argparse.Name
 
     def states() -> dict[str, int]:
         application = serve.status().applications.get("requery")
-        engine = application.deployments.get("engine-grpo-4") if application else None
+        engine = application.deployments.get("engine-general-1") if application else None
         return {} if engine is None else dict(engine.replica_states)
 
     async def running() -> bool:

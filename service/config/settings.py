@@ -31,7 +31,7 @@ class Settings(BaseSettings):
 
     default_version: Annotated[
         str, Field(description="Model version that serves requests without a pin.")
-    ] = "grpo-4"
+    ] = "general-1"
     model_sources: Annotated[
         str,
         Field(

@@ -76,7 +76,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port (default: REQUERY_PORT, 8000).")] = None,
     version_name: Annotated[
         str | None,
-        typer.Option(help="Model version to serve (default: REQUERY_DEFAULT_VERSION, grpo-4)."),
+        typer.Option(help="Model version to serve (default: REQUERY_DEFAULT_VERSION, general-1)."),
     ] = None,
     log_level: Annotated[
         str | None,

@@ -40,7 +40,7 @@ SCRIPT: dict[str, Script] = {
     "no rewrites please": (("something else", 0.0213),),
 }
 """What the engine of each version writes; of other queries nothing."""
-VERSIONS = ("grpo-4", "grpo-1", "old-1")
+VERSIONS = ("general-1", "grpo-1", "old-1")
 _PATIENCE_S = 60.0
 
 _CURL = """\
@@ -62,7 +62,7 @@ cat "${shown[@]}" "$n/body"
 def document() -> dict[str, Any]:
     """The OpenAPI document of the service."""
     app = create_app(
-        Settings(default_version="grpo-4"),
+        Settings(default_version="general-1"),
         RuntimeDependencies(versions=_versions(), engines=Engines()),
     )
     found: dict[str, Any] = app.openapi()
@@ -170,7 +170,7 @@ async def _serve(
 
     # No example may depend on how fast the machine is.
     patient = {"engine_stall_s": 3600.0, "default_deadline_ms": 30_000}
-    options = {"default_version": "grpo-4"} | patient | options
+    options = {"default_version": "general-1"} | patient | options
     async with listening(engine, make=make, ready=ready, **options) as service:
         yield Running(service, folder)
 
@@ -189,7 +189,7 @@ async def _loaded(folder: Path) -> AsyncIterator[Running]:
         for name in VERSIONS[1:]:
             assert (await caller.post(f"/versions/{name}/load?wait=true")).status_code == 200
         for revision in range(3):
-            plan = {"default": "grpo-4", "weights": {}, "salt": f"test {revision}"}
+            plan = {"default": "general-1", "weights": {}, "salt": f"test {revision}"}
             answer = await caller.put("/routing", json=plan, headers={"if-match": f'"{revision}"'})
             assert answer.status_code == 200
         yield running
