@@ -107,6 +107,8 @@ class FilterSpec(_Section):
     """Default number of rewrites; a request may set its own."""
     keep_numbers: bool = True
     """Reject a rewrite that drops or changes a number, size or unit of the query."""
+    drop_expansions: bool = False
+    """Reject a rewrite that says the whole query and adds words that nobody asked for."""
     brands_file: RelativePath | None = None
     """A text file of the version, one normalised brand a line; the query's brand must survive."""
 

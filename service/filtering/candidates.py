@@ -32,6 +32,8 @@ class Verdict(StrEnum):
     """Drops, turns round or adds an exclusion (without, no, non-, un-, -less, -free)."""
     OTHER_AUDIENCE = "other_audience"
     """Is for somebody else than the query says (men, women, kids, dogs, ...)."""
+    EXPANSION = "expansion"
+    """Says the whole query and adds words that nobody asked for."""
     LOST_BRAND = "lost_brand"
     """Drops a brand of the query."""
     IRRELEVANT = "irrelevant"

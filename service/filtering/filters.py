@@ -41,6 +41,9 @@ RULES = 3
 
 Verdicts are kept in Redis, where releases meet."""
 
+_SMALL_WORDS = frozenset(
+    ("a", "an", "and", "by", "for", "from", "in", "of", "on", "the", "to", "with")
+)
 _MAX_RUN = 2
 """A word may stand twice in a row ("night night"); a third time is a stuck decoder."""
 
@@ -79,7 +82,9 @@ class CandidateFilter:
         self.spec = spec
         self._fold_case = fold_case
         brand = (_not(Brands(brands).keeps), Verdict.LOST_BRAND)
-        self._guards = (*(_NUMBERS if spec.keep_numbers else ()), brand, *_MEANING)
+        expansion = ((expands, Verdict.EXPANSION),) if spec.drop_expansions else ()
+        numbers = _NUMBERS if spec.keep_numbers else ()
+        self._guards: tuple[_Guard, ...] = (*numbers, brand, *_MEANING, *expansion)
 
     def judge(self, query: str, candidates: Iterable[Scored]) -> tuple[Judged, ...]:
         """The verdicts that do not depend on a request, by falling relevance.
@@ -205,6 +210,15 @@ def _malformed(text: str, parts: tuple[str, ...]) -> bool:
         len(set(parts[i : i + _MAX_RUN + 1])) == 1 and parts[i][0].isalpha()
         for i in range(len(parts) - _MAX_RUN)
     )
+
+
+def expands(query: str, rewrite: str) -> bool:
+    """Whether ``rewrite`` has all words of ``query`` and more ("coffee table furniture").
+
+    Order and small words do not count: "paint by behr" says no more than "behr paint".
+    """
+    asked, said = set(words(query)) - _SMALL_WORDS, set(words(rewrite)) - _SMALL_WORDS
+    return asked < said
 
 
 def _stutters(query: str, parts: tuple[str, ...]) -> bool:

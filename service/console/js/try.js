@@ -19,6 +19,7 @@ export const REASONS = {
   lost_code: ["Lost code", "drops or changes a code (a model number) of the query"],
   changed_polarity: ["Changed polarity", "drops, turns round or adds an exclusion (without, no, -free)"],
   other_audience: ["Other audience", "is for somebody else than the query says"],
+  expansion: ["Expansion", "says the whole query and adds words that nobody asked for"],
   lost_brand: ["Lost brand", "drops a brand of the query"],
   irrelevant: ["Irrelevant", "its relevance is below the least that was asked for"],
   blocked_term: ["Blocked term", "holds words that an override blocks"],

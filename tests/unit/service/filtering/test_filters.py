@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from model_store.manifest import FilterSpec
 from service.filtering.candidates import Scored, Verdict
-from service.filtering.filters import CandidateFilter
+from service.filtering.filters import CandidateFilter, expands
 from service.filtering.words import words
 
 Row = tuple[str, float | None]
@@ -223,3 +223,23 @@ def test_numbers_that_differ_by_a_point_or_space_stay_apart() -> None:
 
 def test_marks_are_part_of_their_word() -> None:
     assert words("\u0915\u093f") != words("\u0915\u0940")
+
+
+@pytest.mark.parametrize(
+    ("query", "rewrite", "more"),
+    [
+        ("coffee table", "coffee table furniture", True),
+        ("oled tv", "tv oled set", True),
+        ("coffee table", "table for coffee", False),
+        ("behr paint", "paint by behr", False),
+        ("coffee tables", "coffee table", False),
+        ("coffee table", "cocktail table", False),
+    ],
+)
+def test_a_rewrite_that_only_adds_words_is_an_expansion(
+    query: str, rewrite: str, more: bool
+) -> None:
+    assert expands(query, rewrite) is more
+    spec = FilterSpec(min_relevance=0.5, max_rewrites=2, drop_expansions=True)
+    (judged,) = CandidateFilter(spec, fold_case=True).judge(query, [Scored(rewrite, 0.9)])
+    assert (judged.verdict is Verdict.EXPANSION) is more
