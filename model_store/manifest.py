@@ -183,10 +183,12 @@ class Manifest(_Section):
 
     @model_serializer(mode="wrap")
     def _as_before(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out ``spelling`` if there is none, for digests and older programs."""
+        """Leave out what older programs do not know where it says nothing; digests stay then."""
         fields: dict[str, Any] = content(self)
         if self.spelling is None:
             fields.pop("spelling", None)
+        if "filter" in fields and not self.filter.drop_expansions:
+            fields["filter"].pop("drop_expansions", None)
         return fields
 
     @property
