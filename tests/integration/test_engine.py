@@ -365,11 +365,11 @@ async def test_vllm_keeps_out_of_the_global_metrics(served: Served) -> None:
 async def test_a_correction_is_tagged_by_the_model(served: Served) -> None:
     corrector = Corrector({"steel": 50, "stake": 50, "teal": 50})
     engine = CorrectedEngine(served.engine, corrector)
-    found = [candidate async for candidate in engine.generate("steele stake")]
+    found = [candidate async for candidate in engine.generate("stell stake")]
     proposed = [c for c in found if not c.token_ids]
     assert [(c.text, c.votes) for c in proposed] == [("steel stake", VOTES)]
     assert len(found) == 1 + len(served.manifest.decoding.temperatures)
-    (tagged,) = await served.engine.tag([("steele stake", "steel stake")])
+    (tagged,) = await served.engine.tag([("stell stake", "steel stake")])
     assert proposed[0].relevance == pytest.approx(tagged, abs=0.02)
     assert tagged > 0.9
     assert served.engine.outstanding == 0
