@@ -1,5 +1,7 @@
 """Guards: what the shopper asked for to the letter must survive: numbers, sizes, codes, brands.
 
+Negations have a guard in ``polarity.py``, those for whom a product is in ``audience.py``.
+
 Numbers that nobody asked for are a guard's business too: they make another need of the query.
 
 Numbers are compared by value (``3/4``, ``0.75`` and ``.75`` are one), units by dimension

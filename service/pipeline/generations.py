@@ -38,8 +38,8 @@ class Generations:
         flights: generations under way.
         admission: limits the generations of each engine.
         metrics: records the generations.
-        max_refreshing: stale entries are refreshed only while fewer generations are under way, so
-            that refreshing stops first under load.
+        max_refreshing: a stale entry is refreshed only while fewer than this many generations are
+            under way, so that refreshing stops first under load.
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class Generations:
                 self._refresh(key, version, query)
             return GenerationResult(hit.generation, hit.tier)
         if not params.may_generate:
-            return _nothing()
+            return _no_candidates()
         if not version.up:
-            return _nothing(engine_failed=True)
+            return _no_candidates(engine_failed=True)
         if params.kind is Kind.BATCH and key not in self._flights:
-            return await self._queued(key, version, query, params, watch)
-        return await self._generated(key, version, query, params, watch)
+            return await self._wait_then_generate(key, version, query, params, watch)
+        return await self._join_or_start(key, version, query, params, watch)
 
     async def preview(self, version: ModelVersion, query: str) -> Generation:
         """Generate with low priority and without the cache.
@@ -99,23 +99,23 @@ class Generations:
         with self._gate(version).admit(weight_of(version), Kind.SHADOW):
             return Generation.of([c async for c in version.engine.generate(query)])
 
-    async def _queued(
+    async def _wait_then_generate(
         self, key: str, version: ModelVersion, query: str, params: RewriteParams, watch: Stopwatch
     ) -> GenerationResult:
-        """Wait for a permit, then generate, unless another request has generated the same."""
+        """Wait for a permit, then generate, unless the result reached the cache meanwhile."""
         permit = await self._gate(version).wait(
             weight_of(version), params.kind, params.deadline.remaining()
         )
         watch.lap("admit")
         if permit is None:
-            return _nothing()
-        hit = await self._cache.get(key, budget_s=0)
+            return _no_candidates()
+        hit = await self._cache.get(key, budget_s=0)  # from memory alone
         if hit is not None:
-            permit.release(completed=False)
+            permit.release(completed=False)  # unused: the limit learns nothing from it
             return GenerationResult(hit.generation, hit.tier)
-        return await self._generated(key, version, query, params, watch, permit)
+        return await self._join_or_start(key, version, query, params, watch, permit)
 
-    async def _generated(
+    async def _join_or_start(
         self,
         key: str,
         version: ModelVersion,
@@ -143,9 +143,10 @@ class Generations:
         watch.lap("generate")
         failure = flight.failure
         if isinstance(failure, QueryTooLong):
+            # A new object, because requests that share the flight must not share a traceback.
             raise QueryTooLong(*failure.args)
         # A generation that exceeds its own time limit does not show that the engine has failed.
-        failed = not isinstance(failure, TimeoutError | None)
+        failed = failure is not None and not isinstance(failure, TimeoutError)
         return GenerationResult(flight.generation, source, flight.complete, failed)
 
     def _refresh(self, key: str, version: ModelVersion, query: str) -> None:
@@ -183,7 +184,7 @@ def weight_of(version: ModelVersion) -> int:
     return len(version.manifest.decoding.temperatures)
 
 
-def _nothing(*, engine_failed: bool = False) -> GenerationResult:
+def _no_candidates(*, engine_failed: bool = False) -> GenerationResult:
     return GenerationResult(Generation(()), "none", complete=False, engine_failed=engine_failed)
 
 

@@ -79,7 +79,7 @@ class Rewriter:
         return answer
 
     def _serving(self, assignment: Assignment) -> ModelVersion:
-        """The assigned version; the default if it is not ready, unless the client pinned it."""
+        """The assigned version; if that is not ready and not pinned, the default version."""
         try:
             return self._versions.serving(assignment.version)
         except (UnknownVersion, VersionNotLoaded):
@@ -92,11 +92,12 @@ class Rewriter:
         self, assignment: Assignment, version: ModelVersion, query: str, params: RewriteParams
     ) -> Answer | None:
         """The answer of the kill switch or of an override, if one applies."""
-        # A kill switch may name a version that is not ready. The default must not replace it,
-        # because the default may be the version to stop.
-        killed = assignment.why == "kill" and assignment.version != version.name
-        if assignment.off or killed:
-            return Answer(query, version.name, Selection((), ()), "none", "none")
+        # If the kill switch names a version that is not ready, this is the default. It must not
+        # answer, because it may be the version to stop.
+        target_not_ready = assignment.why == "kill" and assignment.version != version.name
+        if assignment.off or target_not_ready:
+            nothing = Selection((), ())
+            return Answer(query, version.name, nothing, status="none", source="none")
         override = self._overrides.of(query)
         if override is None:
             return None
@@ -112,6 +113,7 @@ class Rewriter:
         """The answer from the candidates that were found."""
         selection = self._select(version, query, found.generation, params)
         status = _status(found, accepted=len(selection.accepted))
+        # No rewrite came from anywhere, whatever the request waited for.
         source = "none" if status in ("timeout", "fallback") else found.source
         return Answer(query, version.name, selection, status, source)
 

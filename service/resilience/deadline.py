@@ -1,4 +1,4 @@
-"""The deadline of a request on the monotonic clock."""
+"""The deadline of a request: set by ``api.body.DeadlinePolicy``, awaited in ``pipeline``."""
 
 from __future__ import annotations
 

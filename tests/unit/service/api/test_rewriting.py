@@ -84,14 +84,14 @@ async def test_explain_shows_a_correction_once_with_its_votes(serve: Serve) -> N
         wrap=lambda engine: CorrectedEngine(engine, Corrector({"steel": 9, "stake": 9})),
     )
     for source in ("engine", "memory"):
-        answer = await service.rewrite("steele stake", explain=True)
+        answer = await service.rewrite("steeel stake", explain=True)
         RewriteResponse.model_validate(answer)
         assert answer["source"] == source
         assert {one["text"]: one.get("votes") for one in answer["rewrites"]} == {
             "steel stake": VOTES + 4, "steel post": None,
         }  # fmt: skip
         assert [one["text"] for one in answer["rejected"]] == ["steel post"] * 3
-    plain = await service.rewrite("steele stake")
+    plain = await service.rewrite("steeel stake")
     assert {"text": "steel stake", "relevance": 0.93} in plain["rewrites"]
     name = "requery_candidates_total"
     assert await service.metric(name, verdict="accepted") == 2
