@@ -144,7 +144,7 @@ async def test_a_key_with_the_scope_opens_the_metrics(both: Both, tmp_path: Path
     notice = page.locator("#health-notice")
     await expect(notice).to_contain_text("A valid key is needed")
     await console.use_key(keys["rewrite"])
-    await expect(notice).to_contain_text("needs the scope 'metrics'")
+    await expect(notice).to_contain_text("the scope 'metrics'")
     await notice.get_by_role("button", name="Enter a key").click()
     await page.fill("#key-input", keys["metrics"])
     await page.click("dialog button[type=submit]")

@@ -55,8 +55,8 @@ class Load:
             except ConnectionResetError:
                 # Refused after all: nothing had been sent.
                 return
-            # In letters: rewrites must keep the numbers of a query.
-            caller = self._one(caller, f"stake {who:02} {n:06}".translate(LETTERS))
+            # In letters: rewrites must keep the numbers of a query, and AA is a size.
+            caller = self._one(caller, f"stake k{who:02} k{n:06}".translate(LETTERS))
 
     def _one(self, caller: Caller, query: str) -> Caller | None:
         """One request; the caller if it may be used again."""

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 
 ENGINE = f"engine-{VERSION}"
 LONG = 20_000
-REWRITING = {"/rewrite", "/v1/rewrite", "/rewrite/batch", "/v1/rewrite/batch", "/relevance"}
+REWRITING = {"/rewrite", "/rewrite/batch", "/relevance"}
 
 
 def scripted(*, engines: int, ingress: int = 2) -> dict[str, Any]:

@@ -147,7 +147,7 @@ COMMANDS = [name for name in _TARGETS if name not in ("models", "keys")]
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_all_of_every_text(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERMINAL_WIDTH", "1000")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 1000)
     command = _command(*_TARGETS[name])
     shown = " ".join(CliRunner().invoke(_typer(name), ["--help"]).stdout.split())
     for parameter in command.params:
