@@ -109,6 +109,8 @@ def _keys(value: Any, path: str = "") -> list[str]:
     return []
 
 
+# Ray's own models use what Pydantic has deprecated, when Ray is first imported.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_service_link_of_kubernetes_is_no_port(monkeypatch: pytest.MonkeyPatch) -> None:
     """KubeRay's pods get them beside any Service named requery."""
     from service.ray.app import _settings
