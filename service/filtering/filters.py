@@ -217,7 +217,10 @@ def expands(query: str, rewrite: str) -> bool:
 
     Order and small words do not count: "paint by behr" says no more than "behr paint".
     """
-    asked, said = set(words(query)) - _SMALL_WORDS, set(words(rewrite)) - _SMALL_WORDS
+    asked, said = (
+        Counter(word for word in words(text) if word not in _SMALL_WORDS)
+        for text in (query, rewrite)
+    )
     return asked < said
 
 

@@ -230,6 +230,7 @@ def test_marks_are_part_of_their_word() -> None:
     [
         ("coffee table", "coffee table furniture", True),
         ("oled tv", "tv oled set", True),
+        ("return policy", "return policy for return", True),
         ("coffee table", "table for coffee", False),
         ("behr paint", "paint by behr", False),
         ("coffee tables", "coffee table", False),
