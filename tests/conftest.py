@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path, PurePosixPath
@@ -85,11 +86,25 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_logger_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is kept writes where the test that first used it did, whoever asks it later."""
-    configure = structlog.configure
+def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A test that configures logging changes no other test's lines, in whichever order they run."""
+    configure, configured, config = (
+        structlog.configure,
+        structlog.is_configured(),
+        structlog.get_config(),
+    )
 
     def without_keeping(**options: Any) -> None:
+        # A kept logger goes on to write where the test that first used it did.
         configure(**(options | {"cache_logger_on_first_use": False}))
 
     monkeypatch.setattr(structlog, "configure", without_keeping)
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    if configured:
+        configure(**config)
+    else:
+        structlog.reset_defaults()

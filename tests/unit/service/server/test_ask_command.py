@@ -10,7 +10,6 @@ from threading import Thread
 from typing import Any
 
 import pytest
-import structlog
 import typer
 from typer.testing import CliRunner, Result
 
@@ -65,10 +64,8 @@ class Service:
 
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REQUERY_API_KEY", raising=False)
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture
