@@ -78,6 +78,10 @@ _subcommand(
 _subcommand(
     "keys", "service.security.command", "app", "Make API keys, and check the file of their hashes."
 )
+_subcommand(
+    "adapt", "training.adapt.command", "adapt", "Make a version of a shop's own product list.",
+    extra="train",
+)  # fmt: skip
 for _name, _text in {
     "train": "Train a version from a recipe.",
     "evaluate": "Measure a version on held-out queries.",

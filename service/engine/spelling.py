@@ -25,7 +25,7 @@ from model_store.manifest import SpellingSpec
 MAX_CHARS = 96
 """Longest query that is looked at: time grows with the unknown words, some 5 ms for each, and
 nobody mistypes a whole paragraph."""
-_MAX_BYTES = 2**20
+MAX_FILE_BYTES = 2**20
 """Largest file of words."""
 _SHORTEST = 3
 """Letters of the shortest word that can be wrong by itself."""
@@ -180,10 +180,12 @@ class Corrector:
         Raises:
             InvalidVersion: the words, or the pairs, cannot be read.
         """
-        counts = {words[0]: count for words, count in _read(folder / spec.words_file, 1).items()}
+        counts = {
+            words[0]: count for words, count in read_counts(folder / spec.words_file, 1).items()
+        }
         if spec.pairs_file is None:
             return cls(counts, spec.max_edits)
-        read = _read(folder / spec.pairs_file, 2)
+        read = read_counts(folder / spec.pairs_file, 2)
         return cls(counts, spec.max_edits, {(left, right): n for (left, right), n in read.items()})
 
     def may_correct(self, query: str) -> bool:
@@ -351,10 +353,10 @@ def write_pairs(counts: Mapping[tuple[str, str], int], path: Path) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
-def _read(path: Path, length: int) -> dict[tuple[str, ...], int]:
+def read_counts(path: Path, length: int) -> dict[tuple[str, ...], int]:
     """Lines of ``length`` words and a count."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
+        if path.stat().st_size > MAX_FILE_BYTES:
             raise InvalidVersion(f"{path}: holds more than 1 MiB of words; leave out the rare ones")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:

@@ -104,10 +104,10 @@ def read_counts(
     columns = _Columns(path, query_column, count_column)
     counts: defaultdict[str, float] = defaultdict(float)
     try:
-        for part in _parts(path):
+        for part in parts_of(path):
             columns.path = part
-            with _opened(part) as file:
-                for query, count in _READERS[kind or _kind(part, file)](file, columns):
+            with opened(part) as file:
+                for query, count in _READERS[kind or kind_of(part, file)](file, columns):
                     counts[query] += count
     except (EOFError, zlib.error) as error:
         raise PrecomputeError(f"{columns.path}: is damaged gzip ({error})") from error
@@ -120,8 +120,12 @@ def read_counts(
     return QueryLog(dict(counts), *columns.taken)
 
 
-def _parts(path: Path) -> list[Path]:
-    """The file, or those of a folder without the hidden ones and the marks of other tools."""
+def parts_of(path: Path) -> list[Path]:
+    """The file, or those of a folder without the hidden ones and the marks of other tools.
+
+    Raises:
+        PrecomputeError: there is none.
+    """
     if path == STDIN:
         return [path]
     if not path.exists():
@@ -139,7 +143,8 @@ def _parts(path: Path) -> list[Path]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BufferedReader]:
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """The bytes of a file or of standard input, plain or compressed by gzip."""
     with ExitStack() as stack:
         place = sys.stdin.fileno() if path == STDIN else path
         # Standard input stays open, because it is not ours.
@@ -150,8 +155,12 @@ def _opened(path: Path) -> Iterator[BufferedReader]:
         yield file
 
 
-def _kind(path: Path, file: BufferedReader) -> Format:
-    """The format by the name, or by the beginning of the content if the name has no suffix."""
+def kind_of(path: Path, file: BufferedReader) -> Format:
+    """The format by the name, or by the beginning of the content if the name has no suffix.
+
+    Raises:
+        PrecomputeError: the name has an unknown suffix.
+    """
     suffixes = [one.lower() for one in path.suffixes if one.lower() != ".gz"]
     named = FORMATS.get(suffixes[-1]) if suffixes else None
     if named is not None:

@@ -5,7 +5,7 @@ They go into a version as ``brands.txt``; the service keeps a query's brand in i
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 
 from model_store.text import normalise
@@ -22,17 +22,16 @@ def brands(titles: Iterable[str]) -> list[str]:
     """Brand names of one or two words, normalised and sorted."""
     rows = [normalise(t, fold_case=True).split() for t in titles]
     first = Counter(r[0] for r in rows if r)
-    pairs = Counter((r[0], r[1]) for r in rows if len(r) > 1)
+    following: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        if len(row) > 1:
+            following[row[0]][row[1]] += 1
     holding = Counter(word for r in rows for word in set(r))
     found: set[str] = set()
     for word, count in first.items():
         if count < MIN_TITLES or len(word) < 3 or any(c.isdigit() for c in word):
             continue
-        second, together = max(
-            ((b, n) for (a, b), n in pairs.items() if a == word),
-            key=lambda item: item[1],
-            default=("", 0),
-        )
+        second, together = max(following[word].items(), key=lambda item: item[1], default=("", 0))
         if together >= MIN_PAIR * count and second.isalpha() and len(second) > 2:
             found.add(f"{word} {second}")
         elif count >= MIN_LEADING * holding[word]:

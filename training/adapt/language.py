@@ -1,0 +1,167 @@
+"""A shop's words, pairs of words and brands, beside those of the version that it starts from."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+from model_store.english import is_common
+from model_store.manifest import Manifest
+from service.engine.spelling import MAX_FILE_BYTES, read_counts, write_pairs, write_words
+from training.adapt.catalogue import Catalogue
+from training.artifacts import MOST_PAIRS
+from training.data.brands import brands
+
+_Key = TypeVar("_Key", str, tuple[str, str])
+
+_TOKEN = re.compile(r"[^\W\d_]+|[^\w\s]")
+_ALONE = re.compile(r"(?<![^\W_])[^\W\d_]+(?![^\W_])")
+_READ = 400
+"""Characters of a title that pairs are counted in."""
+_MOST_COUNTED = 2_000_000
+"""Different pairs from which the rarest are forgotten, so that memory is bounded."""
+_LONGEST_BRAND = 4
+_SHOP_SHARE = 2
+"""The shop's words together count so many times as those of the version before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """What a version knows of a shop's language.
+
+    Attributes:
+        words: word -> how often it comes.
+        pairs: words that follow each other -> how often they do.
+        brands: names that must survive in rewrites.
+        shop_words: number of words that the shop's titles add.
+        shop_brands: brands of the shop itself.
+    """
+
+    words: Mapping[str, int]
+    pairs: Mapping[tuple[str, str], int]
+    brands: frozenset[str]
+    shop_words: int
+    shop_brands: frozenset[str]
+
+    def write(self, manifest: Manifest, folder: Path) -> None:
+        """Write the files that ``manifest`` names."""
+        if manifest.spelling is not None:
+            write_words(self.words, folder / manifest.spelling.words_file)
+            if manifest.spelling.pairs_file is not None:
+                write_pairs(self.pairs, folder / manifest.spelling.pairs_file)
+        if manifest.filter.brands_file is not None:
+            text = "".join(f"{name}\n" for name in sorted(self.brands))
+            (folder / manifest.filter.brands_file).write_text(text, encoding="utf-8")
+
+
+def learn_language(catalogue: Catalogue, manifest: Manifest, folder: Path) -> Language:
+    """The language of a shop and of the version that it starts from.
+
+    Args:
+        catalogue: the shop's products.
+        manifest: of the version before.
+        folder: of the version before, its files checked.
+
+    Raises:
+        InvalidVersion: a file of the version before cannot be read.
+    """
+    least = _least(len(catalogue))
+    shop = _words(catalogue, least)
+    pairs = {pair: n for pair, n in _pairs(catalogue, shop).items() if n >= min(least, 3)}
+    general: Mapping[str, int] = {}
+    general_pairs: Mapping[tuple[str, str], int] = {}
+    if (spec := manifest.spelling) is not None:
+        general = {one[0]: n for one, n in read_counts(folder / spec.words_file, 1).items()}
+        if spec.pairs_file is not None:
+            read = read_counts(folder / spec.pairs_file, 2)
+            general_pairs = {(left, right): n for (left, right), n in read.items()}
+    own = _brands(catalogue)
+    before: set[str] = set()
+    if manifest.filter.brands_file is not None:
+        text = (folder / manifest.filter.brands_file).read_text(encoding="utf-8")
+        before = set(text.splitlines())
+    return Language(
+        words=_fitting(_joined(shop, general)),
+        pairs=_fitting(
+            dict(Counter(_joined(pairs, general_pairs)).most_common(MOST_PAIRS)),
+        ),
+        brands=frozenset(own | before),
+        shop_words=sum(word not in general for word in shop),
+        shop_brands=frozenset(own),
+    )
+
+
+def _least(products: int) -> int:
+    """Times that a word comes from which it is no slip: in a small shop each one counts."""
+    return 1 if products < 1000 else 2 if products < 10_000 else 4
+
+
+def _words(catalogue: Catalogue, least: int) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for title in catalogue.titles.values():
+        counts.update(_ALONE.findall(title))
+    for brand, (products, _) in catalogue.brands.items():
+        for word in _ALONE.findall(brand):
+            counts[word] = max(counts[word], products)
+    kept = {w: n for w, n in counts.items() if n >= least or is_common(w)}
+    # Descriptions tell which words exist, and not what is sold.
+    for word, n in catalogue.described.items():
+        if n >= 5 and word not in kept:
+            kept[word] = 1
+    return kept
+
+
+def _pairs(catalogue: Catalogue, words: Mapping[str, int]) -> Counter[tuple[str, str]]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for title in catalogue.titles.values():
+        tokens = _TOKEN.findall(title[:_READ])
+        counts.update(pair for pair in pairwise(tokens) if pair[0] in words and pair[1] in words)
+        if len(counts) > _MOST_COUNTED:
+            counts = Counter({pair: n for pair, n in counts.items() if n > 1})
+    return counts
+
+
+def _brands(catalogue: Catalogue) -> set[str]:
+    """Brands by their column, else by form (:func:`training.data.brands.brands`).
+
+    By form alone "sugar free" would be one, so at least one word must not be common English.
+    """
+    if not catalogue.brands:
+        guessed = brands(catalogue.titles.values())
+        return {name for name in guessed if not all(is_common(w) for w in _ALONE.findall(name))}
+    found = set()
+    for name, (products, named) in catalogue.brands.items():
+        if len(name.split()) > _LONGEST_BRAND or 2 * named < products:
+            continue
+        # A common word ("simply") is a brand only if many products have it.
+        if products >= 5 or not is_common(name):
+            found.add(name)
+    return found
+
+
+def _joined(shop: Mapping[_Key, int], general: Mapping[_Key, int]) -> dict[_Key, int]:
+    """Both, the shop's multiplied so that together they count :data:`_SHOP_SHARE` times more."""
+    total = sum(shop.values())
+    factor = max(1, round(_SHOP_SHARE * sum(general.values()) / total)) if total else 1
+    joined = dict(general)
+    for key, count in shop.items():
+        joined[key] = joined.get(key, 0) + count * factor
+    return joined
+
+
+def _fitting(counts: Mapping[_Key, int]) -> dict[_Key, int]:
+    """The commonest whose lines fit into a file of a version."""
+    kept: dict[_Key, int] = {}
+    room = MAX_FILE_BYTES
+    for key, count in sorted(counts.items(), key=lambda item: -item[1]):
+        text = key if isinstance(key, str) else " ".join(key)
+        room -= len(f"{text} {count}\n".encode())
+        if room < 0:
+            break
+        kept[key] = count
+    return kept
