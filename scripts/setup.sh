@@ -115,6 +115,14 @@ get_prometheus() {
   apt_install prometheus "the tests of metrics and alerts"
   command -v promtool >/dev/null || say "there is no Prometheus: tests that need one will be skipped"
 }
+# And for those of clients in other languages.
+get_clients() {
+  command -v javac >/dev/null || apt_install openjdk-17-jdk-headless "the tests of the Java client"
+  command -v npm >/dev/null || apt_install npm "the tests of the TypeScript client"
+  command -v javac >/dev/null || say "there is no JDK: tests that need one will be skipped"
+  (cd examples/typescript && timeout 300 npm ci --no-audit --no-fund) >>"$log" 2>&1 </dev/null ||
+    say "npm brought no TypeScript: the test of its client will be skipped"
+}
 
 say "making $venv from $file (a few minutes, once)"
 "$python" -m venv "$venv" >>"$log" 2>&1 || fail
@@ -130,7 +138,7 @@ fi
 pip_install --no-deps -r "$file" || fail
 say "installing requery"
 pip_install --no-deps --no-build-isolation -e . || fail
-if [ "$lock" = dev ]; then get_browser; get_prometheus; fi
+if [ "$lock" = dev ]; then get_browser; get_prometheus; get_clients; fi
 say "compiling byte code"
 "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >>"$log" 2>&1 || true
 
