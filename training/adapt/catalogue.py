@@ -109,7 +109,7 @@ def read_catalogue(
     """
     found = Catalogue()
     titles: set[int] = set()
-    rows = read_rows(path, Columns(USUAL, given), "title", found.bad, kind)
+    rows = read_rows(path, Columns(USUAL, given), ("title",), found.bad, kind)
     for row in tqdm(rows, desc="reading products", unit="row", mininterval=0.5):
         found.rows += 1
         found.fields |= row.keys()

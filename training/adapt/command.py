@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, NoReturn, cast, get_args
+from typing import Annotated, Any, NoReturn, cast, get_args
 
 import typer
 
@@ -49,6 +50,25 @@ def adapt(
     description_column: Annotated[
         str | None, typer.Option(help="Column of the description (default: description, ...).")
     ] = None,
+    searches: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A log of searches: query, and count, product id, event if there are any; or "
+            "OpenSearch's ubi_queries and ubi_events (give the option twice)."
+        ),
+    ] = None,
+    judgements: Annotated[
+        Path | None, typer.Option(help="Grades: query, product id, grade (more is better).")
+    ] = None,
+    queries: Annotated[
+        int, typer.Option(min=20, help="Most queries that are tried to choose the threshold.")
+    ] = 300,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Do not ask the model: keep the threshold, and write no report."
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the record in JSON instead of text.")
     ] = False,
@@ -72,6 +92,10 @@ def adapt(
                     "title": title_column, "id": id_column, "brand": brand_column,
                     "category": category_column, "description": description_column,
                 },
+                searches=tuple(searches or ()),
+                judgements=judgements,
+                queries=queries,
+                quick=quick,
             )
         )  # fmt: skip
     except (TrainingError, ModelStoreError, EngineUnavailable) as error:
@@ -87,10 +111,10 @@ def adapt(
         typer.echo(line)
 
 
-def _lines(record: dict[str, object]) -> list[str]:
+def _lines(record: Mapping[str, Any]) -> list[str]:
     """The record in words."""
-    read = cast("dict[str, object]", record["catalogue"])
-    learnt = cast("dict[str, object]", record["language"])
+    read = record["catalogue"]
+    learnt = record["language"]
     faults = {
         "without_title": "without a title", "repeated": "repeated", "bad_rows": "unreadable",
         "cut": "with a title cut at 2,000 characters",
@@ -99,9 +123,10 @@ def _lines(record: dict[str, object]) -> list[str]:
     rows = f"{read['rows']} rows, {read['products']} products"
     return [
         rows + (f" ({', '.join(left)})" if left else ""),
-        *(f"  {line}" for line in cast("list[str]", read["bad_rows_told"])),
+        *(f"  {line}" for line in read["bad_rows_told"]),
         f"{learnt['new_words']} words and {learnt['shop_brands']} brands of the shop",
-        *(f"warning: {text}" for text in cast("list[str]", record["warnings"])),
+        *_tried(record),
+        *(f"warning: {text}" for text in record["warnings"]),
         (
             f"{'made' if record['made'] else 'already there:'} {record['folder']} "
             f"({str(record['digest'])[:12]})"
@@ -110,6 +135,29 @@ def _lines(record: dict[str, object]) -> list[str]:
             f"serve it: REQUERY_MODEL_SOURCES={Path(str(record['folder'])).parent} "
             f"REQUERY_DEFAULT_VERSION={record['name']} requery serve"
         ),
+    ]
+
+
+def _tried(record: Mapping[str, Any]) -> list[str]:
+    if "trial" not in record:
+        return []
+    trial = record["trial"]
+    setting, rows = trial["settings"]["adapted"], trial["figures"]
+    note = " (simulated)" if trial["simulated"] else ""
+
+    def said(name: str) -> str:
+        mean, low, high = rows[name]["gain"]
+        return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}], {rows[name]['harmed'][0]:.1%} harmed"
+
+    return [
+        (
+            f"relevance of at least {setting['min_relevance']}, up to {setting['max_rewrites']} "
+            "rewrites"
+        ),
+        f"recall in {trial['depth']} results{note}: {rows['adapted']['plain_recall'][0]:.3f}",
+        f"  with its rewrites {said('adapted')}",
+        f"  with {record['from']['version']}'s {said('from')}",
+        f"report: {record['folder']}-report/report.html",
     ]
 
 

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from model_store.english import is_common
-from model_store.manifest import Manifest
-from service.engine.spelling import MAX_FILE_BYTES, read_counts, write_pairs, write_words
+from model_store.manifest import Manifest, SpellingSpec
+from service.engine.spelling import MAX_FILE_BYTES, Corrector, read_counts, write_pairs, write_words
 from training.adapt.catalogue import Catalogue
 from training.artifacts import MOST_PAIRS
 from training.data.brands import brands
+
+WORDS, PAIRS, BRANDS = "words.txt", "pairs.txt", "brands.txt"
+"""Files of an adapted version."""
 
 _Key = TypeVar("_Key", str, tuple[str, str])
 
@@ -25,6 +28,8 @@ _READ = 400
 """Characters of a title that pairs are counted in."""
 _MOST_COUNTED = 2_000_000
 """Different pairs from which the rarest are forgotten, so that memory is bounded."""
+_MOST_ASKED = 20
+"""Titles that a query counts for at most."""
 _LONGEST_BRAND = 4
 _SHOP_SHARE = 2
 """The shop's words together count so many times as those of the version before."""
@@ -48,31 +53,41 @@ class Language:
     shop_words: int
     shop_brands: frozenset[str]
 
-    def write(self, manifest: Manifest, folder: Path) -> None:
-        """Write the files that ``manifest`` names."""
-        if manifest.spelling is not None:
-            write_words(self.words, folder / manifest.spelling.words_file)
-            if manifest.spelling.pairs_file is not None:
-                write_pairs(self.pairs, folder / manifest.spelling.pairs_file)
-        if manifest.filter.brands_file is not None:
-            text = "".join(f"{name}\n" for name in sorted(self.brands))
-            (folder / manifest.filter.brands_file).write_text(text, encoding="utf-8")
+    def write(self, folder: Path) -> None:
+        """Write :data:`WORDS`, :data:`PAIRS` and :data:`BRANDS` into a version's folder."""
+        write_words(self.words, folder / WORDS)
+        write_pairs(self.pairs, folder / PAIRS)
+        text = "".join(f"{name}\n" for name in sorted(self.brands))
+        (folder / BRANDS).write_text(text, encoding="utf-8")
+
+    def corrector(self, spec: SpellingSpec) -> Corrector:
+        """The corrector that the version will have."""
+        return Corrector(self.words, spec.max_edits, self.pairs)
 
 
-def learn_language(catalogue: Catalogue, manifest: Manifest, folder: Path) -> Language:
+def learn_language(
+    catalogue: Catalogue, manifest: Manifest, folder: Path, searches: Mapping[str, int]
+) -> Language:
     """The language of a shop and of the version that it starts from.
 
     Args:
         catalogue: the shop's products.
         manifest: of the version before.
         folder: of the version before, its files checked.
+        searches: queries and how often each was asked; those of known words show which follow each
+            other.
 
     Raises:
         InvalidVersion: a file of the version before cannot be read.
     """
     least = _least(len(catalogue))
     shop = _words(catalogue, least)
-    pairs = {pair: n for pair, n in _pairs(catalogue, shop).items() if n >= min(least, 3)}
+    counted = _pairs(catalogue, shop)
+    for query, asked in searches.items():
+        tokens = _TOKEN.findall(query)
+        if all(token in shop for token in tokens):
+            counted.update(dict.fromkeys(pairwise(tokens), min(asked, _MOST_ASKED)))
+    pairs = {pair: n for pair, n in counted.items() if n >= min(least, 3)}
     general: Mapping[str, int] = {}
     general_pairs: Mapping[tuple[str, str], int] = {}
     if (spec := manifest.spelling) is not None:
@@ -81,19 +96,22 @@ def learn_language(catalogue: Catalogue, manifest: Manifest, folder: Path) -> La
             read = read_counts(folder / spec.pairs_file, 2)
             general_pairs = {(left, right): n for (left, right), n in read.items()}
     own = _brands(catalogue)
-    before: set[str] = set()
-    if manifest.filter.brands_file is not None:
-        text = (folder / manifest.filter.brands_file).read_text(encoding="utf-8")
-        before = set(text.splitlines())
+    before = version_brands(manifest, folder)
     return Language(
         words=_fitting(_joined(shop, general)),
         pairs=_fitting(
             dict(Counter(_joined(pairs, general_pairs)).most_common(MOST_PAIRS)),
         ),
-        brands=frozenset(own | before),
+        brands=frozenset(own.union(before)),
         shop_words=sum(word not in general for word in shop),
         shop_brands=frozenset(own),
     )
+
+
+def version_brands(manifest: Manifest, folder: Path) -> list[str]:
+    """Brands of a version; none if it has no file of them."""
+    name = manifest.filter.brands_file
+    return [] if name is None else (folder / name).read_text(encoding="utf-8").splitlines()
 
 
 def _least(products: int) -> int:
@@ -159,9 +177,12 @@ def _fitting(counts: Mapping[_Key, int]) -> dict[_Key, int]:
     kept: dict[_Key, int] = {}
     room = MAX_FILE_BYTES
     for key, count in sorted(counts.items(), key=lambda item: -item[1]):
-        text = key if isinstance(key, str) else " ".join(key)
-        room -= len(f"{text} {count}\n".encode())
+        room -= len(f"{_as_text(key)} {count}\n".encode())
         if room < 0:
             break
         kept[key] = count
     return kept
+
+
+def _as_text(key: str | tuple[str, str]) -> str:
+    return key if isinstance(key, str) else " ".join(key)

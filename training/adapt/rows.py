@@ -89,14 +89,14 @@ class Columns:
 
 
 def read_rows(
-    path: Path, columns: Columns, needed: str, bad: BadRows, kind: Format | None = None
+    path: Path, columns: Columns, needed: Sequence[str], bad: BadRows, kind: Format | None = None
 ) -> Iterator[dict[str, str]]:
     """The rows of a file, of a folder of files, or of standard input (``-``), one by one.
 
     Args:
         path: may be compressed by gzip.
         columns: what to look for.
-        needed: the field without which a file is refused.
+        needed: fields; a file that has none of them is refused.
         bad: gets the rows that cannot be read.
         kind: of the file; default: by its name or content.
 
@@ -104,7 +104,7 @@ def read_rows(
         field -> text, without white space at the ends; fields that the row lacks are left out.
 
     Raises:
-        DataError: a file cannot be read, or has no column for ``needed``.
+        DataError: a file cannot be read, or has no column for any of ``needed``.
     """
     try:
         for part in parts_of(path):
@@ -116,10 +116,8 @@ def read_rows(
                         bad.add(f"{part.name}: {place}", row)
                         continue
                     # JSON objects leave out what they have no value for.
-                    if needed not in found or form == "jsonl":
+                    if not found or form == "jsonl":
                         found = columns.find([*row])
-                        if needed not in found and form != "jsonl":
-                            raise _lacks(part, needed, [*row])
                     yield {
                         name: _text(row[column])
                         for name, column in found.items()
@@ -142,15 +140,17 @@ def _text(value: Any) -> str:
     return html.unescape(text) if "&" in text else text
 
 
-def _lacks(part: Path, needed: str, names: Sequence[str]) -> DataError:
+def _has(needed: Sequence[str], found: Mapping[str, str]) -> bool:
+    return any(name in found for name in needed)
+
+
+def _lacks(part: Path, needed: Sequence[str], names: Sequence[str]) -> DataError:
     known = ", ".join(name[:40] for name in names[:12]) or "none"
-    return DataError(
-        f"{part.name} has no column for the {needed} (columns: {known}); name it with "
-        f"--{needed.replace('_', '-')}-column"
-    )
+    what = f"name it with --{needed[0]}-column" if needed[0] == "title" else "rename one"
+    return DataError(f"{part.name} has no column for the {needed[0]} (columns: {known}); {what}")
 
 
-def _csv(file: BufferedReader, part: Path, columns: Columns, needed: str) -> _Raw:
+def _csv(file: BufferedReader, part: Path, columns: Columns, needed: Sequence[str]) -> _Raw:
     lines = _lines(file)
     head = next((line for line in lines if line.strip()), "")
     if named := re.fullmatch(r'\s*"?sep=(.)"?\s*', head, re.IGNORECASE):
@@ -162,24 +162,24 @@ def _csv(file: BufferedReader, part: Path, columns: Columns, needed: str) -> _Ra
     return _table(reader, part, columns, needed)
 
 
-def _delimiter(head: str, columns: Columns, needed: str) -> str:
+def _delimiter(head: str, columns: Columns, needed: Sequence[str]) -> str:
     def fit(one: str) -> tuple[bool, int]:
         names = next(csv.reader([head], delimiter=one), [])
         try:
-            return needed in columns.find(names), len(names)
+            return _has(needed, columns.find(names)), len(names)
         except DataError:
             return False, len(names)
 
     return max(DELIMITERS, key=fit)
 
 
-def _tsv(file: BufferedReader, part: Path, columns: Columns, needed: str) -> _Raw:
+def _tsv(file: BufferedReader, part: Path, columns: Columns, needed: Sequence[str]) -> _Raw:
     # TSV has no quoting: a quotation mark is an inch.
     reader = csv.reader(_lines(file), delimiter="\t", quoting=csv.QUOTE_NONE)
     return _table(reader, part, columns, needed)
 
 
-def _table(reader: Any, part: Path, columns: Columns, needed: str) -> _Raw:
+def _table(reader: Any, part: Path, columns: Columns, needed: Sequence[str]) -> _Raw:
     csv.field_size_limit(_LONGEST_FIELD)
     header: list[str] | None = None
     while True:
@@ -193,7 +193,7 @@ def _table(reader: Any, part: Path, columns: Columns, needed: str) -> _Raw:
         place = f"line {reader.line_num}"
         if header is None:
             header = [name.strip() for name in row]
-            if needed not in columns.find(header):
+            if not _has(needed, columns.find(header)):
                 raise _lacks(part, needed, header)
         elif not row:
             continue
@@ -205,7 +205,7 @@ def _table(reader: Any, part: Path, columns: Columns, needed: str) -> _Raw:
             yield place, dict(zip(header, row, strict=True))
 
 
-def _jsonl(file: BufferedReader, part: Path, columns: Columns, needed: str) -> _Raw:
+def _jsonl(file: BufferedReader, part: Path, columns: Columns, needed: Sequence[str]) -> _Raw:
     seen: dict[str, None] = {}
     found = False
     if file.peek(1)[:1] == b"[":
@@ -223,7 +223,7 @@ def _jsonl(file: BufferedReader, part: Path, columns: Columns, needed: str) -> _
             yield place, "is not a JSON object"
         else:
             flat = dict(_flat(row.get("_source", row)))
-            found = found or needed in columns.find([*flat])
+            found = found or _has(needed, columns.find([*flat]))
             if not found and len(seen) < 1000:
                 seen |= dict.fromkeys(flat)
             yield place, flat
@@ -249,7 +249,7 @@ def _flat(row: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]
             yield f"{before}{name}", value
 
 
-def _parquet(file: BufferedReader, part: Path, columns: Columns, needed: str) -> _Raw:
+def _parquet(file: BufferedReader, part: Path, columns: Columns, needed: Sequence[str]) -> _Raw:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -257,7 +257,7 @@ def _parquet(file: BufferedReader, part: Path, columns: Columns, needed: str) ->
         table = pq.ParquetFile(part if part.is_file() else BytesIO(file.read()))
         names = table.schema_arrow.names
         found = columns.find(names)
-        if needed not in found:
+        if not _has(needed, found):
             raise _lacks(part, needed, names)
         number = 0
         for batch in table.iter_batches(_BATCH, columns=[*found.values()]):
@@ -283,7 +283,7 @@ def _is_text(text: str) -> bool:
     return True
 
 
-_READERS: Mapping[str, Callable[[BufferedReader, Path, Columns, str], _Raw]] = {
+_READERS: Mapping[str, Callable[[BufferedReader, Path, Columns, Sequence[str]], _Raw]] = {
     # A name such as products.txt says little: the header says the delimiter.
     "csv": _csv, "counts": _csv, "tsv": _tsv, "jsonl": _jsonl, "parquet": _parquet,
 }  # fmt: skip

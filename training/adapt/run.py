@@ -11,14 +11,14 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from model_store.files import new_folder
-from model_store.manifest import Manifest
+from model_store.manifest import FilterSpec, Manifest, SpellingSpec
 from model_store.store import (
     FolderSource,
     StoredVersion,
@@ -29,8 +29,13 @@ from model_store.store import (
 )
 from service.precompute.readers import Format
 from training.adapt.catalogue import Catalogue, read_catalogue
-from training.adapt.language import Language, learn_language
+from training.adapt.evidence import Evidence, read_evidence
+from training.adapt.language import BRANDS, PAIRS, WORDS, Language, learn_language
+from training.adapt.outcome import FEW, Shop, try_shop
+from training.adapt.report import as_html, next_steps
+from training.adapt.trial import MOST_HARMED
 from training.errors import RunError
+from training.folder import write_json
 
 METHOD = 1
 """Raised when the same products would give another version."""
@@ -48,6 +53,10 @@ class Options:
         base_version: the version to start from.
         kind: format of the products; default: by name or content.
         columns: field of a product -> column.
+        searches: logs of searches, with clicks if there are any.
+        judgements: grades.
+        queries: most queries to try.
+        quick: try none, and keep the settings of the version before.
     """
 
     products: Path
@@ -56,6 +65,10 @@ class Options:
     base_version: str
     kind: Format | None = None
     columns: Mapping[str, str | None] = field(default_factory=dict)
+    searches: Sequence[Path] = ()
+    judgements: Path | None = None
+    queries: int = 300
+    quick: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +104,12 @@ def adapt(options: Options) -> Adapted:
     base = open_store().get(options.base_version)
     folder = base.folder(default_cache_dir())
     catalogue = read_catalogue(options.products, options.columns, options.kind)
-    fingerprint = _fingerprint(catalogue, base)
+    evidence = read_evidence(options.searches, options.judgements)
+    fingerprint = _fingerprint(catalogue, evidence, base, options)
     target = options.out / options.name
     if there := _existing(target, fingerprint):
         return Adapted(there, target, made=False, record=there.training["adapted"])
-    language = learn_language(catalogue, base.manifest, folder)
+    language = learn_language(catalogue, base.manifest, folder, evidence.searches)
     record: dict[str, Any] = {
         "fingerprint": fingerprint,
         "from": {"version": base.name, "digest": base.digest},
@@ -106,10 +120,45 @@ def adapt(options: Options) -> Adapted:
             "pairs": len(language.pairs), "brands": len(language.brands),
             "shop_brands": len(language.shop_brands),
         },
+        "evidence": evidence.summary(catalogue.titles),
         "warnings": warnings(catalogue),
     }  # fmt: skip
-    manifest = _write_version(options, base.manifest, folder, language, record)
+    filters = base.manifest.filter.model_copy(update={"brands_file": BRANDS})
+    spelling = (base.manifest.spelling or SpellingSpec(words_file=WORDS)).model_copy(
+        update={"words_file": WORDS, "pairs_file": PAIRS}
+    )
+    work = options.out / f".adapt-{options.name}"
+    if not options.quick:
+        shop = Shop(catalogue, evidence, base, folder, language, spelling)
+        trial = try_shop(shop, options.queries, work / fingerprint)
+        if trial is None:
+            record["warnings"].append("no query could be made of the titles: nothing was tried")
+        else:
+            record["warnings"] += _trial_warnings(trial)
+            filters = filters.model_copy(update=trial["settings"]["adapted"])
+            report = {"name": options.name, **record, "trial": trial}
+            report["next"] = next_steps(report)
+            record["trial"] = {k: v for k, v in trial.items() if k != "examples"}
+            with new_folder(options.out / f"{options.name}-report") as temporary:
+                write_json(temporary / "report.json", report)
+                (temporary / "report.html").write_text(as_html(report), encoding="utf-8")
+    manifest = _write_version(options, base, folder, language, record, filters, spelling)
+    shutil.rmtree(work, ignore_errors=True)
     return Adapted(manifest, target, made=True, record=record)
+
+
+def _trial_warnings(trial: Mapping[str, Any]) -> list[str]:
+    found = []
+    queries = sum(trial["queries"].values())
+    if queries < FEW:
+        found.append(
+            f"{queries} queries are too few to choose by: the threshold is that of the version "
+            "before"
+        )
+    figures = trial["figures"].get("adapted", {})
+    if "harmed" in figures and figures["harmed"][0] > MOST_HARMED:
+        found.append(f"{figures['harmed'][0]:.1%} of the queries are harmed, more than 2 %")
+    return found
 
 
 def warnings(catalogue: Catalogue) -> list[str]:
@@ -132,8 +181,11 @@ def warnings(catalogue: Catalogue) -> list[str]:
     return found
 
 
-def _fingerprint(catalogue: Catalogue, base: StoredVersion) -> str:
-    parts = (str(METHOD), base.digest, catalogue.digest)
+def _fingerprint(
+    catalogue: Catalogue, evidence: Evidence, base: StoredVersion, options: Options
+) -> str:
+    asked = "quick" if options.quick else f"{options.queries} queries"
+    parts = (str(METHOD), base.digest, catalogue.digest, evidence.digest, asked)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -154,28 +206,35 @@ def _existing(target: Path, fingerprint: str) -> Manifest | None:
 
 
 def _write_version(
-    options: Options, base: Manifest, folder: Path, language: Language, record: dict[str, Any]
+    options: Options,
+    base: StoredVersion,
+    folder: Path,
+    language: Language,
+    record: dict[str, Any],
+    filters: FilterSpec,
+    spelling: SpellingSpec,
 ) -> Manifest:
     """Write the version into a temporary folder that gets its name at the end."""
+    before = base.manifest
     with new_folder(options.out / options.name) as temporary:
-        named = {base.filter.brands_file, "README.md"}
-        if base.spelling is not None:
-            named |= {base.spelling.words_file, base.spelling.pairs_file}
-        for file in base.files:
-            if file not in named:
+        made = {before.filter.brands_file, WORDS, PAIRS, BRANDS, "README.md"}
+        if before.spelling is not None:
+            made |= {before.spelling.words_file, before.spelling.pairs_file}
+        for file in before.files:
+            if file not in made:
                 (temporary / file).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / file, temporary / file)
-        language.write(base, temporary)
+        language.write(temporary)
         (temporary / "README.md").write_text(_card(options, record), encoding="utf-8")
         return pack_version(
             temporary,
             name=options.name,
-            base=base.base,
-            weights=base.weights,
-            prompt=base.prompt,
-            decoding=base.decoding,
-            filters=base.filter,
-            spelling=base.spelling,
+            base=before.base,
+            weights=before.weights,
+            prompt=before.prompt,
+            decoding=before.decoding,
+            filters=filters,
+            spelling=spelling,
             description=f"{base.name}, adapted to {record['catalogue']['products']} products",
             training={"adapted": record},
         )

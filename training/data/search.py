@@ -82,6 +82,15 @@ class SearchIndex:
         rows = self._searcher.fast_field_values("row", [address for _, address in hits])
         return [self._ids[row] for row in rows]
 
+    def holding(self, text: str, most: int) -> list[str]:
+        """Ids of up to ``most`` products whose titles hold every term of ``text``."""
+        query = self._all_of(text)
+        if query is None:
+            return []
+        hits = self._searcher.search(query, most, count=False).hits
+        rows = self._searcher.fast_field_values("row", [address for _, address in hits])
+        return [self._ids[row] for row in rows]
+
     def rarest_term(self, text: str) -> int:
         """Number of titles that hold the rarest term of ``text``; 0 if a term is in none."""
         terms = stems(text)
@@ -89,14 +98,15 @@ class SearchIndex:
 
     def matches_all(self, text: str) -> int:
         """How many titles hold every term of ``text``."""
+        query = self._all_of(text)
+        return 0 if query is None else int(self._searcher.search(query, 1).count or 0)
+
+    def _all_of(self, text: str) -> tantivy.Query | None:
         clauses = [
             (tantivy.Occur.Must, tantivy.Query.term_query(self._schema, "title", term))
             for term in stems(text)
         ]
-        if not clauses:
-            return 0
-        count = self._searcher.search(tantivy.Query.boolean_query(clauses), 1).count
-        return int(count or 0)
+        return tantivy.Query.boolean_query(clauses) if clauses else None
 
 
 def fuse(

@@ -28,7 +28,7 @@ def invoke(products: Path, out: Path, *more: str, name: str = "shop") -> tuple[i
 
 
 def record_of(products: Path, out: Path, *more: str) -> dict[str, Any]:
-    code, text, errors = invoke(products, out, "--json", *more)
+    code, text, errors = invoke(products, out, "--json", "--quick", *more)
     assert code == 0, errors
     record: dict[str, Any] = json.loads(text)
     return record
@@ -67,7 +67,7 @@ def test_again_with_the_same_products_changes_nothing_and_others_are_refused(
     assert (first["made"], again["made"]) == (True, False)
     assert (tmp_path / "v" / "shop" / "manifest.json").read_bytes() == manifest
     write(products, groceries()[1:])
-    code, _, said = invoke(products, tmp_path / "v")
+    code, _, said = invoke(products, tmp_path / "v", "--quick")
     assert code == 1
     assert "made of other products" in said
     assert len(said.splitlines()[-1]) < 300
@@ -83,7 +83,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_version(
     place = "shutil.copyfile" if at == "copy" else "model_store.files.sync_tree"
     with monkeypatch.context() as patch:
         patch.setattr(place, full)
-        code, _, said = invoke(products, tmp_path / "v")
+        code, _, said = invoke(products, tmp_path / "v", "--quick")
     assert code == 1
     assert "requery adapt: no space left to write in" in said.splitlines()[-1]
     assert FolderSource(tmp_path / "v").names() == []
@@ -116,6 +116,6 @@ def test_odd_shops(titles: list[str], known: str | None, tmp_path: Path) -> None
     ],
 )
 def test_wrong_options(options: list[str], said: str, products: Path, tmp_path: Path) -> None:
-    code, _, text = invoke(products, tmp_path / "v", *options)
+    code, _, text = invoke(products, tmp_path / "v", "--quick", *options)
     assert code in (1, 2)
     assert said in text
