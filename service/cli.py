@@ -5,6 +5,7 @@ So ``requery models list`` starts at once, and ``requery serve`` needs no traini
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import suppress
 from importlib import import_module, metadata
@@ -20,6 +21,8 @@ class _Root(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
         if ctx.resilient_parsing and name in _TARGETS:
+            # A line is a candidate to fish, so that no text may be wrapped.
+            os.environ["COLUMNS"] = "10000"
             with suppress(ModuleNotFoundError):  # an extra is missing
                 command = _command(*_TARGETS[name])
         return name, command, rest

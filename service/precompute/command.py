@@ -70,6 +70,13 @@ def precompute(
             "--format", help="parquet, csv, tsv, jsonl or counts (default: by the file's name)."
         ),
     ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option(
+            help="Character between the columns of CSV, such as ';' or 'tab' (default: found in "
+            "the header, or named by a first line 'sep=;')."
+        ),
+    ] = None,
     top: Annotated[int | None, typer.Option(min=1, help="At most so many queries.")] = None,
     coverage: Annotated[
         float, typer.Option(min=0.0001, max=1.0, help="Stop at this share of all searches.")
@@ -144,6 +151,9 @@ def precompute(
         _die("--ray does not go with --url", _WRONG_OPTIONS)
     if workers is not None and not ray:
         _die("--workers only goes with --ray", _WRONG_OPTIONS)
+    kind, delimiter = _format(file_format), _delimiter(delimiter)
+    if delimiter is not None and kind not in (None, "csv"):
+        _die("--delimiter only goes with --format csv", _WRONG_OPTIONS)
     options = Options(
         journal=journal or _journal_of(queries),
         version_name=version_name,
@@ -170,7 +180,11 @@ def precompute(
     )
     try:
         log = read_counts(
-            queries, kind=_format(file_format), query_column=query_column, count_column=count_column
+            queries,
+            kind=kind if delimiter is None else "csv",
+            query_column=query_column,
+            count_column=count_column,
+            delimiter=delimiter,
         )
         code = asyncio.run(_precompute(log, options, settings, as_json=as_json))
     except (PrecomputeError, ModelStoreError, RequeryError) as error:
@@ -302,6 +316,13 @@ def _format(given: str | None) -> Format | None:
         known = ", ".join(dict.fromkeys(FORMATS.values()))
         _die(f"--format is one of {known}", _WRONG_OPTIONS)
     return cast("Format | None", given)
+
+
+def _delimiter(given: str | None) -> str | None:
+    delimiter = "\t" if given in ("tab", "\\t") else given
+    if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+        _die("--delimiter is one character that is no quotation mark, or 'tab'", _WRONG_OPTIONS)
+    return delimiter
 
 
 def _settings() -> Settings:

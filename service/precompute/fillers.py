@@ -185,7 +185,10 @@ async def served_version(client: httpx.AsyncClient, name: str | None) -> tuple[s
         content: Any = _json(response) if response.status_code == httpx.codes.OK else None
         known = {one["name"]: one for one in content["versions"]}
         name = name or str(content["default"])
-    except (httpx.TransportError, TypeError, KeyError, ValueError) as error:
+    except httpx.TransportError as error:
+        why = str(error) or type(error).__name__
+        raise PrecomputeError(f"{client.base_url} does not answer ({why}); check --url") from error
+    except (TypeError, KeyError, ValueError) as error:
         raise PrecomputeError(
             f"{client.base_url} does not answer as Requery does; check --url"
         ) from error

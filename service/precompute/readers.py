@@ -85,6 +85,7 @@ def read_counts(
     kind: Format | None = None,
     query_column: str | None = None,
     count_column: str | None = None,
+    delimiter: str | None = None,
 ) -> QueryLog:
     """Counts of the queries in a file, and the columns that they are from.
 
@@ -97,11 +98,13 @@ def read_counts(
         query_column: default: the first of :data:`QUERY_COLUMNS` in the file.
         count_column: default: the first of :data:`COUNT_COLUMNS` in the file; without one each
             row is one search.
+        delimiter: one character between the columns of CSV; default: what a first line ``sep=;``
+            names, else the one of :data:`DELIMITERS` with which the header has a query's column.
 
     Raises:
         PrecomputeError: the file cannot be read, is empty, or lacks a column.
     """
-    columns = _Columns(path, query_column, count_column)
+    columns = _Columns(path, query_column, count_column, delimiter)
     counts: defaultdict[str, float] = defaultdict(float)
     try:
         for part in parts_of(path):
@@ -180,10 +183,13 @@ def kind_of(path: Path, file: BufferedReader) -> Format:
 class _Columns:
     """Finds the columns of queries and counts."""
 
-    def __init__(self, path: Path, query: str | None, count: str | None) -> None:
+    def __init__(
+        self, path: Path, query: str | None, count: str | None, delimiter: str | None = None
+    ) -> None:
         self.path = path
         self._query = query
         self._count = count
+        self.delimiter = delimiter
         self.taken: tuple[str | None, str | None, tuple[str, ...]] = (None, None, ())
         """Of the query, of the count, and all others."""
 
@@ -202,7 +208,7 @@ class _Columns:
         self.taken = (query, count, tuple(name for name in names if name not in (query, count)))
         return query, count
 
-    def delimiter(self, header: str) -> str:
+    def delimiter_of(self, header: str) -> str:
         """The delimiter with which the header has a column of queries; a comma if none has."""
         for one in DELIMITERS:
             names = next(csv.reader([header], delimiter=one), [])
@@ -240,9 +246,8 @@ def _csv(file: BufferedReader, columns: _Columns) -> _Rows:
     first = head[-1] if head else ""
     if named := _SEPARATOR.fullmatch(first):
         # Excel's own line, with the list separator of the machine that wrote the file.
-        head[-1], delimiter = "\n", named[1]
-    else:
-        delimiter = columns.delimiter(first)
+        head[-1] = "\n"
+    delimiter = columns.delimiter or (named[1] if named else columns.delimiter_of(first))
     return _table(csv.reader(chain(head, lines), delimiter=delimiter, strict=True), columns)
 
 

@@ -111,6 +111,7 @@ SHELLS = {"bash": "list\n", "zsh": '"list":"List all', "fish": "list\tList all"}
 def test_commands_of_subcommands_are_completed(
     shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.setenv("_REQUERY_COMPLETE", f"source_{shell}")
     script = requery("").stdout
     if path := shutil.which(shell):
@@ -123,6 +124,16 @@ def test_commands_of_subcommands_are_completed(
     monkeypatch.setenv("COMP_CWORD", "2")
     monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
     assert SHELLS[shell] in requery("").stdout
+
+
+def test_each_line_that_fish_gets_is_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("_REQUERY_COMPLETE", "complete_fish")
+    monkeypatch.setenv("_TYPER_COMPLETE_FISH_ACTION", "get-args")
+    monkeypatch.setenv("_TYPER_COMPLETE_ARGS", "requery precompute --")
+    lines = requery("").stdout.splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if not line.startswith("--")] == []
 
 
 def test_bash_completes_options_of_subcommands(tmp_path: Path) -> None:

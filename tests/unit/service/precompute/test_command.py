@@ -69,10 +69,20 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         ("--keep-case",),
         ("--url", "http://localhost:1", "--concurrency", "3"),
         ("--format", "excel"),
+        ("--delimiter", ";;"),
+        ("--format", "tsv", "--delimiter", ";"),
     ],
 )
 def test_options_that_do_not_go_together(log: Path, options: tuple[str, ...]) -> None:
     assert options[-2 if len(options) > 1 else 0] in refusal(log, *options, code=2)
+
+
+@pytest.mark.parametrize(("given", "written"), [("^", "^"), ("tab", "\t")])
+def test_a_delimiter_makes_the_file_csv(tmp_path: Path, given: str, written: str) -> None:
+    path = tmp_path / "queries.txt"
+    path.write_text("query^count\nsteele stake^2\n".replace("^", written))
+    assert "line 1" in refusal(path)
+    assert "REQUERY_REDIS_URL" in refusal(path, "--delimiter", given)
 
 
 def test_a_setting_that_is_none(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +107,7 @@ def test_an_address_that_is_none(log: Path, url: str) -> None:
 
 
 def test_a_service_that_is_not_there(log: Path) -> None:
-    assert "check --url" in refusal(log, "--url", f"http://127.0.0.1:{free_port()}")
+    assert "does not answer (" in refusal(log, "--url", f"http://127.0.0.1:{free_port()}")
     assert not log.with_name("queries.csv.journal").exists()
 
 

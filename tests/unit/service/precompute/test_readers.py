@@ -102,6 +102,12 @@ def test_the_delimiter_is_found(tmp_path: Path, content: str) -> None:
     assert read_counts(write(tmp_path / "q.csv", content)).counts == WANTED
 
 
+@pytest.mark.parametrize("start", ["", "sep=,\n"])
+def test_the_delimiter_is_given(tmp_path: Path, start: str) -> None:
+    path = write(tmp_path / "q.csv", f'{start}"query"~count,~a;b\nx|y~2~0\n')
+    assert read_counts(path, delimiter="~", count_column="count,").counts == {"x|y": 2}
+
+
 def test_lines_are_counted_with_the_one_that_names_the_delimiter(tmp_path: Path) -> None:
     path = write(tmp_path / "q.csv", "sep=;\nquery;count\na;1\nb\n")
     with pytest.raises(PrecomputeError, match="line 4 has 1 fields"):
