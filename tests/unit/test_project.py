@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 from setuptools import find_packages
 
 from tests.conftest import LONGEST_FIRST, group_of
@@ -59,6 +60,12 @@ def test_the_locks_leave_out_what_would_break(lock: str) -> None:
 def test_the_locks_name_no_place(lock: str) -> None:
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     assert not re.search(r"://|^-|(^|\s)/", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("lock", ["cpu", "dev", "gpu"])
+def test_no_pin_is_older_than_the_mend_of_a_known_hole(lock: str) -> None:
+    for name, least in {"cryptography": "50.0.2"}.items():
+        assert Version(pins(lock)[name]) >= Version(least)
 
 
 def test_each_device_has_its_build_of_torch() -> None:
