@@ -1,4 +1,9 @@
-"""`requery serve` with the real engine, over HTTP: answers, a lost engine core, and the end."""
+"""`requery serve` as packaged, over HTTP: what README shows, a lost engine core, and the end.
+
+``REQUERY_REFRESH_README=1`` writes the answer into README.md instead of comparing it:
+
+    REQUERY_REFRESH_README=1 .venv/bin/pytest tests/integration/test_service.py -k readme
+"""
 
 from __future__ import annotations
 
@@ -6,20 +11,26 @@ import asyncio
 import itertools
 import json
 import os
+import re
+import shlex
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from model_store.manifest import Manifest
+from model_store.materialise import materialise
+from model_store.store import open_store
+from service.config.settings import Settings
 from tests.chaos.scrape import scrape, total
 from tests.contract import corpus
+from tests.docs.blocks import ROOT, blocks
 from tests.support.scripted_process import ServiceProcess
 from tests.support.waiting import until, wait_until
 
@@ -43,11 +54,16 @@ PLACES = ("", "for kitchen", "for garage", "with hooks", "large", "small", "set"
 REASONS = {signal.SIGKILL: "died", signal.SIGSTOP: "hung"}
 
 
+# Read before the tests, which see no REQUERY_* variable of whoever runs them.
+_REFRESH = os.environ.get("REQUERY_REFRESH_README") == "1"
+_UNSURE = re.compile(r"gives no\s+rewrite where it is unsure \(([^)]*)\)")
+
+
 @pytest.fixture(scope="module")
-def process(materialised: tuple[Manifest, Path]) -> Iterator[ServiceProcess]:
+def process() -> Iterator[ServiceProcess]:
     """One service for the tests of this module; its model is materialised before."""
+    materialise(open_store().get(Settings().default_version))
     with ServiceProcess(
-        default_version=materialised[0].name,
         engine_stall_s=STALL_S,
         admission_target_ms=DEADLINE_MS,
     ) as started:
@@ -134,6 +150,43 @@ def words() -> Iterator[str]:
     """Queries that nobody has asked for yet, more of them than any test asks for."""
     every = itertools.product(range(1, 1000), PLACES, NOUNS, ADJECTIVES)
     return (f"{adjective} {noun} {place} {n} pack" for n, place, noun, adjective in every)
+
+
+def test_readme_shows_what_a_fresh_start_answers(http: httpx.Client) -> None:
+    (block,) = (one for one in blocks("README.md") if "held by" in one.notes)
+    assert ROOT / block.notes["held by"] == Path(__file__)
+    assert block.answer
+    words = shlex.split(block.text)
+    body = json.loads(words[words.index("-d") + 1]) | {"deadline_ms": 30_000}
+    answer = http.post("/rewrite", json=body).json()
+    shown = json.loads(block.answer.text)
+    given = {**answer, "request_id": shown["request_id"]}
+    if _REFRESH:
+        _refresh(block.answer.text, given)
+        return
+    hint = "README.md is not as the default answers; REQUERY_REFRESH_README=1 corrects it"
+    # The relevance by another CPU's kernels is a little different.
+    for one in shown["rewrites"]:
+        one["relevance"] = pytest.approx(one["relevance"], abs=0.05)
+    assert given == shown, hint
+
+
+def _refresh(old: str, answer: dict[str, Any]) -> None:
+    line = json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
+    indented = old.strip().replace("\n", "\n    ")
+    page = ROOT / "README.md"
+    text = page.read_text(encoding="utf-8")
+    assert indented in text
+    page.write_text(text.replace(indented, line.replace(',"status"', ',\n     "status"')))
+
+
+def test_queries_that_readme_says_get_no_rewrite(http: httpx.Client) -> None:
+    sentence = _UNSURE.search((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert sentence, "README.md no longer names queries without rewrites: remove this test"
+    named = re.findall(r'"([^"]+)"', sentence[1])
+    bodies = [{"query": query, "deadline_ms": 30_000} for query in named]
+    answers = [http.post("/rewrite", json=body).json() for body in bodies]
+    assert {one["query"]: one["rewrites"] for one in answers} == {one: [] for one in named}
 
 
 def test_rewrites_with_relevance(http: httpx.Client) -> None:
