@@ -408,6 +408,16 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "pairs": [
+                 *         {
+                 *           "query": "steele stake",
+                 *           "rewrite": "steel stake"
+                 *         }
+                 *       ]
+                 *     }
+                 */
                 "application/json": components["schemas"]["RelevanceRequest"];
             };
         };
@@ -422,10 +432,19 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "relevance": [
+                     *         0.9978
+                     *       ],
+                     *       "model_version": "general-1",
+                     *       "request_id": "7bd60683c1d14f0e8c2b3c1f6f0a9d52"
+                     *     }
+                     */
                     "application/json": components["schemas"]["RelevanceResponse"];
                 };
             };
-            /** @description Problem */
+            /** @description `invalid-json`, `malformed-request` */
             400: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -438,7 +457,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `unauthorized` */
             401: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -453,7 +472,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `forbidden` */
             403: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -466,7 +485,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `unknown-version` */
             404: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -479,7 +498,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `version-not-loaded` */
             409: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -492,7 +511,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `payload-too-large` */
             413: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -505,7 +524,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `unsupported-media-type` */
             415: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -518,7 +537,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `invalid-request`, `invalid-query`, `query-too-long` */
             422: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -531,7 +550,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `too-many-requests` */
             429: {
                 headers: {
                     /** @description Seconds. */
@@ -546,7 +565,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `overloaded`, `engine-unavailable`, `not-ready`, `too-many-connections`, `stopping` */
             503: {
                 headers: {
                     /** @description Seconds. */
@@ -561,7 +580,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `deadline-exceeded` */
             504: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -588,6 +607,13 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "query": "steele stake",
+                 *       "max_rewrites": 3,
+                 *       "deadline_ms": 2000
+                 *     }
+                 */
                 "application/json": components["schemas"]["RewriteRequest"];
             };
         };
@@ -604,10 +630,25 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "query": "steele stake",
+                     *       "rewrites": [
+                     *         {
+                     *           "text": "steel stake",
+                     *           "relevance": 0.9978
+                     *         }
+                     *       ],
+                     *       "status": "ok",
+                     *       "source": "engine",
+                     *       "model_version": "general-1",
+                     *       "request_id": "7bd60683c1d14f0e8c2b3c1f6f0a9d52"
+                     *     }
+                     */
                     "application/json": components["schemas"]["RewriteResponse"];
                 };
             };
-            /** @description Problem */
+            /** @description `invalid-json`, `malformed-request` */
             400: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -620,7 +661,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `unauthorized` */
             401: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -635,7 +676,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `forbidden` */
             403: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -648,7 +689,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `unknown-version` */
             404: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -661,7 +702,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `version-not-loaded` */
             409: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -674,7 +715,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `payload-too-large` */
             413: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -687,7 +728,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `unsupported-media-type` */
             415: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -700,7 +741,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `invalid-request`, `invalid-query`, `query-too-long` */
             422: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -713,7 +754,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `too-many-requests` */
             429: {
                 headers: {
                     /** @description Seconds. */
@@ -728,7 +769,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `overloaded`, `engine-unavailable`, `not-ready`, `too-many-connections`, `stopping` */
             503: {
                 headers: {
                     /** @description Seconds. */
@@ -757,6 +798,14 @@ export interface operations {
         };
         requestBody: {
             content: {
+                /**
+                 * @example {
+                 *       "queries": [
+                 *         "steele stake"
+                 *       ],
+                 *       "max_rewrites": 1
+                 *     }
+                 */
                 "application/json": components["schemas"]["BatchRequest"];
             };
         };
@@ -771,10 +820,30 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
+                    /**
+                     * @example {
+                     *       "answers": [
+                     *         {
+                     *           "query": "steele stake",
+                     *           "rewrites": [
+                     *             {
+                     *               "text": "steel stake",
+                     *               "relevance": 0.9978
+                     *             }
+                     *           ],
+                     *           "status": "ok",
+                     *           "source": "engine",
+                     *           "model_version": "general-1",
+                     *           "request_id": "7bd60683c1d14f0e8c2b3c1f6f0a9d52"
+                     *         }
+                     *       ],
+                     *       "request_id": "7bd60683c1d14f0e8c2b3c1f6f0a9d52"
+                     *     }
+                     */
                     "application/json": components["schemas"]["BatchResponse"];
                 };
             };
-            /** @description Problem */
+            /** @description `invalid-json`, `malformed-request` */
             400: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -787,7 +856,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `unauthorized` */
             401: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -802,7 +871,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `forbidden` */
             403: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -815,7 +884,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `payload-too-large` */
             413: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -828,7 +897,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `unsupported-media-type` */
             415: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -841,7 +910,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `invalid-request`, `invalid-query`, `query-too-long` */
             422: {
                 headers: {
                     /** @description Milliseconds by stage, and in total. */
@@ -854,7 +923,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description Problem */
+            /** @description `too-many-requests` */
             429: {
                 headers: {
                     /** @description Seconds. */

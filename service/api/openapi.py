@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.api.examples import EXAMPLES, problems_of
 from service.api.limits import EXEMPT
 from service.api.operator_schemas import NewOverride, OverridesRequest, PurgeRequest
 from service.api.schemas import (
@@ -76,6 +77,7 @@ def document(app: FastAPI) -> Callable[[], dict[str, Any]]:
             schemas.update(definitions["$defs"])
             _describe_keys(schema)
             _describe_headers(schema)
+            _add_examples(schema)
             app.openapi_schema = schema
         return app.openapi_schema
 
@@ -115,3 +117,22 @@ def _describe_headers(schema: dict[str, Any]) -> None:
             for code, response in operation["responses"].items():
                 described = response.setdefault("headers", {})
                 described.update(_EVERY_ANSWER | _BY_CODE.get(code, {}))
+
+
+def _add_examples(schema: dict[str, Any]) -> None:
+    """Give each body an example, and each error an example of each problem that it can be."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+            for media in (one["content"] for one in bodies if "content" in one):
+                if found := media.get("application/json"):
+                    found["example"] = EXAMPLES[found["schema"]["$ref"].rpartition("/")[2]]
+            (tag,) = operation["tags"]
+            for code, response in operation["responses"].items():
+                if found := response.get("content", {}).get("application/problem+json"):
+                    examples = problems_of(int(code), tag)
+                    # The content is shared by the responses of all routes.
+                    response["content"] = {
+                        "application/problem+json": found | {"examples": examples}
+                    }
+                    response["description"] = ", ".join(f"`{name}`" for name in examples)

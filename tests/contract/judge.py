@@ -77,6 +77,7 @@ class Judge:
         documented = {int(code) for code in operation.item["responses"]}
         if answer.status >= 500 and answer.status not in BUSY & documented:
             found.append(f"server error {answer.status}")
+        found += _undocumented_problem(operation, answer)
         chosen = list(_CHECKS)
         if case is None:
             made = self.generated(operation)
@@ -130,6 +131,16 @@ def _of_a_problem(answer: Answer) -> Iterator[str]:
     for text in (problem["detail"], *(e["field"] for e in problem.get("errors") or ())):
         if not text.isprintable():
             yield f"not printable: {text!r}"
+
+
+def _undocumented_problem(operation: Operation, answer: Answer) -> Iterator[str]:
+    """Whether the document has an example of the problem, if it has one of the status."""
+    response = operation.item["responses"].get(str(answer.status), {})
+    content = response.get("content", {}).get(answer.media_type)
+    if content and "examples" in content:
+        kinds = {example["value"]["type"] for example in content["examples"].values()}
+        if answer.json()["type"] not in kinds:
+            yield f"{answer.json()['type']} is not among {sorted(kinds)}"
 
 
 def _explained(answer: Answer) -> bool:

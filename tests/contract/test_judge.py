@@ -95,6 +95,7 @@ def test_problems_are_read(subject: Subject) -> None:
         ("status", 400, "the problem says 400"),
         ("request_id", "another", "another request id"),
         ("detail", "a\x00b", "not printable"),
+        ("type", "urn:requery:problem:unknown-version", "is not among"),
     ):
         problem = {**answer.json(), field: value}
         told = replace(answer, body=orjson.dumps(problem))

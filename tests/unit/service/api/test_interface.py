@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.docs import contract
 from tests.support.service import Service
 
 PROBES = {"/livez", "/readyz", "/metrics"}
@@ -25,6 +26,21 @@ async def test_every_operation_has_a_tag_that_is_described(service: Service) -> 
     described = {tag["name"] for tag in document["tags"]}
     assert {name for _, _, one in operations(document) for name in one["tags"]} == described
     assert all(one["tags"] for _, _, one in operations(document))
+
+
+async def test_every_body_has_an_example_and_every_error_its_problems(service: Service) -> None:
+    document = (await service.client.get("/openapi.json")).json()
+    for method, path, operation in operations(document):
+        bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+        for media, content in (pair for one in bodies for pair in one.get("content", {}).items()):
+            examples = [content["example"]] if "example" in content else []
+            examples += [one["value"] for one in content.get("examples", {}).values()]
+            assert examples or media == "text/plain", f"{method} {path} {media}"
+            for example in examples:
+                contract.check(document, content["schema"], example)
+    wrong = operations(document)[0][2]["responses"]["400"]["content"]["application/problem+json"]
+    with pytest.raises(AssertionError):
+        contract.check(document, wrong["schema"], {"type": 5})
 
 
 async def test_every_operation_is_under_v1_too(service: Service) -> None:
