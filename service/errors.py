@@ -191,9 +191,23 @@ class _Unavailable(RequeryError):
 
 
 class Overloaded(_Unavailable):
-    """The engine is full."""
+    """The engine is full.
+
+    Args:
+        detail: what is full.
+        wait_s: predicted seconds until a like request would be admitted.
+    """
 
     slug, title = "overloaded", "There is too much to do"
+
+    def __init__(self, detail: str, *, wait_s: float = 1.0) -> None:
+        self._wait_s = wait_s
+        super().__init__(detail)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """When to try again."""
+        return {"Retry-After": str(max(self.retry_after_s, math.ceil(self._wait_s)))}
 
 
 class ClientDisconnected(RequeryError):

@@ -184,6 +184,7 @@ def build_components(settings: Settings, dependencies: RuntimeDependencies) -> C
         AdmissionMetrics(registry),
         highest=settings.most_candidates(gpu=dependencies.gpu),
         target_s=settings.target_ms(gpu=dependencies.gpu) / 1000,
+        max_waiting=settings.admission_max_waiting,
     )
     generations = Generations(
         cache=cache,

@@ -118,18 +118,26 @@ class Settings(BaseSettings):
         float | None,
         Field(
             gt=0,
-            description="Target for the time of a generation, from which admission learns its "
-            "limit; default: 0.7 of the default deadline.",
+            description="Candidates are added to an engine's batch while a generation in it is "
+            "done within this, by the measured speed; default: 0.7 of the default deadline.",
         ),
     ] = None
     admission_max_candidates: Annotated[
         int | None,
         Field(
             ge=1,
-            description="Upper bound of the learned limit on concurrent candidates; default: "
-            "twice what the engine decodes at a time.",
+            description="Upper bound on the candidates under way with one engine; default: twice "
+            "what the engine decodes at a time.",
         ),
     ] = None
+    admission_max_waiting: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Generations for shoppers that may wait in line for one engine, each only "
+            "if it is predicted to be done by its deadline.",
+        ),
+    ] = 256
     engine_stall_s: Annotated[
         float,
         Field(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from copy import copy
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -70,7 +71,7 @@ class Generations:
             watch: records the time of each stage.
 
         Raises:
-            Overloaded: the engine is full.
+            Overloaded: the engine would not finish it by the deadline.
             QueryTooLong: the query has too many tokens.
             ClientDisconnected: the client disconnected first.
         """
@@ -85,8 +86,6 @@ class Generations:
             return _no_candidates()
         if not version.up:
             return _no_candidates(engine_failed=True)
-        if params.kind is Kind.BATCH and key not in self._flights:
-            return await self._wait_then_generate(key, version, query, params, watch)
         return await self._join_or_start(key, version, query, params, watch)
 
     async def preview(self, version: ModelVersion, query: str) -> Generation:
@@ -99,22 +98,6 @@ class Generations:
         with self._gate(version).admit(weight_of(version), Kind.SHADOW):
             return Generation.of([c async for c in version.engine.generate(query)])
 
-    async def _wait_then_generate(
-        self, key: str, version: ModelVersion, query: str, params: RewriteParams, watch: Stopwatch
-    ) -> GenerationResult:
-        """Wait for a permit, then generate, unless the result reached the cache meanwhile."""
-        permit = await self._gate(version).wait(
-            weight_of(version), params.kind, params.deadline.remaining()
-        )
-        watch.lap("admit")
-        if permit is None:
-            return _no_candidates()
-        hit = await self._cache.get(key, budget_s=0)  # from memory alone
-        if hit is not None:
-            permit.release(completed=False)  # unused: the limit learns nothing from it
-            return GenerationResult(hit.generation, hit.tier)
-        return await self._join_or_start(key, version, query, params, watch, permit)
-
     async def _join_or_start(
         self,
         key: str,
@@ -122,29 +105,28 @@ class Generations:
         query: str,
         params: RewriteParams,
         watch: Stopwatch,
-        permit: Permit | None = None,
     ) -> GenerationResult:
-        """Wait for the generation under way, or start one with ``permit`` or a new permit."""
+        """Wait for the generation under way or in line, or for a new one."""
         gate = self._gate(version)
         source: Source = "coalesced"
         # No await between this look-up and the start, or two generations could start.
         flight = self._flights.get(key)
         if flight is None:
             source = "engine"
-            permit = permit or gate.admit(weight_of(version), params.kind)
+            permit = gate.enter(weight_of(version), params.kind, params.deadline.remaining())
             flight = self._start(key, version, query, permit)
-        elif permit is not None:
-            permit.release(completed=False)
         try:
-            await flight.wait(params.deadline.remaining(), params.disconnected)
+            await flight.wait(params.deadline.remaining(), params.disconnected, params.kind)
         except ClientDisconnected:
             gate.client_disconnected()
             raise
+        if source == "engine" and (flight.queued or params.kind is Kind.BATCH):
+            watch.lap("admit", until=flight.begun_at)
         watch.lap("generate")
         failure = flight.failure
-        if isinstance(failure, QueryTooLong):
+        if isinstance(failure, QueryTooLong | Overloaded):
             # A new object, because requests that share the flight must not share a traceback.
-            raise QueryTooLong(*failure.args)
+            raise copy(failure)
         # A generation that exceeds its own time limit does not show that the engine has failed.
         failed = failure is not None and not isinstance(failure, TimeoutError)
         return GenerationResult(flight.generation, source, flight.complete, failed)

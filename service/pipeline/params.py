@@ -27,6 +27,6 @@ class RewriteParams(NamedTuple):
     may_generate: bool = True
     """Whether a cache miss may use the engine."""
     kind: Kind = Kind.SHOPPER
-    """Shoppers are rejected when the engine is full; batches wait for capacity."""
+    """Shoppers are before batches, and refused if they would be late."""
     disconnected: DisconnectWaiter | None = None
     """Returns when the client disconnects; ``None``: unknown."""

@@ -1,8 +1,9 @@
 """Single flight: one generation for each key at a time, shared by all requests for that key.
 
-A flight is a task that holds a permit of the admission gate. Each request waits for it until its
-own deadline. After the last deadline the flight continues, to fill the cache, within its own time
-limit and until a request needs its permit. When the last client disconnects, the flight stops.
+A flight is a task that holds a permit of the admission gate, or waits in line for it. Each request
+waits for it until its own deadline. After the last deadline a flight in line ends; one that has
+started continues, to fill the cache, within its own time limit and until a request needs its
+permit. When the last client disconnects, the flight stops.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import structlog
 from service.engine.protocol import Candidate
 from service.errors import ClientDisconnected, RequeryError
 from service.filtering.generation import Generation
-from service.resilience.admission import Permit
+from service.resilience.admission import Kind, Permit
 
 _log = structlog.get_logger(component="coalesce")
 
@@ -50,6 +51,16 @@ class Flight:
         return self._generation or Generation.of(self._candidates)
 
     @property
+    def queued(self) -> bool:
+        """Whether it waits, or has waited, in line."""
+        return self._permit.turn is not None
+
+    @property
+    def begun_at(self) -> float | None:
+        """When its permit was granted, monotonic seconds; ``None``: it is in line."""
+        return self._permit.begun_at or None
+
+    @property
     def done(self) -> bool:
         """Whether the flight has ended, with or without success."""
         return self._done.done()
@@ -59,8 +70,18 @@ class Flight:
         """Whether all candidates are there."""
         return self.done and self.failure is None
 
-    async def wait(self, timeout_s: float, disconnected: DisconnectWaiter | None = None) -> None:
+    async def wait(
+        self,
+        timeout_s: float,
+        disconnected: DisconnectWaiter | None = None,
+        kind: Kind = Kind.SHOPPER,
+    ) -> None:
         """Return when the flight has ended or after ``timeout_s`` seconds.
+
+        Args:
+            timeout_s: until the deadline of the request.
+            disconnected: see :data:`DisconnectWaiter`; ``None``: unknown.
+            kind: of the request: a shopper's flight is before a batch's.
 
         Raises:
             ClientDisconnected: the client disconnected first. The flight stops if no other
@@ -69,7 +90,7 @@ class Flight:
         if self.done:
             return
         self._waiting += 1
-        self._permit.wanted()
+        self._permit.wanted(timeout_s, kind)
         left = False
         try:
             left = await self._wait(timeout_s, disconnected)
@@ -113,6 +134,8 @@ class Flight:
     async def run(self, generate: Generate, *, bound_s: float) -> None:
         """Collect the candidates; every end, cancellation included, finishes the flight."""
         try:
+            if self._permit.turn is not None:
+                await self._permit.turn
             async with asyncio.timeout(bound_s):
                 await self._collect(generate())
         except TimeoutError as error:
@@ -162,7 +185,7 @@ class SingleFlight:
             generate: yields the candidates; called once.
             keep: awaited with the generation if the flight completes. Requests join the ended
                 flight until ``keep`` returns, so it should store the result before it first awaits.
-            permit: released when the flight ends.
+            permit: granted or in line; released when the flight ends.
         """
 
         def stop() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 State = Literal["closed", "open", "half_open"]
 """Of a circuit breaker."""
@@ -22,7 +22,7 @@ class AdmissionMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._limit = Gauge(
             "requery_admission_limit",
-            "Learned limit on the candidates under way with the version's engine",
+            "Candidates that may be under way with the version's engine, by its measured speed",
             ["version"],
             registry=registry,
         )
@@ -34,8 +34,15 @@ class AdmissionMetrics:
         )
         self._waiting = Gauge(
             "requery_admission_waiting",
-            "Generations for batches that wait for capacity; shoppers never wait",
+            "Generations in line for the version's engine",
             ["version"],
+            registry=registry,
+        )
+        self._waited = Histogram(
+            "requery_admission_waited_seconds",
+            "Time in line for the engine, of generations that were admitted from it or left it",
+            ["version", "outcome"],
+            buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0),
             registry=registry,
         )
         self._shed = Counter(
@@ -72,12 +79,18 @@ class AdmissionMetrics:
         self._waiting.labels(version).set_function(waiting)
         for kind in kinds:
             self._shed.labels(version, kind)
+        for outcome in ("admitted", "left"):
+            self._waited.labels(version, outcome)
         self._evicted.labels(version)
         self._disconnects.labels(version)
 
     def shed(self, version: str, kind: str) -> None:
         """Count rejected work."""
         self._shed.labels(version, kind).inc()
+
+    def waited(self, version: str, seconds: float, *, admitted: bool) -> None:
+        """Observe a generation that is no longer in line."""
+        self._waited.labels(version, "admitted" if admitted else "left").observe(seconds)
 
     def evicted(self, version: str) -> None:
         """Count a generation that was stopped for another."""

@@ -15,9 +15,14 @@ class Stopwatch:
         self.stages: dict[str, float] = {}
         """Seconds by stage, in order of first use."""
 
-    def lap(self, stage: str) -> None:
-        """Add the time since the last lap (or the start) to ``stage``."""
-        now = time.monotonic()
+    def lap(self, stage: str, *, until: float | None = None) -> None:
+        """Add the time since the last lap (or the start) to ``stage``.
+
+        Args:
+            stage: name.
+            until: monotonic end of the stage; default: now.
+        """
+        now = time.monotonic() if until is None else max(until, self._last)
         self.stages[stage] = self.stages.get(stage, 0.0) + now - self._last
         self._last = now
 

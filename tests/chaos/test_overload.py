@@ -47,21 +47,24 @@ async def ask(http: httpx.AsyncClient, query: str) -> str:
     return outcome(response.status_code, response.headers, response.json())
 
 
+WAITING = 20
+
+
 async def test_while_all_places_are_taken_the_cache_answers_and_the_rest_is_refused(
     serve: Serve,
 ) -> None:
     engine = ScriptedEngine()
-    service = await serve(engine, admission_max_candidates=16, **PATIENT)
+    service = await serve(
+        engine, admission_max_candidates=16, admission_max_waiting=WAITING, **PATIENT
+    )
     http = service.client
     for query in CACHED:
         assert await ask(http, query) == "ok from engine"
     engine.hold()
-    # Two generations of four candidates: half of the highest limit, where learning starts, and
-    # what it has learned since.
     first = [asyncio.create_task(ask(http, numbered("new {}", i))) for i in range(BURST)]
-    await until(lambda: sum(task.done() for task in first) + engine.outstanding == BURST)
-    admitted = engine.outstanding
-    assert 2 <= admitted <= 4
+    await until(lambda: sum(task.done() for task in first) + engine.outstanding == BURST - WAITING)
+    admitted = engine.outstanding + WAITING
+    assert 1 <= engine.outstanding <= 4
     assert [await ask(http, query) for query in CACHED] == ["ok from memory"] * len(CACHED)
     # Who asks for what is being made needs no place.
     waiting = numbered("new {}", next(i for i, task in enumerate(first) if not task.done()))
@@ -80,7 +83,13 @@ async def test_while_all_places_are_taken_the_cache_answers_and_the_rest_is_refu
 @pytest.mark.integration
 async def test_a_burst_over_http_gets_answers_and_refusals_and_then_all_is_well() -> None:
     with ScriptedProcess(
-        "--delay-ms", "300", "--slots", "8", admission_max_candidates=16, **PATIENT
+        "--delay-ms",
+        "300",
+        "--slots",
+        "8",
+        admission_max_candidates=16,
+        admission_max_waiting=WAITING,
+        **PATIENT,
     ) as process:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(
@@ -103,7 +112,13 @@ async def test_a_burst_over_http_gets_answers_and_refusals_and_then_all_is_well(
 def test_callers_who_hang_up_free_their_places() -> None:
     with (
         ScriptedProcess(
-            "--delay-ms", HOUR_MS, "--slots", "64", admission_max_candidates=16, **PATIENT
+            "--delay-ms",
+            HOUR_MS,
+            "--slots",
+            "64",
+            admission_max_candidates=8,
+            admission_max_waiting=0,
+            **PATIENT,
         ) as process,
         httpx.Client(base_url=process.url, timeout=PATIENCE_S) as http,
     ):

@@ -225,7 +225,7 @@ async def _busy(folder: Path) -> AsyncIterator[Running]:
     """The engine has as much to do as it may have."""
     engine = _engine(held=True, held_from=0)
     async with (
-        _serve(folder, engine, admission_max_candidates=4) as running,
+        _serve(folder, engine, admission_max_candidates=4, admission_max_waiting=0) as running,
         _caller(running) as caller,
     ):
         asked = [

@@ -142,7 +142,7 @@ function tiles(reading, point) {
     tile("Cache hits", percent(point?.hits), reading ? `${count(reading.entries)} entries in memory` : ""),
     tile("Shed", rate(point ? point.shed : null), reading ? `${count(reading.shed ?? 0)} since the start` : ""),
     tile("Fallback", rate(point ? point.fallback : null), reading ? `${count(reading.fallback ?? 0)} since the start` : ""),
-    tile("Places in use", reading ? `${count(reading.inUse ?? 0)} of ${count(reading.limit ?? 0)}` : "–", "candidates, as admission has learned"),
+    tile("Places in use", reading ? `${count(reading.inUse ?? 0)} of ${count(reading.limit ?? 0)}` : "–", "candidates, by the engine's measured speed"),
     tile("Engines", engines, down.length ? `not up: ${down.join(", ")}` : ""),
     tile("Memory", bytes(reading?.memory ?? NaN), "of the service, without its engines"),
   ];

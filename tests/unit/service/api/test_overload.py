@@ -27,7 +27,7 @@ async def busy(serve: Serve, **options: Any) -> tuple[Service, asyncio.Task[dict
 
 
 async def test_one_too_many_is_told_so_at_once(serve: Serve) -> None:
-    service, first = await busy(serve)
+    service, first = await busy(serve, admission_max_waiting=0)
     response = await service.client.post("/rewrite", json={"query": "second"})
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
@@ -77,6 +77,47 @@ async def test_a_generation_that_nobody_waits_for_gives_way(serve: Serve) -> Non
     engine.release()
     assert (await second)["status"] == "ok"
     assert await service.metric("requery_generations_evicted_total", version="test-1") == 1
+
+
+async def test_a_shopper_waits_in_line_until_there_is_room(serve: Serve) -> None:
+    service, first = await busy(serve)
+    second, same = (
+        asyncio.create_task(service.rewrite("second", deadline_ms=30_000)) for _ in range(2)
+    )
+    await service.until(lambda: _waiting(service, 1))
+    assert service.engine.generated == ["first"]
+    service.engine.release()
+    assert [(await one)["status"] for one in (first, second, same)] == ["ok"] * 3
+    assert {(await second)["source"], (await same)["source"]} == {"engine", "coalesced"}
+    assert service.engine.generated == ["first", "second"]
+
+
+async def test_one_whose_deadline_passes_in_line_times_out_and_leaves_it(serve: Serve) -> None:
+    service, first = await busy(serve)
+    late = await service.rewrite("second", deadline_ms=20)
+    assert (late["status"], late["source"]) == ("timeout", "none")
+    assert await _waiting(service, 0)
+    service.engine.release()
+    assert (await first)["status"] == "ok"
+    await service.idle()
+    assert service.engine.generated == ["first"]
+
+
+async def test_one_who_hangs_up_in_line_leaves_it(serve: Serve) -> None:
+    service, first = await busy(serve)
+    caller = Caller(service, "/rewrite", {"query": "second", "deadline_ms": 30_000})
+    await service.until(lambda: _waiting(service, 1))
+    caller.hangs_up.set()
+    await caller.task
+    await service.until(lambda: _waiting(service, 0))
+    service.engine.release()
+    assert (await first)["status"] == "ok"
+    assert service.engine.generated == ["first"]
+    assert await service.metric("requery_admission_in_use", version="test-1") == 0
+
+
+async def _waiting(service: Service, number: int) -> bool:
+    return await service.metric("requery_admission_waiting", version="test-1") == number
 
 
 async def test_batches_wait_for_their_turn(serve: Serve) -> None:

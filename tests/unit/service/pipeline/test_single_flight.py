@@ -8,7 +8,7 @@ import pytest
 from service.errors import ClientDisconnected
 from service.filtering.generation import Generation
 from service.pipeline.single_flight import Flight, SingleFlight
-from service.resilience.admission import Permit
+from service.resilience.admission import Kind, Permit
 from tests.support.engine import ScriptedEngine
 
 FOREVER = 60.0
@@ -32,6 +32,7 @@ class Spot(Permit):
 
     def __init__(self) -> None:
         self.told: list[object] = []
+        self.turn = None
         self.evict: Callable[[], None] = lambda: None
 
     def release(self, *, completed: bool) -> None:
@@ -41,7 +42,7 @@ class Spot(Permit):
         self.evict = evict
         self.told.append("idle")
 
-    def wanted(self) -> None:
+    def wanted(self, _timeout_s: float, _kind: Kind) -> None:
         self.told.append("wanted")
 
 
