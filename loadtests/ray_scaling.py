@@ -49,6 +49,7 @@ class StandIn:
 
     healthy = True
     effort = 0.0
+    matrices = None
 
     def __init__(self, takes_s: float) -> None:
         self._takes_s = takes_s

@@ -121,6 +121,9 @@ class VersionInfo(BaseModel):
     in_flight: int = Field(description="Requests and generations under way.")
     latency_ms: LatencyInfo | None = Field(description="`null` if it has answered none yet.")
     memory_bytes: int = Field(description="What its engine takes, or would take: an estimate.")
+    matrices: Literal["bfloat16", "float32", "float16", "int8"] | None = Field(
+        description="How the CPU multiplies its matrices; `null` on a GPU and without an engine."
+    )
 
 
 class MemoryInfo(BaseModel):

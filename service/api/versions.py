@@ -201,6 +201,7 @@ class VersionsApi:
                 "p95": round(latency.p95 * 1000, _DIGITS),
             },
             "memory_bytes": self._memory.estimate(version.manifest),
+            "matrices": version.matrices,
         }
 
 

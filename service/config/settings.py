@@ -57,6 +57,13 @@ class Settings(BaseSettings):
     engine_threads: Annotated[
         int | None, Field(ge=1, description="CPU only; default: the cores there are, at most 16.")
     ] = None
+    cpu_matrices: Annotated[
+        Literal["auto", "bfloat16", "float32", "float16", "int8"],
+        Field(
+            description="CPU only: how matrices are multiplied. auto: the fastest of the first "
+            "three that gives the tags of float32, timed at the first start. int8 moves tags."
+        ),
+    ] = "auto"
     engine_compiled: Annotated[
         bool | None,
         Field(

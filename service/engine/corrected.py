@@ -65,6 +65,11 @@ class CorrectedEngine:
         """See :class:`Engine`."""
         return self._engine.effort
 
+    @property
+    def matrices(self) -> str | None:
+        """See :class:`Engine`."""
+        return self._engine.matrices
+
     async def start(self) -> None:
         """See :meth:`service.engine.protocol.Engine.start`."""
         await self._engine.start()

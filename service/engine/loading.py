@@ -20,6 +20,7 @@ from model_store.prompt import PromptFormat
 from model_store.store import default_cache_dir
 from model_store.text import MAX_QUERY_CHARS
 from service.engine.errors import EngineUnavailable
+from service.engine.matrices import MatrixPlan, Wanted
 from service.engine.vllm import OnTokens, VllmEngine
 from service.engine.worker.extension import WorkerExtension
 from service.engine.worker.kernels import CAPACITY
@@ -59,6 +60,8 @@ class EngineSettings:
         extensions: use private attributes of vLLM to compute faster and to supervise engines; else
             vLLM runs with its public API alone.
         log_level: of vLLM's own loggers, which write plain lines to standard error.
+        matrices: CPU only; how matrices are multiplied (:mod:`service.engine.matrices`).
+        cache_dir: where the choice of matrices is kept; default: the user's cache folder.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -68,6 +71,8 @@ class EngineSettings:
     compiled: bool | None = None
     extensions: bool = True
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "ERROR"
+    matrices: Wanted = "auto"
+    cache_dir: Path | None = None
 
 
 def load_engine(
@@ -107,6 +112,20 @@ def load_engine(
         environment=engine_environment(settings, device),
         extensions=settings.extensions,
         on_tokens=on_tokens,
+        matrices=matrix_plan(manifest, folder, settings) if device == "cpu" else None,
+    )
+
+
+def matrix_plan(manifest: Manifest, folder: Path, settings: EngineSettings) -> MatrixPlan:
+    """How the matrices of a version are chosen on a CPU; arguments as for :func:`load_engine`."""
+    return MatrixPlan(
+        wanted=settings.matrices,
+        model=folder,
+        digest=manifest.digest,
+        # A compiled pass has vLLM's own kernels in it.
+        packable=settings.extensions and not _is_compiled(settings, "cpu"),
+        cache=(settings.cache_dir or default_cache_dir()) / "matrices",
+        threads=_threads(settings),
     )
 
 
@@ -205,7 +224,6 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         environment["TORCH_COMPILE_DISABLE"] = "1"
     if device == "cuda":
         return environment
-    threads = settings.threads or min(available_cores(), _MAX_THREADS)
     return environment | {
         # Runs the worker in the engine core, which is a separate process all the same. vLLM's
         # default on CPUs is a third process, with which core and worker communicate by spinning:
@@ -213,7 +231,7 @@ def engine_environment(settings: EngineSettings, device: Device) -> dict[str, st
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         # vLLM binds threads only for that third process.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(threads),
+        "OMP_NUM_THREADS": str(_threads(settings)),
         # OpenMP threads that spin while they wait take the core from another thread or the event
         # loop: on two busy cores that costs more than half the throughput.
         "OMP_WAIT_POLICY": "passive",
@@ -233,6 +251,10 @@ def _folder(variable: str, name: str) -> str:
     The variable helps where the cache folder with the weights is read-only.
     """
     return os.environ.get(variable) or str(default_cache_dir() / name)
+
+
+def _threads(settings: EngineSettings) -> int:
+    return settings.threads or min(available_cores(), _MAX_THREADS)
 
 
 def _is_compiled(settings: EngineSettings, device: Device) -> bool:

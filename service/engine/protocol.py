@@ -48,6 +48,10 @@ class Engine(Protocol):
     def effort(self) -> float:
         """Seconds of CPU time that the engine has used; constant while it is stopped."""
 
+    @property
+    def matrices(self) -> str | None:
+        """How a CPU multiplies the model's matrices; ``None`` elsewhere, and before the start."""
+
     async def start(self) -> None:
         """Load and warm up; returns when the first real query would be fast.
 

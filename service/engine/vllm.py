@@ -20,7 +20,7 @@ import warnings
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from multiprocessing.process import BaseProcess
 from operator import attrgetter
@@ -32,6 +32,7 @@ from model_store.manifest import DecodingSpec
 from model_store.prompt import PromptFormat
 from service.engine.cpu_time import cpu_seconds
 from service.engine.errors import EngineUnavailable
+from service.engine.matrices import AGREE, Choice, MatrixPlan, processor
 from service.engine.protocol import Candidate
 from service.engine.scoring import read_candidate, relevance, within
 from service.engine.worker.extension import WorkerExtension
@@ -48,6 +49,12 @@ _WARM_UP_ROUNDS = 2
 _TRIAL_PAIRS = tuple(
     (_WARM_UP_QUERY, rewrite) for rewrite in (_WARM_UP_QUERY, "steel stake", "led", "tent")
 )
+_AGREEMENT_PAIRS = tuple(
+    (query, rewrite)
+    for query in ("steele stake", "3/4 in. pvc pipe", "outdoor ceiling fan 52 inch white no light")
+    for rewrite in (query, "cordless drill", "pvc pipe 3/4 inch", "outdoor fan", "steel tent stake")
+)
+"""Packed matrices must give the tags of float32 on these; some are hard to judge."""
 _TRIAL_CANDIDATES = 8
 """Greedy, so that they stay equal: rows are shared at every step."""
 _TRIAL_CLOSE = 0.1
@@ -86,6 +93,8 @@ class VllmEngine:
             :class:`service.engine.worker.extension.WorkerExtension` as the worker's extension, else
             :class:`service.engine.worker.parent_watch.ParentWatch`.
         on_tokens: see :data:`OnTokens`; warming up is not reported.
+        matrices: chooses how matrices are multiplied, and so ``dtype`` of ``arguments``; ``None``
+            leaves both as they are.
     """
 
     def __init__(
@@ -99,6 +108,7 @@ class VllmEngine:
         environment: Mapping[str, str],
         extensions: bool = True,
         on_tokens: OnTokens | None = None,
+        matrices: MatrixPlan | None = None,
     ) -> None:
         self._prompts = prompts
         self._decoding = decoding
@@ -110,6 +120,9 @@ class VllmEngine:
         self._extended = extensions
         """Whether to extend the worker: not once an extended engine has failed."""
         self._on_tokens = on_tokens
+        self._plan = matrices
+        self._choice: Choice | None = None
+        """Made once: an engine that is replaced has the same matrices."""
         self._started: _Started | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._ready = False
@@ -134,6 +147,11 @@ class VllmEngine:
     def progress(self) -> int:
         """Grows with every step whose tokens the engine core reports, and every request."""
         return self._progress
+
+    @property
+    def matrices(self) -> str | None:
+        """See :attr:`service.engine.protocol.Engine.matrices`."""
+        return None if self._choice is None else self._choice.matrices
 
     @property
     def effort(self) -> float:
@@ -166,12 +184,12 @@ class VllmEngine:
         if self._ready:
             return
         try:
-            await self._launch()
+            await self._launch_packed()
             if self._extended and (fault := await self._extend()):
                 self._extended = False
                 self._warn_slower({"all": fault})
                 await self.close()
-                await self._launch()
+                await self._launch_packed()
             await self._warm_up()
         except (ImportError, OSError, RuntimeError, ValueError) as error:
             await self.close()
@@ -225,6 +243,58 @@ class VllmEngine:
         scratch, self._scratch = self._scratch, None
         await asyncio.shield(_shut_down(started, scratch, tuple(self._calls)))
 
+    async def _launch_packed(self) -> None:
+        """Start the engine core, with other kernels for its matrices if those were chosen."""
+        first = self._choice is None
+        await self._launch()
+        plan, choice = self._plan, self._choice
+        if plan is None or choice is None:
+            return
+        if choice.packed:
+            apart, fault = await self._pack(choice)
+            choice = replace(choice, apart=apart)
+            if fault:
+                _log.warning(
+                    "matrices_refused",
+                    model=self._arguments.get("model"),
+                    matrices=choice.matrices,
+                    reason=fault,
+                )
+                choice = self._choice = plan.refuse(choice, apart)
+                await self.close()
+                await self._launch()
+        if first:
+            plan.remember(choice)
+            _log.info(
+                "engine_matrices",
+                model=self._arguments.get("model"),
+                matrices=choice.matrices,
+                source=choice.source,
+                milliseconds=choice.milliseconds,
+                apart=choice.apart,
+                processor=processor(),
+            )
+
+    async def _pack(self, choice: Choice) -> tuple[float | None, str]:
+        """How far tags moved, and why the matrices cannot serve, if they cannot."""
+        exact = await self.tag(_AGREEMENT_PAIRS)
+        pack = WorkerExtension.pack_matrices.__name__
+        try:
+            await self._llm.collective_rpc(pack, args=(choice.matrices,))
+            tags = await self.tag(_AGREEMENT_PAIRS)
+        except Exception as error:
+            if self._started is None:  # close() was called
+                raise
+            return None, f"{type(error).__name__}: {error}"
+        apart = round(max(abs(tag - own) for tag, own in zip(tags, exact, strict=True)), 5)
+        if apart <= AGREE:
+            return apart, ""
+        fault = f"tags differ by {apart:.3f} from those in float32"
+        if choice.source == "set":
+            _log.warning("matrices_rounded", model=self._arguments.get("model"), detail=fault)
+            return apart, ""
+        return apart, fault
+
     async def _launch(self) -> None:
         """Start the engine core, as vLLM has it but for the watch of its parent."""
         # vLLM leaves the sockets between the two processes behind, and a killed core leaves more
@@ -232,7 +302,10 @@ class VllmEngine:
         self._scratch = tempfile.TemporaryDirectory(prefix="requery-")
         scratch = {"VLLM_RPC_BASE_PATH": self._scratch.name, "TMPDIR": self._scratch.name}
         self._started = await _construct(
-            self._arguments, self._environment | scratch, private=self._extensions
+            self._arguments,
+            self._environment | scratch,
+            private=self._extensions,
+            choose=self._choose,
         )
         if self._extensions:
             self._supervise()
@@ -242,6 +315,14 @@ class VllmEngine:
             for temperature in self._decoding.temperatures
         ]
         self._tag_params = self._sampling(0.0, 1)
+
+    def _choose(self) -> Mapping[str, Any]:
+        """Arguments of vLLM that depend on the matrices; called once vLLM has been imported."""
+        if self._plan is None:
+            return {}
+        if self._choice is None:
+            self._choice = self._plan.choose()
+        return {"dtype": self._choice.dtype}
 
     def _supervise(self) -> None:
         """Count the steps that the engine core reports; warn of what cannot be supervised."""
@@ -482,7 +563,11 @@ def _has(llm: Any, path: str) -> bool:
 
 
 async def _construct(
-    arguments: Mapping[str, Any], environment: Mapping[str, str], *, private: bool
+    arguments: Mapping[str, Any],
+    environment: Mapping[str, str],
+    *,
+    private: bool,
+    choose: Callable[[], Mapping[str, Any]],
 ) -> _Started:
     """Start an engine in a daemon thread, so that the process can end without waiting for it.
 
@@ -490,7 +575,7 @@ async def _construct(
     """
     loop = asyncio.get_running_loop()
     made: asyncio.Future[None] = loop.create_future()
-    load = _Load(arguments, environment, private=private)
+    load = _Load(arguments, environment, private=private, choose=choose)
     # Some libraries keep errors of imports, which keep the frames below, and with them the engine:
     # so no frame refers to it for longer than it must.
     engines: list[_Started] = []
@@ -526,14 +611,27 @@ async def _construct(
 
 
 class _Load:
-    """One attempt to start an engine, which another thread may give up."""
+    """One attempt to start an engine, which another thread may give up.
+
+    Args:
+        arguments: of ``AsyncEngineArgs``.
+        environment: variables in force meanwhile.
+        private: see :class:`_Started`.
+        choose: further arguments, asked for once vLLM has been imported; takes seconds.
+    """
 
     def __init__(
-        self, arguments: Mapping[str, Any], environment: Mapping[str, str], *, private: bool
+        self,
+        arguments: Mapping[str, Any],
+        environment: Mapping[str, str],
+        *,
+        private: bool,
+        choose: Callable[[], Mapping[str, Any]],
     ) -> None:
         self._arguments = arguments
         self._environment = environment
         self._private = private
+        self._choose = choose
         self._abandoned = False
         self._others: set[int | None] | None = None
 
@@ -556,13 +654,14 @@ class _Load:
                 def __del__(self) -> None:
                     pass
 
+            arguments = {**self._arguments, **self._choose()}
             self._others = {child.pid for child in multiprocessing.active_children()}
             if self._abandoned:
                 raise RuntimeError("the load was given up")
             try:
                 # No variable holds the engine: see _construct.
                 return _Started(
-                    Llm.from_engine_args(AsyncEngineArgs(**self._arguments)),
+                    Llm.from_engine_args(AsyncEngineArgs(**arguments)),
                     self._children(),
                     private=self._private,
                 )

@@ -103,6 +103,11 @@ class RemoteEngine:
         """Zero: the replicas use the CPU time."""
         return 0.0
 
+    @property
+    def matrices(self) -> str | None:
+        """``None``: the replicas know."""
+        return None
+
     async def start(self) -> None:
         """Wait until a replica runs."""
         if self._polling is None:

@@ -173,6 +173,7 @@ def memory_budget(settings: Settings, versions: Iterable[ModelVersion] = ()) -> 
         cache_dir=settings.cache_dir or default_cache_dir(),
         kv_cache_bytes=kv_cache_bytes(engine_settings, device),
         device=device,
+        float32=device == "cpu" and settings.cpu_matrices == "float32",
     )
     for version in versions:
         estimate(version.manifest)
@@ -188,6 +189,8 @@ def _engine_settings(settings: Settings) -> EngineSettings:
         compiled=settings.engine_compiled,
         extensions=settings.engine_extensions,
         log_level=settings.engine_log_level,
+        matrices=settings.cpu_matrices,
+        cache_dir=settings.cache_dir,
     )
 
 

@@ -18,7 +18,7 @@ from service.versions.memory_budget import OVERHEAD_BYTES
 _log = structlog.get_logger(component="memory")
 
 _SERVED_BYTES = 2
-"""Per parameter: engines serve bf16."""
+"""Per parameter: engines serve bf16, or on a CPU float16."""
 
 
 class MemoryEstimate:
@@ -34,10 +34,14 @@ class MemoryEstimate:
         cache_dir: where versions are materialised and remote bases kept.
         kv_cache_bytes: keys and values of each engine.
         device: where engines run.
+        float32: whether weights are served in float32, which takes twice as much.
     """
 
-    def __init__(self, *, cache_dir: Path, kv_cache_bytes: int, device: Device) -> None:
+    def __init__(
+        self, *, cache_dir: Path, kv_cache_bytes: int, device: Device, float32: bool = False
+    ) -> None:
         self._cache_dir = cache_dir
+        self._factor = 2 if float32 else 1
         self._fixed = kv_cache_bytes + OVERHEAD_BYTES[device]
         self._materialised: dict[str, int] = {}
         self._expected: dict[str, int | None] = {}
@@ -45,7 +49,7 @@ class MemoryEstimate:
 
     def __call__(self, manifest: Manifest) -> int:
         """Bytes of the engine of this version while it serves."""
-        return self._fixed + (self._weights(manifest) or 0)
+        return self._fixed + self._factor * (self._weights(manifest) or 0)
 
     def _weights(self, manifest: Manifest) -> int | None:
         digest = manifest.digest

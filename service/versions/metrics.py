@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from service.engine.matrices import Matrices
 from service.versions.memory_budget import MemoryBudget
 from service.versions.registry import VersionRegistry
 from service.versions.state import State
@@ -54,6 +55,12 @@ class LoaderMetrics:
             ["version"],
             registry=registry,
         )
+        self._matrices = Gauge(
+            "requery_engine_matrices_info",
+            "1 for the way in which the CPU multiplies the version's matrices",
+            ["version", "matrices"],
+            registry=registry,
+        )
         self._memory = Gauge(
             "requery_engine_memory_bytes",
             "Estimated memory of all engines (reserved), and what they may take (limit)",
@@ -82,6 +89,9 @@ class LoaderMetrics:
         for state in State:
             gauge = self._state.labels(version.name, state.value)
             gauge.set_function(partial(_is_in, version, state))
+        for matrices in get_args(Matrices):
+            gauge = self._matrices.labels(version.name, matrices)
+            gauge.set_function(partial(_multiplies, version, matrices))
         self._in_flight.labels(version.name).set_function(lambda: version.in_flight.count)
         for result in LOADS:
             self._loads.labels(version.name, result)
@@ -152,6 +162,10 @@ class SupervisorMetrics:
         self._outage.labels(version.name)
         for reason in LOSS_REASONS:
             self._restarts.labels(version.name, reason)
+
+
+def _multiplies(version: ModelVersion, matrices: str) -> float:
+    return float(version.matrices == matrices)
 
 
 def _is_in(version: ModelVersion, state: State) -> float:

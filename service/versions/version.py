@@ -102,6 +102,11 @@ class ModelVersion:
         return self._engine
 
     @property
+    def matrices(self) -> str | None:
+        """See :attr:`service.engine.protocol.Engine.matrices`; ``None`` without an engine."""
+        return None if self._engine is None else self._engine.matrices
+
+    @property
     def loading(self) -> bool:
         """Whether it is being loaded or warmed up."""
         return self._state in (State.LOADING, State.WARMING)

@@ -23,6 +23,7 @@ from model_store.prompt import PromptFormat
 from model_store.store import open_store
 from service.engine.loading import load_engine
 from service.engine.vllm import VllmEngine
+from service.engine.worker.packed import PACKED
 
 VERSION = "sft-1"
 START_SECONDS = 240
@@ -40,6 +41,11 @@ class Served:
     tokens: list[tuple[int, int]] = field(default_factory=list)
     events: list[EventDict] = field(default_factory=list)
     """What was logged at its start."""
+
+    @property
+    def packed(self) -> bool:
+        """Whether this machine's matrices are not vLLM's own."""
+        return self.engine.matrices in PACKED
 
 
 @pytest.fixture(scope="session")

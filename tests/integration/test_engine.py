@@ -14,6 +14,7 @@ from model_store.text import normalise
 from service.engine.corrected import VOTES, CorrectedEngine
 from service.engine.errors import QueryTooLong
 from service.engine.loading import MAX_PROMPT_TOKENS
+from service.engine.matrices import AGREE
 from service.engine.protocol import Candidate
 from service.engine.scoring import label_probability
 from service.engine.spelling import Corrector
@@ -65,6 +66,8 @@ async def candidates_of(served: Served, query: str) -> list[Candidate]:
 
 
 async def test_kernels_are_made_at_the_start(served: Served) -> None:
+    if served.packed:
+        pytest.skip("the matrices are FBGEMM's, which compiles no kernels")
     # Made again, they are all there: as many as the bound allows for whole rows of sizes.
     (made,) = await served.engine._llm.collective_rpc("make_kernels")
     assert 0 < made <= 512
@@ -73,7 +76,7 @@ async def test_kernels_are_made_at_the_start(served: Served) -> None:
 async def test_all_of_the_extension_is_at_work(served: Served) -> None:
     """Nothing was left out at the start, and nothing given up once it was tried."""
     (extended,) = [event for event in served.events if event["event"] == "engine_extended"]
-    assert extended["left_out"] == {}
+    assert extended["left_out"].keys() == ({"kernels"} if served.packed else set())
     assert not [event for event in served.events if event["log_level"] == "warning"]
     rpc = served.engine._llm.collective_rpc
     ((seen, saved),) = await rpc("rows_shared")
@@ -181,9 +184,10 @@ async def test_relevance_is_not_rounded_to_steps_of_bfloat16(served: Served) -> 
 async def test_label_probabilities_are_right_in_a_mixed_batch(served: Served) -> None:
     """Greedy, sampled and tag requests of many lengths at once, against transformers in float32.
 
-    The engine computes in bf16. Numbers of the size of logits, 16 to 32, are 1/8 apart in it, so
-    each label's logit is off by up to 1/16 in its last rounding and about as much before: the
-    margin of the two by up to 1/4, and a probability, whose slope is at most 1/4, by 1/16.
+    With bfloat16 matrices the engine computes in bf16. Numbers of the size of logits, 16 to 32, are
+    1/8 apart in it, so each label's logit is off by up to 1/16 in its last rounding and about as
+    much before: the margin of the two by up to 1/4, and a probability, whose slope is at most 1/4,
+    by 1/16. All other matrices that auto may choose give the tags of float32 within ``AGREE``.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -219,7 +223,7 @@ async def test_label_probabilities_are_right_in_a_mixed_batch(served: Served) ->
     expected = await asyncio.to_thread(reference)
     errors = [abs(tag - right) for (_, tag), right in zip(cases, expected, strict=True)]
     assert len(cases) >= len(pairs) + 5
-    assert max(errors) <= 1 / 16
+    assert max(errors) <= (1 / 16 if served.engine.matrices == "bfloat16" else AGREE)
     assert sum(errors) / len(errors) <= 0.02
     # A batch that mixed up its rows would still be near if all the answers were alike.
     assert max(expected) - min(expected) > 0.5

@@ -54,6 +54,7 @@ class ScriptedEngine:
         self.outstanding = 0
         self.progress = 0
         self.effort = 0.0
+        self.matrices: str | None = None
         self.may_start = asyncio.Event()
         self.may_start.set()
         self.reached_hold = asyncio.Event()

@@ -20,10 +20,18 @@ import torch
 
 from model_store.manifest import DecodingSpec
 from model_store.prompt import LabelIds
+from service.engine.matrices import MatrixPlan
 from service.engine.vllm import VllmEngine
 from service.engine.worker.extension import WorkerExtension
 from service.engine.worker.parent_watch import ParentWatch
-from tests.support.vllm_parts import SEQUENCES, VOCABULARY, LlamaForCausalLM, Runner, kernels
+from tests.support.vllm_parts import (
+    HIDDEN,
+    SEQUENCES,
+    VOCABULARY,
+    LlamaForCausalLM,
+    Runner,
+    kernels,
+)
 
 LABELS = LabelIds(relevant=7, irrelevant=3)
 
@@ -99,6 +107,7 @@ class AsyncLLM:
     def __init__(self, arguments: SimpleNamespace) -> None:
         self.errored = False
         self.shut_down = False
+        self.dtype = getattr(arguments, "dtype", None)
         self.sockets = [SimpleNamespace(close=self._close_socket, open=True) for _ in range(2)]
         self._runner = Runner(self.fake.model())
         module, _, name = arguments.worker_extension_cls.rpartition(".")
@@ -225,10 +234,13 @@ class FakeVllm:
         vars(model)["logits_processor"] = SimpleNamespace(scale=1.0, soft_cap=None)
         # Tags that are well apart.
         model.lm_head.weight.mul_(4)
+        # As of a version: numbers of bfloat16.
+        model.to(torch.bfloat16).float()
+        vars(model.lm_head)["embedding_dim"] = HIDDEN
         self.context = model.context
         return model
 
-    def engine(self, *, extensions: bool = True) -> VllmEngine:
+    def engine(self, *, extensions: bool = True, matrices: MatrixPlan | None = None) -> VllmEngine:
         """An engine that has not been started."""
         prompts: Any = TinyPrompts()
         extension = WorkerExtension if extensions else ParentWatch
@@ -240,6 +252,7 @@ class FakeVllm:
             arguments={"worker_extension_cls": f"{extension.__module__}.{extension.__qualname__}"},
             environment={},
             extensions=extensions,
+            matrices=matrices,
         )
 
     def children(self) -> list[Process]:

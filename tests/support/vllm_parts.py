@@ -43,7 +43,8 @@ class Linear(nn.Module):
         self.cpu_linear: Any = functional.linear
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
-        return functional.linear(x, self.weight, self.bias), None
+        multiply = getattr(self, "cpu_linear", None) or functional.linear
+        return multiply(x, self.weight, self.bias), None
 
 
 class RMSNorm(nn.Module):

@@ -14,11 +14,14 @@ from service.engine.worker.errors import NotApplicable
 from service.engine.worker.exact_labels import ExactLabels
 from service.engine.worker.kernels import Kernels
 from service.engine.worker.label_logits import LabelLogits
+from service.engine.worker.packed import PackedMatrices
 from service.engine.worker.parent_watch import ParentWatch
 from service.engine.worker.shared_rows import SharedRows
 
 
-class WorkerExtension(ParentWatch, ExactLabels, LabelLogits, SharedRows, DirectPasses, Kernels):
+class WorkerExtension(
+    ParentWatch, PackedMatrices, ExactLabels, LabelLogits, SharedRows, DirectPasses, Kernels
+):
     """All parts, for vLLM's option ``worker_extension_cls``; called by ``collective_rpc``."""
 
     faults: dict[str, str]

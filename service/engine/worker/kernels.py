@@ -24,6 +24,7 @@ class Kernels:
 
     model_runner: Any
     """The worker's own."""
+    matrices_packed = False
 
     def make_kernels(self) -> int:
         """Multiply each size of matrix with 1, 2, 3... rows until the cache of kernels is full.
@@ -35,6 +36,8 @@ class Kernels:
             NotApplicable: the cache has no bound, or the matrices are not oneDNN's.
             RuntimeError, TypeError: the matrices take other inputs.
         """
+        if self.matrices_packed:
+            raise NotApplicable("the matrices are FBGEMM's, which compiles no kernels")
         capacity = int(os.environ.get(CAPACITY, "0"))
         sizes = matrices(self.model_runner.get_model())
         if not capacity or not sizes:
@@ -53,9 +56,13 @@ def matrices(model: Any) -> dict[tuple[int, int], Any]:
     for layer in model.modules():
         if getattr(layer, "cpu_linear", None) is None:
             continue
-        # A linear layer has handed its weight over to oneDNN: only its sizes are left.
-        width = getattr(layer, "input_size_per_partition", getattr(layer, "embedding_dim", None))
+        width = width_of(layer)
         out = getattr(layer, "output_size_per_partition", layer.weight.shape[0])
         if width is not None:
             found.setdefault((width, out), layer)
     return found
+
+
+def width_of(layer: Any) -> int | None:
+    """How many columns go into vLLM's layer, whose weight may have been handed over to oneDNN."""
+    return getattr(layer, "input_size_per_partition", getattr(layer, "embedding_dim", None))

@@ -118,7 +118,13 @@ async def test_versions_are_listed_with_all_that_is_known_of_them(edge: Edge) ->
         "in_flight": 0,
         "latency_ms": None,
         "memory_bytes": 100 * MIB,
+        "matrices": None,
     }
+    engine = edge.fleet["a"].unchecked_engine
+    assert isinstance(engine, ScriptedEngine)
+    engine.matrices = "float16"
+    assert (await edge.listed())["versions"][0]["matrices"] == "float16"
+    assert edge.fleet.metric("requery_engine_matrices_info", version="a", matrices="float16") == 1
     b = listed["versions"][1]
     assert (b["state"], b["default"], b["wanted"], b["weight"]) == ("available", False, False, 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +12,11 @@ from structlog.testing import capture_logs
 
 torch = pytest.importorskip("torch")
 
+from service.engine import matrices as matrices_module  # noqa: E402 - torch may not be there
+from service.engine.matrices import AGREE, MatrixPlan  # noqa: E402
 from service.engine.protocol import Candidate  # noqa: E402 - torch may not be there
 from service.engine.vllm import VllmEngine  # noqa: E402
+from service.engine.worker.errors import LayoutChanged  # noqa: E402
 from tests.support.fake_vllm import FakeVllm, View, install  # noqa: E402
 from tests.support.vllm_parts import Sampler  # noqa: E402
 
@@ -353,3 +357,75 @@ async def test_closing_never_raises(fake: FakeVllm) -> None:
     await engine.close()
     assert fake.processes[0].ended
     assert not engine.healthy
+
+
+def plan(folder: Path, wanted: matrices_module.Wanted = "auto") -> MatrixPlan:
+    (folder / "config.json").write_text("{}")
+    return MatrixPlan(
+        wanted=wanted, model=folder, digest="d", packable=True, cache=folder / "cache", threads=1
+    )
+
+
+@pytest.fixture
+def fast_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """float16 is the fastest, then bfloat16."""
+    took = {"bfloat16": [2.0], "float32": [3.0], "float16": [1.0]}
+    monkeypatch.setattr(matrices_module, "timed", lambda *_: took)
+
+
+@pytest.mark.usefixtures("fast_float16")
+async def test_packed_matrices_give_the_same_answers_also_after_a_restart(
+    fake: FakeVllm, tmp_path: Path
+) -> None:
+    engine = fake.engine(matrices=plan(tmp_path))
+    with capture_logs() as events:
+        await engine.start()
+    (event,) = [event for event in events if event["event"] == "engine_matrices"]
+    assert (event["matrices"], event["source"]) == ("float16", "timed")
+    assert event["apart"] < AGREE
+    await engine.close()
+    assert await started(engine) == {}
+    assert engine.matrices == "float16"
+    assert [llm.worker.matrices_packed for llm in fake.engines] == [True, True]
+    assert fake.engines[0].dtype == "float32"
+    assert await right(fake, engine)
+    # The next process neither times nor asks.
+    assert plan(tmp_path).choose().source == "cached"
+
+
+def moves_tags(worker: Any) -> None:
+    pack = worker.pack_matrices
+
+    def pack_wrongly(kind: str) -> None:
+        pack(kind)
+        worker.model_runner.model.lm_head.cpu_linear = lambda rows, weight, bias: -rows @ weight.T
+
+    worker.pack_matrices = pack_wrongly
+
+
+def cannot_pack(worker: Any) -> None:
+    def fail(_: str) -> None:
+        raise LayoutChanged("half changed")
+
+    worker.pack_matrices = fail
+
+
+@pytest.mark.usefixtures("fast_float16")
+@pytest.mark.parametrize(
+    ("change", "reason"), [(moves_tags, "tags differ by"), (cannot_pack, "half changed")]
+)
+async def test_matrices_that_fail_are_replaced_by_vllms_own(
+    fake: FakeVllm, tmp_path: Path, change: Callable[[Any], None], reason: str
+) -> None:
+    def first_alone(worker: Any) -> None:
+        if not fake.engines:
+            change(worker)
+
+    fake.change_worker = first_alone
+    engine = fake.engine(matrices=plan(tmp_path))
+    assert reason in (await started(engine))["matrices_refused"]
+    assert engine.matrices == "bfloat16"
+    assert [llm.dtype for llm in fake.engines] == ["float32", "bfloat16"]
+    assert not fake.engines[1].worker.matrices_packed
+    assert await right(fake, engine)
+    assert plan(tmp_path).choose().matrices == "bfloat16"

@@ -44,6 +44,7 @@ async def test_versions_live_side_by_side(fleet: Fleet) -> None:
     assert fleet.metric("requery_version_loads_total", version="b", result="ready") == 1
     assert fleet.metric("requery_version_state", version="b", state="ready") == 1
     assert fleet.metric("requery_version_state", version="c", state="available") == 1
+    assert fleet.metric("requery_engine_matrices_info", version="b", matrices="float16") == 0
     await fleet.loader.unload("b")
     assert fleet.engines.running == ["a"]
     assert fleet.metric("requery_version_unloads_total", version="b", result="drained") == 1
