@@ -16,7 +16,7 @@ from typing import Any
 from model_store.errors import InvalidVersion
 from model_store.files import files_under
 
-ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md"})
+ALLOWED = frozenset({".safetensors", ".json", ".txt", ".md", ".index"})
 PICKLES = frozenset(
     {
         ".bin",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,7 +26,9 @@ from pydantic import (
 
 SPELLING_SCHEMA = 2
 """First manifest schema that may have ``spelling``."""
-SCHEMA = SPELLING_SCHEMA
+CATALOGUE_SCHEMA = 3
+"""First manifest schema that may have ``catalogue``."""
+SCHEMA = CATALOGUE_SCHEMA
 """Newest manifest schema that this code reads."""
 
 VersionName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
@@ -128,6 +131,16 @@ class SpellingSpec(_Section):
     the pairs in training."""
 
 
+class CatalogueSpec(_Section):
+    """The shop's catalogue, in which rewrites are looked up before they are answered."""
+
+    index_file: RelativePath
+    """A file of the version (``.index``): which words are in which title."""
+    products: Annotated[int, Field(ge=1)]
+    made_at: AwareDatetime
+    """When it was taken from the shop. No part of the digest, because it changes no answer."""
+
+
 class FileSpec(_Section):
     """Digest and size of one file of the version."""
 
@@ -147,6 +160,7 @@ class Manifest(_Section):
     decoding: DecodingSpec
     filter: FilterSpec = FilterSpec()
     spelling: SpellingSpec | None = None
+    catalogue: CatalogueSpec | None = None
     files: dict[RelativePath, FileSpec]
     training: dict[str, Any] = {}
     evaluation: dict[str, Any] = {}
@@ -160,9 +174,11 @@ class Manifest(_Section):
             )
         if self.spelling is not None and self.schema_version < SPELLING_SCHEMA:
             raise ValueError(f"spelling needs schema_version {SPELLING_SCHEMA}")
+        if self.catalogue is not None and self.schema_version < CATALOGUE_SCHEMA:
+            raise ValueError(f"catalogue needs schema_version {CATALOGUE_SCHEMA}")
         if not any(name.endswith(".safetensors") for name in self.files):
             raise ValueError("lists no .safetensors file")
-        allowed = {".safetensors", ".json", ".txt", ".md"}
+        allowed = {".safetensors", ".json", ".txt", ".md", ".index"}
         if reserved := _OURS & self.files.keys():
             raise ValueError(f"{min(reserved)!r}: this file is the store's own")
         for name in self.files:
@@ -179,14 +195,17 @@ class Manifest(_Section):
         if self.spelling is not None:
             named["words_file"] = self.spelling.words_file
             named["pairs_file"] = self.spelling.pairs_file
+        if self.catalogue is not None:
+            named["index_file"] = self.catalogue.index_file
         return named
 
     @model_serializer(mode="wrap")
     def _as_before(self, content: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what older programs do not know where it says nothing; digests stay then."""
         fields: dict[str, Any] = content(self)
-        if self.spelling is None:
-            fields.pop("spelling", None)
+        for section in ("spelling", "catalogue"):
+            if getattr(self, section) is None:
+                fields.pop(section, None)
         if "filter" in fields and not self.filter.drop_expansions:
             fields["filter"].pop("drop_expansions", None)
         return fields
@@ -197,6 +216,7 @@ class Manifest(_Section):
         parts = self.model_dump(
             mode="json", exclude={"name", "description", "training", "evaluation"}
         )
+        parts.get("catalogue", {}).pop("made_at", None)
         parts["files"] = {k: v for k, v in parts["files"].items() if not k.endswith(".md")}
         canonical = json.dumps(parts, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

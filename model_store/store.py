@@ -31,8 +31,10 @@ from model_store.files import (
 )
 from model_store.harmless import require_harmless, require_harmless_name, require_no_traps
 from model_store.manifest import (
+    CATALOGUE_SCHEMA,
     SPELLING_SCHEMA,
     BaseSpec,
+    CatalogueSpec,
     DecodingSpec,
     FilterSpec,
     Manifest,
@@ -434,6 +436,7 @@ def pack_version(
     decoding: DecodingSpec,
     filters: FilterSpec | None = None,
     spelling: SpellingSpec | None = None,
+    catalogue: CatalogueSpec | None = None,
     description: str = "",
     training: dict[str, object] | None = None,
     evaluation: dict[str, object] | None = None,
@@ -448,6 +451,9 @@ def pack_version(
             that names code, or a field is not valid.
         CannotWrite: the manifest cannot be written.
     """
+    # The oldest possible, so that older programs can read it.
+    schema = 1 if spelling is None else SPELLING_SCHEMA
+    schema = schema if catalogue is None else CATALOGUE_SCHEMA
     files = {}
     require_no_traps(folder)
     _forget_training_machine(folder)
@@ -459,8 +465,7 @@ def pack_version(
     require_harmless(folder, files)
     try:
         manifest = Manifest(
-            # The oldest possible, so that older programs can read it.
-            schema_version=1 if spelling is None else SPELLING_SCHEMA,
+            schema_version=schema,
             name=name,
             description=description,
             base=base,
@@ -469,6 +474,7 @@ def pack_version(
             decoding=decoding,
             filter=filters or FilterSpec(),
             spelling=spelling,
+            catalogue=catalogue,
             files=files,
             training=training or {},
             evaluation=evaluation or {},

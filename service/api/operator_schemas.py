@@ -101,6 +101,13 @@ class LatencyInfo(BaseModel):
     p95: float
 
 
+class CatalogueInfo(BaseModel):
+    """The catalogue that a version looks rewrites up in."""
+
+    products: int
+    made_at: datetime = Field(description="When it was taken from the shop.")
+
+
 class VersionInfo(BaseModel):
     """One known version, as it is in this process."""
 
@@ -120,6 +127,9 @@ class VersionInfo(BaseModel):
     requests: int = Field(description="Answered since this process started.")
     in_flight: int = Field(description="Requests and generations under way.")
     latency_ms: LatencyInfo | None = Field(description="`null` if it has answered none yet.")
+    catalogue: CatalogueInfo | None = Field(
+        description="What its rewrites are looked up in: `no_results` and `no_gain` come from it."
+    )
     memory_bytes: int = Field(description="What its engine takes, or would take: an estimate.")
     matrices: Literal["bfloat16", "float32", "float16", "int8"] | None = Field(
         description="How the CPU multiplies its matrices; `null` on a GPU and without an engine."

@@ -15,6 +15,7 @@ from model_store.manifest import FilterSpec
 from model_store.text import MAX_QUERY_CHARS, normalise
 from service.filtering.audience import keeps_audience
 from service.filtering.candidates import Judged, Scored, Selection, Verdict
+from service.filtering.catalogue import TermIndex
 from service.filtering.guards import (
     Brands,
     adds_numbers,
@@ -24,7 +25,7 @@ from service.filtering.guards import (
     keeps_sizes,
 )
 from service.filtering.polarity import keeps_polarity
-from service.filtering.words import words
+from service.filtering.words import SMALL_WORDS, words
 
 DIVERSITY = 0.3
 """Weight of diversity against the score, in [0, 1]."""
@@ -41,9 +42,6 @@ RULES = 3
 
 Verdicts are kept in Redis, where releases meet."""
 
-_SMALL_WORDS = frozenset(
-    ("a", "an", "and", "by", "for", "from", "in", "of", "on", "the", "to", "with")
-)
 _MAX_RUN = 2
 """A word may stand twice in a row ("night night"); a third time is a stuck decoder."""
 
@@ -76,10 +74,19 @@ class CandidateFilter:
         spec: thresholds and switches of the version's manifest.
         fold_case: the version's normal form.
         brands: brands that must survive; none by default.
+        catalogue: what rewrites are looked up in; by default none is.
     """
 
-    def __init__(self, spec: FilterSpec, *, fold_case: bool, brands: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        spec: FilterSpec,
+        *,
+        fold_case: bool,
+        brands: Iterable[str] = (),
+        catalogue: TermIndex | None = None,
+    ) -> None:
         self.spec = spec
+        self._catalogue = catalogue
         self._fold_case = fold_case
         brand = (_not(Brands(brands).keeps), Verdict.LOST_BRAND)
         expansion = ((expands, Verdict.EXPANSION),) if spec.drop_expansions else ()
@@ -96,6 +103,7 @@ class CandidateFilter:
         ranked = sorted(candidates, key=_rank)
         votes: Counter[tuple[str, ...]] = Counter()
         query_words = words(query)
+        look_up = None if self._catalogue is None else self._catalogue.judging(query_words)
         found: list[tuple[tuple[str, ...], Judged]] = []
         for scored in ranked:
             text = normalise(scored.text, fold_case=self._fold_case)
@@ -106,6 +114,8 @@ class CandidateFilter:
                     verdict = Verdict.ECHO
                 elif parts in votes:
                     verdict = Verdict.DUPLICATE
+                elif look_up is not None:
+                    verdict = look_up(parts)
                 votes[parts] += scored.votes
             one = Judged(text, scored.relevance, verdict, frozenset(parts), scored.votes)
             found.append((parts, one))
@@ -218,7 +228,7 @@ def expands(query: str, rewrite: str) -> bool:
     Order and small words do not count: "paint by behr" says no more than "behr paint".
     """
     asked, said = (
-        Counter(word for word in words(text) if word not in _SMALL_WORDS)
+        Counter(word for word in words(text) if word not in SMALL_WORDS)
         for text in (query, rewrite)
     )
     return asked < said

@@ -9,6 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
+SMALL_WORDS = frozenset(
+    ("a", "an", "and", "by", "for", "from", "in", "of", "on", "the", "to", "with")
+)
+"""Words that say little of a product."""
+
 _JOINERS = str.maketrans({"'": None, "\u2019": None, "\u2044": "/"})
 _ASCII_BREAK = re.compile(r"[^a-z0-9./]+")
 _TOKEN = re.compile(r"\d+(?:[./]\d+)*|[^\d\s./]+")

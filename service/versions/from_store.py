@@ -20,6 +20,7 @@ from service.config.settings import Settings
 from service.engine.corrected import with_spelling
 from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes, load_engine
 from service.engine.protocol import Engine
+from service.filtering.catalogue import TermIndex
 from service.errors import LoadFailed, UnknownVersion
 from service.telemetry.threads import in_daemon_thread
 from service.versions.memory_budget import MemoryBudget, memory_limit
@@ -195,14 +196,22 @@ def _engine_settings(settings: Settings) -> EngineSettings:
 
 
 def _version(stored: StoredVersion, settings: Settings) -> ModelVersion:
-    manifest = stored.manifest
-    name = manifest.filter.brands_file
-    if name is None:
+    """The version with the files that its filters need."""
+    manifest, shop = stored.manifest, stored.manifest.catalogue
+    brands_file = manifest.filter.brands_file
+    needed = [name for name in (brands_file, shop and shop.index_file) if name is not None]
+    if not needed:
         return ModelVersion(manifest)
     folder = stored.source.folder(
         manifest.name, manifest, settings.cache_dir or default_cache_dir()
     )
-    if wrong := mismatches(folder, {name: manifest.files[name]}):
+    if wrong := mismatches(folder, {name: manifest.files[name] for name in needed}):
         raise DigestMismatch(f"version {manifest.name!r}: {wrong[0]}")
-    brands = (folder / name).read_text(encoding="utf-8").splitlines()
-    return ModelVersion(manifest, brands=[brand for brand in brands if brand.strip()])
+    lines: list[str] = []
+    if brands_file is not None:
+        lines = (folder / brands_file).read_text(encoding="utf-8").splitlines()
+    return ModelVersion(
+        manifest,
+        brands=[brand for brand in lines if brand.strip()],
+        catalogue=None if shop is None else TermIndex.load(folder / shop.index_file, shop.products),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, get_args
@@ -61,6 +62,12 @@ class LoaderMetrics:
             ["version", "matrices"],
             registry=registry,
         )
+        self._catalogue_age = Gauge(
+            "requery_catalogue_age_seconds",
+            "Since the catalogue that a version looks rewrites up in was taken from the shop",
+            ["version"],
+            registry=registry,
+        )
         self._memory = Gauge(
             "requery_engine_memory_bytes",
             "Estimated memory of all engines (reserved), and what they may take (limit)",
@@ -93,6 +100,10 @@ class LoaderMetrics:
             gauge = self._matrices.labels(version.name, matrices)
             gauge.set_function(partial(_multiplies, version, matrices))
         self._in_flight.labels(version.name).set_function(lambda: version.in_flight.count)
+        if version.manifest.catalogue is not None:
+            made_at = version.manifest.catalogue.made_at.timestamp()
+            age = self._catalogue_age.labels(version.name)
+            age.set_function(lambda: time.time() - made_at)
         for result in LOADS:
             self._loads.labels(version.name, result)
 

@@ -18,6 +18,7 @@ from service.errors import (
     LoadFailed,
     RequeryError,
 )
+from service.filtering.catalogue import TermIndex
 from service.filtering.filters import CandidateFilter
 from service.versions.in_flight import InFlightTracker
 from service.versions.state import State
@@ -47,14 +48,23 @@ class ModelVersion:
     Args:
         manifest: describes the version.
         brands: brands that its rewrites must keep.
+        catalogue: the shop's, in which rewrites are looked up.
     """
 
-    def __init__(self, manifest: Manifest, *, brands: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        *,
+        brands: Iterable[str] = (),
+        catalogue: TermIndex | None = None,
+    ) -> None:
         self.manifest = manifest
         self.name = manifest.name
         self.digest = manifest.digest
         self._fold_case = manifest.prompt.fold_case
-        self.filter = CandidateFilter(manifest.filter, fold_case=self._fold_case, brands=brands)
+        self.filter = CandidateFilter(
+            manifest.filter, fold_case=self._fold_case, brands=brands, catalogue=catalogue
+        )
         self.in_flight = InFlightTracker()
         self._state = State.AVAILABLE
         self._failure: BaseException | None = None

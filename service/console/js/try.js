@@ -22,6 +22,8 @@ export const REASONS = {
   expansion: ["Expansion", "says the whole query and adds words that nobody asked for"],
   lost_brand: ["Lost brand", "drops a brand of the query"],
   irrelevant: ["Irrelevant", "its relevance is below the least that was asked for"],
+  no_results: ["No results", "finds no product of the version's catalogue"],
+  no_gain: ["No gain", "finds only what the query finds in the version's catalogue"],
   blocked_term: ["Blocked term", "holds words that an override blocks"],
   surplus: ["Surplus", "good, but more than were asked for"],
 };
