@@ -5,6 +5,7 @@ As in :mod:`service.api.schemas`, responses are built directly; these models doc
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (

@@ -184,6 +184,7 @@ class VersionsApi:
         default = version is self._versions.default
         weights = self._weights() or {self._versions.default.name: 1.0}
         latency = version.in_flight.latency()
+        shop = version.manifest.catalogue
         return {
             "name": version.name,
             "description": version.manifest.description,
@@ -200,6 +201,7 @@ class VersionsApi:
                 "p50": round(latency.p50 * 1000, _DIGITS),
                 "p95": round(latency.p95 * 1000, _DIGITS),
             },
+            "catalogue": shop and {"products": shop.products, "made_at": shop.made_at.isoformat()},
             "memory_bytes": self._memory.estimate(version.manifest),
             "matrices": version.matrices,
         }

@@ -20,8 +20,8 @@ from service.config.settings import Settings
 from service.engine.corrected import with_spelling
 from service.engine.loading import EngineSettings, detect_device, kv_cache_bytes, load_engine
 from service.engine.protocol import Engine
-from service.filtering.catalogue import TermIndex
 from service.errors import LoadFailed, UnknownVersion
+from service.filtering.catalogue import TermIndex
 from service.telemetry.threads import in_daemon_thread
 from service.versions.memory_budget import MemoryBudget, memory_limit
 from service.versions.memory_estimate import MemoryEstimate

@@ -117,6 +117,7 @@ async def test_versions_are_listed_with_all_that_is_known_of_them(edge: Edge) ->
         "requests": 0,
         "in_flight": 0,
         "latency_ms": None,
+        "catalogue": None,
         "memory_bytes": 100 * MIB,
         "matrices": None,
     }
