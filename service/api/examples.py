@@ -29,6 +29,7 @@ _VERSION = {
     "requests": 4812,
     "in_flight": 2,
     "latency_ms": {"p50": 1.2, "p95": 180.0},
+    "catalogue": {"products": 20_000, "made_at": "2026-11-23T04:00:00+00:00"},
     "memory_bytes": 2_300_000_000,
 }
 _PLAN: dict[str, Any] = {"default": "general-1", "weights": {}, "salt": "autumn", "shadow": None}
