@@ -31,6 +31,7 @@ _VERSION = {
     "latency_ms": {"p50": 1.2, "p95": 180.0},
     "catalogue": {"products": 20_000, "made_at": "2026-11-23T04:00:00+00:00"},
     "memory_bytes": 2_300_000_000,
+    "matrices": "bfloat16",
 }
 _PLAN: dict[str, Any] = {"default": "general-1", "weights": {}, "salt": "autumn", "shadow": None}
 _PIN = {"kind": "pin", "query": "steele stake", "rewrites": ["steel stake"], "reason": "typo"}

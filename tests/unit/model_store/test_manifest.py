@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model_store.manifest import SCHEMA, Manifest
+from model_store.manifest import CATALOGUE_SCHEMA, SCHEMA, Manifest
 from model_store.store import PACKAGED, FolderSource, Store
 
 SHA = "0" * 64
@@ -183,3 +183,22 @@ def test_the_model_card_is_no_part_of_the_digest() -> None:
 )
 def test_all_that_can_change_an_answer_changes_the_digest(changes: dict[str, Any]) -> None:
     assert manifest(**changes).digest != manifest().digest
+
+
+def test_a_catalogue_needs_its_file_and_schema_and_its_age_is_no_part_of_the_digest() -> None:
+    def shop(index: str = "catalogue.index", **changes: Any) -> dict[str, Any]:
+        catalogue = {"index_file": index, "products": 5, "made_at": "2026-11-28T04:00:00Z"}
+        content = with_file("catalogue.index") | {"schema_version": CATALOGUE_SCHEMA}
+        return content | {"catalogue": catalogue | changes}
+
+    digest = Manifest.model_validate(shop()).digest
+    assert Manifest.model_validate(shop(made_at="2026-11-29T04:00:00Z")).digest == digest
+    assert Manifest.model_validate(shop(products=6)).digest != digest
+    for wrong, message in (
+        (shop("other.index"), "index_file 'other.index' is not listed"),
+        (shop() | {"schema_version": 2}, "catalogue needs schema_version 3"),
+        (shop(made_at="2026-11-28T04:00:00"), "timezone"),
+        (shop(products=0), "greater than or equal to 1"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            Manifest.model_validate(wrong)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,10 @@ from service.filtering.candidates import Scored, Verdict
 from service.filtering.catalogue import BYTES_PER_PRODUCT, TermIndex, build_term_index
 from service.filtering.filters import CandidateFilter
 from service.filtering.words import SMALL_WORDS, words
+from service.versions.version import ModelVersion
+from tests.support.engine import ScriptedEngine
+from tests.support.service import Serve
+from tests.support.versions import Engines, make_manifest
 
 NOW = datetime(2026, 11, 28, tzinfo=UTC)
 SHOP = (
@@ -174,3 +179,35 @@ def test_a_damaged_file_is_refused(
     path.unlink()
     with pytest.raises(InvalidVersion, match="No such file"):
         TermIndex.load(path)
+
+
+async def test_a_service_says_what_was_dropped_and_how_old_the_catalogue_is(
+    serve: Serve, shop: TermIndex
+) -> None:
+    about = {"index_file": "shop.index", "products": shop.products, "made_at": "2026-11-28T00:00Z"}
+    digest = {"sha256": "0" * 64, "bytes": 1}
+    manifest = make_manifest(
+        "shop-1",
+        schema_version=3,
+        catalogue=about,
+        files={"adapter.safetensors": digest, "shop.index": digest},
+    )
+    said = [("oat drink", 0.9), ("organic oat milk", 0.8), ("oat milk vanilla", 0.7), ("milk", 0.6)]
+    service = await serve(
+        more_versions=(ModelVersion(manifest, catalogue=shop),),
+        more_engines=Engines(shop_1=ScriptedEngine({"oat milk": said})),
+    )
+    shown = (await service.client.post("/versions/shop-1/load?wait=true")).json()
+    assert shown["catalogue"] == {"products": 7, "made_at": "2026-11-28T00:00:00+00:00"}
+    answer = await service.rewrite("oat milk", model_version="shop-1", explain=True)
+    assert [one["text"] for one in answer["rewrites"]] == ["milk"]
+    assert {one["text"]: one["reason"] for one in answer["rejected"]} == {
+        "oat drink": "no_results",
+        "organic oat milk": "no_gain",
+        "oat milk vanilla": "no_gain",
+    }
+    for verdict, count in (("no_results", 1), ("no_gain", 2), ("accepted", 1)):
+        name = "requery_candidates_total"
+        assert await service.metric(name, version="shop-1", verdict=verdict) == count
+    age = await service.metric("requery_catalogue_age_seconds", version="shop-1")
+    assert age == pytest.approx(time.time() - NOW.timestamp(), abs=600)

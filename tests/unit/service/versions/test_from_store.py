@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from service.engine.corrected import CorrectedEngine
 from service.engine.spelling import write_words
 from service.engine.vllm import VllmEngine
 from service.filtering.candidates import Scored, Verdict
+from service.filtering.catalogue import INDEX_FILE, build_term_index
 from service.versions import from_store as catalogue
 from service.versions.from_store import (
     arriving,
@@ -66,6 +68,34 @@ def test_brands_of_the_version_are_guarded(root: Path) -> None:
 def test_brands_that_were_changed_are_refused(root: Path) -> None:
     (root / "main-1" / "brands.txt").write_text("makita\n", encoding="utf-8")
     with pytest.raises(DigestMismatch, match=r"brands\.txt"):
+        names(root)
+
+
+def test_rewrites_are_looked_up_in_the_catalogue_of_the_version(root: Path) -> None:
+    folder = root / "main-1"
+    plain = Store([FolderSource(root)]).get("main-1").manifest
+    titles = ["DeWalt drill", "DeWalt cordless drill"]
+    shop = build_term_index(titles, folder / INDEX_FILE, made_at=datetime.now(UTC))
+
+    def packed(products: int) -> Store:
+        sections = {"base", "weights", "prompt", "decoding", "spelling"}
+        pack_version(
+            folder,
+            name="main-1",
+            filters=plain.filter,
+            catalogue=shop.model_copy(update={"products": products}),
+            **{section: getattr(plain, section) for section in sections},
+        )
+        return Store([FolderSource(root)], root.parent / "cache")
+
+    (version,) = known_versions(packed(2), Settings(default_version="main-1"))
+    said = [Scored(text, 0.9) for text in ("dewalt driver", "cordless dewalt drill")]
+    verdicts = [one.verdict for one in version.filter.judge("dewalt drill", said)]
+    assert verdicts == [Verdict.NO_GAIN, Verdict.NO_RESULTS]
+    with pytest.raises(InvalidVersion, match="has 2 products, and the manifest says 3"):
+        known_versions(packed(3), Settings(default_version="main-1"))
+    (folder / INDEX_FILE).write_bytes(b"")
+    with pytest.raises(DigestMismatch, match=r"catalogue\.index"):
         names(root)
 
 
