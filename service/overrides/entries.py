@@ -88,9 +88,9 @@ def _instant(value: object) -> datetime:
         raise ValueError("is too far away") from None
 
 
-def written(moment: datetime) -> str:
+def written(time: datetime) -> str:
     """A time as it is stored and shown."""
-    return moment.isoformat().replace("+00:00", "Z")
+    return time.isoformat().replace("+00:00", "Z")
 
 
 Text = Annotated[str, StringConstraints(max_length=_MAX_RAW_CHARS), AfterValidator(_text)]

@@ -86,6 +86,14 @@ def test_everything_is_installed_from_the_locks(target: str) -> None:
         assert re.search(r"requirements/(cpu|gpu)\.txt", " ".join(stage.of("COPY")))
 
 
+def test_the_base_has_a_digest_and_the_image_of_ray_a_lock() -> None:
+    bases = re.findall(r"^ARG BASE_IMAGE=(.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert [re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", base) is not None for base in bases] == [True]
+    ray = (ROOT / "deploy/ray/Dockerfile").read_text()
+    assert re.findall(r"pip install (?:--\S+ )*(.*?) \\", ray) == ["-r /tmp/ray.txt"]
+    assert "requirements/ray.txt /tmp/ray.txt" in ray
+
+
 def test_the_build_finds_in_the_locks_what_it_looks_for() -> None:
     lock = (ROOT / "requirements/cpu.txt").read_text()
     text = (ROOT / "Dockerfile").read_text()

@@ -111,6 +111,17 @@ def test_what_is_in_the_wheel_imports_nothing_that_is_not(package: str) -> None:
     assert [str(file) for file in files if pattern.search(file.read_text("utf-8"))] == []
 
 
+def test_nobody_is_sent_to_the_other_project_named_requery() -> None:
+    wrong = re.compile(r"pip install (?:-\S+ )*['\"]?requery(?!-search)\b")
+    found = wrong.search("pip install 'requery[cpu]'"), wrong.search("pip install requery-search")
+    assert [bool(one) for one in found] == [True, False]
+    rooms = ("service", "model_store", "training", "docs", "deploy", "examples", "scripts")
+    files = [ROOT / "README.md", ROOT / "Dockerfile"]
+    files += [path for room in rooms for path in (ROOT / room).rglob("*") if path.is_file()]
+    texts = (one for one in files if one.suffix in {".py", ".md", ".yaml", ".sh", ".txt", ""})
+    assert [str(one) for one in texts if wrong.search(one.read_text("utf-8"))] == []
+
+
 def test_the_licence_is_whole() -> None:
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text

@@ -136,7 +136,9 @@ async def test_all_bad_fields_are_listed(service: Service) -> None:
 
 
 @pytest.mark.parametrize("declared", ["application/x-www-form-urlencoded", "text/plain", ""])
-async def test_other_content_types_are_told_what_to_send(service: Service, declared: str) -> None:
+async def test_a_wrong_content_type_is_answered_with_the_right_one(
+    service: Service, declared: str
+) -> None:
     response = await service.client.post(
         "/rewrite", content=b'{"query": "a"}', headers={"content-type": declared}
     )

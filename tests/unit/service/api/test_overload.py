@@ -26,7 +26,7 @@ async def busy(serve: Serve, **options: Any) -> tuple[Service, asyncio.Task[dict
     return service, first
 
 
-async def test_one_too_many_is_told_so_at_once(serve: Serve) -> None:
+async def test_one_request_too_many_is_refused_at_once(serve: Serve) -> None:
     service, first = await busy(serve, admission_max_waiting=0)
     response = await service.client.post("/rewrite", json={"query": "second"})
     assert response.status_code == 503

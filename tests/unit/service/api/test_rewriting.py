@@ -280,14 +280,14 @@ async def test_relevance_without_an_engine_or_time(serve: Serve) -> None:
     assert (response.status_code, response.json()["status"]) == (504, 504)
 
 
-async def test_a_version_that_cannot_load_is_told(serve: Serve) -> None:
-    told: asyncio.Queue[Exception] = asyncio.Queue()
+async def test_a_version_that_cannot_load_is_reported(serve: Serve) -> None:
+    failures: asyncio.Queue[Exception] = asyncio.Queue()
     service = await serve(
         ScriptedEngine(start_fault=EngineUnavailable("no memory")),
         ready=False,
-        on_load_failure=told.put_nowait,
+        on_load_failure=failures.put_nowait,
     )
-    assert str(await told.get()) == "no memory"
+    assert str(await failures.get()) == "no memory"
     assert service.engine.closed
     assert (await service.client.get("/readyz")).json()["detail"] == (
         "version test-1 is failed: no memory"

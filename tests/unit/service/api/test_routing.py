@@ -78,10 +78,10 @@ class SharedStore(LocalDocumentStore):
             raise DocumentStoreUnavailable("Redis does not answer")
         return await super().notes(limit)
 
-    def elsewhere(self, stored: Stored, *, told: bool = False) -> None:
+    def elsewhere(self, stored: Stored, *, notify: bool = False) -> None:
         """Another replica has written ``stored``."""
         self._documents["routing"] = stored
-        if told:
+        if notify:
             self._subscribers.notify("routing", stored)
 
 
@@ -239,7 +239,7 @@ async def test_a_plan_that_makes_no_sense_is_refused_by_field(
 
 
 @pytest.mark.parametrize("missing", ["default", "weights", "salt"])
-async def test_a_plan_is_whole(api: Api, missing: str) -> None:
+async def test_a_plan_needs_all_its_fields(api: Api, missing: str) -> None:
     body = {key: value for key, value in PLAN.items() if key != missing}
     response = await api.call("PUT", "/routing", body, match="*")
     problem = refusal(response, 422, "invalid-request")
@@ -323,7 +323,7 @@ async def test_a_kill_switch_that_makes_no_sense_is_refused(
 
 async def test_a_newer_document_is_not_overwritten_and_the_last_good_one_serves(api: Api) -> None:
     await api.put()
-    api.document_store.elsewhere(Stored(2, 2, {"regions": {}}), told=True)
+    api.document_store.elsewhere(Stored(2, 2, {"regions": {}}), notify=True)
     shown = await api.call("GET", "/routing")
     assert shown.json()["weights"] == PLAN["weights"]
     assert (shown.json()["revision"], shown.headers["etag"]) == (1, '"2"')
@@ -341,7 +341,7 @@ async def test_a_newer_document_is_not_overwritten_and_the_last_good_one_serves(
 
 async def test_a_document_that_makes_no_sense_can_be_repaired(api: Api) -> None:
     await api.put()
-    api.document_store.elsewhere(Stored(1, 2, {"default": 5}), told=True)
+    api.document_store.elsewhere(Stored(1, 2, {"default": 5}), notify=True)
     etag = (await api.call("GET", "/routing")).headers["etag"]
     response = await api.put(etag, salt="repaired")
     assert (response.status_code, response.json()["revision"]) == (200, 3)
@@ -357,7 +357,7 @@ async def test_without_redis_an_answer_says_when_to_try_again(api: Api) -> None:
     assert (await api.call("GET", "/routing")).json()["default"] == "sft-1"
 
 
-async def test_who_cannot_stop_all_replicas_is_told_how_to_stop_each(api: Api) -> None:
+async def test_a_failed_kill_of_all_replicas_says_how_to_stop_each(api: Api) -> None:
     api.document_store.down = True
     response = await api.call("PUT", "/routing/kill", KILL)
     problem = refusal(response, 503, "control-unavailable")
@@ -366,7 +366,7 @@ async def test_who_cannot_stop_all_replicas_is_told_how_to_stop_each(api: Api) -
     assert api.router.assign(pin=None, unit_id=None).why == "default"
 
 
-async def test_without_redis_nobody_is_told_that_the_emergency_is_over(api: Api) -> None:
+async def test_without_redis_the_kill_switch_cannot_be_ended(api: Api) -> None:
     # This replica has not heard of one; that says nothing about what is stored.
     api.document_store.down = True
     refusal(await api.call("DELETE", "/routing/kill"), 503, "control-unavailable")
@@ -436,7 +436,7 @@ async def test_a_document_says_nothing_of_the_switch_of_one_replica(api: Api) ->
     refusal(await api.put(local_kill=None), 422, "invalid-request")
 
 
-async def test_who_changed_what_is_told_newest_first(api: Api) -> None:
+async def test_the_audit_trail_lists_the_newest_change_first(api: Api) -> None:
     await api.put()
     await api.put(salt="exp-2")
     await api.call("PUT", "/routing/kill", {"version": None, "reason": "fire"})

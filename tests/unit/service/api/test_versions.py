@@ -173,7 +173,7 @@ async def test_waiting_has_an_end() -> None:
         (ZeroDivisionError("a bug"), "ZeroDivisionError (the log has the details)"),
     ],
 )
-async def test_one_who_waits_is_told_why_it_failed(
+async def test_a_load_that_is_waited_for_gives_the_reason_of_its_failure(
     edge: Edge, fault: Exception, reason: str
 ) -> None:
     edge.fleet.engines.give("b", ScriptedEngine(start_fault=fault))
@@ -196,7 +196,7 @@ async def test_unloading_drains_and_then_it_is_available(edge: Edge) -> None:
     assert not (await edge.shown("b"))["wanted"]
 
 
-async def test_one_whose_load_is_given_up_is_told(edge: Edge) -> None:
+async def test_an_unload_cancels_a_load(edge: Edge) -> None:
     slow(edge.fleet, "b")
     await edge.post("/versions/b/load", 202)
     await until(lambda: edge.fleet.engines.count("b") == 1)
@@ -222,7 +222,7 @@ async def test_what_is_in_use_is_not_unloaded(edge: Edge) -> None:
     assert edge.fleet.engines.running == ["a", "b"]
 
 
-async def test_unknown_versions_are_told(edge: Edge) -> None:
+async def test_unknown_versions_are_refused(edge: Edge) -> None:
     for path in ("/versions/nobody/load", "/versions/nobody/unload", "/versions/%2e%2e/load"):
         problem = await edge.post(path, 404)
         assert problem["type"] == "urn:requery:problem:unknown-version"
@@ -245,13 +245,13 @@ async def test_a_wait_that_is_neither_true_nor_false_is_refused(edge: Edge, wait
 
 
 @pytest.mark.parametrize("path", ["/versions/b/load", "/versions/a/unload", "/versions/x/load"])
-async def test_without_the_key_nothing_is_done_or_told(edge: Edge, path: str) -> None:
+async def test_without_the_key_nothing_is_done_or_shown(edge: Edge, path: str) -> None:
     problem = await edge.post(path, 401, key="wrong horse battery!")
     assert problem["type"] == "urn:requery:problem:unauthorized"
     assert edge.fleet.states == {"a": "ready", "b": "available", "c": "available"}
 
 
-async def test_readiness_follows_the_default_of_the_moment(edge: Edge) -> None:
+async def test_readiness_follows_the_current_default(edge: Edge) -> None:
     await edge.post("/versions/b/load?wait=true", 200)
     edge.fleet.versions.set_default("b")
     assert (await edge.http.get("/readyz")).json() == {"status": "ready", "model_version": "b"}

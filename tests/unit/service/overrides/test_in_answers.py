@@ -104,9 +104,9 @@ async def test_the_usual_answer_is_kept_and_given_to_nobody_who_asks_for_another
         strict = await service.rewrite("steele stake", min_relevance=0.95, explain=True)
         assert texts(strict) == usual[:1]
         assert [one["reason"] for one in strict["rejected"]] == ["irrelevant"] * 3
-        told = await service.rewrite("steele stake", explain=True)
-        assert (texts(told), told["source"]) == (usual, "memory")
-        assert [one["reason"] for one in told["rejected"]] == ["irrelevant"]
+        explained = await service.rewrite("steele stake", explain=True)
+        assert (texts(explained), explained["source"]) == (usual, "memory")
+        assert [one["reason"] for one in explained["rejected"]] == ["irrelevant"]
         name = await override(service, term("metal"))
         assert texts(await service.rewrite("steele stake")) == ["steel stake", "iron rod"]
         await service.client.delete(f"/overrides/{name}")

@@ -102,7 +102,7 @@ async def test_entries_are_shown_by_source_and_kind(tmp_path: Path) -> None:
         assert world.metric("requery_override_entries", source=source, kind=kind) == n
 
 
-async def test_another_process_on_the_same_board_follows() -> None:
+async def test_another_process_on_the_same_document_store_follows() -> None:
     here = World()
     there = World(store=here.store)
     await here.add(block("stake"))

@@ -167,7 +167,7 @@ def test_a_malformed_list_says_where_and_never_repeats_what_may_be_a_key(
     assert caught.value.__cause__ is None  # whose message may repeat it
 
 
-def test_json_is_told_apart_by_the_files_name() -> None:
+def test_json_is_recognised_by_the_name_of_the_file() -> None:
     with pytest.raises(KeysInvalid, match="malformed JSON"):
         read_keys(b"- a", ".json")
     with pytest.raises(KeysInvalid, match="rename it"):

@@ -204,7 +204,7 @@ class TestScopes:
             assert (fields["key"], fields["refused"]) == (name, reason)
         assert refusals(registry) == expected
 
-    def test_a_caller_is_told_no_more_than_that_a_valid_key_is_needed(self, file: Path) -> None:
+    def test_a_refusal_says_no_more_than_that_a_valid_key_is_needed(self, file: Path) -> None:
         guard = auth_with(file=file).guard("admin")
         said = set()
         for given in ("", f"Bearer {KEYS['old']}", f"Bearer {KEYS['gone']}", "Bearer x"):
@@ -304,7 +304,7 @@ class TestGuessing:
         clock.now += 0.1
         assert [self.guess(guard) for _ in range(2)] == [0, 1]
 
-    def test_the_right_admin_key_is_not_told_from_a_wrong_one(
+    def test_once_limited_the_right_admin_key_is_answered_like_a_wrong_one(
         self, guard: Guard, clock: Clock
     ) -> None:
         while not self.guess(guard):
@@ -341,9 +341,7 @@ class TestGuessing:
         (None, "unix"),
     ],
 )
-def test_addresses_are_told_apart_as_far_as_one_caller_has_them(
-    client: str | None, address: str
-) -> None:
+def test_all_addresses_of_one_caller_count_as_one(client: str | None, address: str) -> None:
     assert address_of(request(client).scope) == address
 
 

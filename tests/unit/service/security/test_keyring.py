@@ -74,7 +74,7 @@ def test_the_admin_key_alone_leaves_rewriting_open() -> None:
     assert ADMIN not in repr(vars(ring))
 
 
-async def test_a_key_is_rotated_without_a_moment_in_which_none_is_good(watched: Watched) -> None:
+async def test_during_a_rotation_there_is_always_a_valid_key(watched: Watched) -> None:
     assert (watched.ring.configured, watched.ring.guards_all) == (True, True)
     async with watched.ring.followed():
         watched.write(old=OLD, new=NEW)
@@ -112,7 +112,7 @@ def test_a_bad_file_ends_the_start_with_one_line(tmp_path: Path, content: str | 
     assert "\n" not in message
 
 
-async def test_a_bad_change_is_told_once_and_the_last_good_keys_stay(watched: Watched) -> None:
+async def test_a_bad_change_is_logged_once_and_the_last_good_keys_stay(watched: Watched) -> None:
     with capture_logs() as logs:
         async with watched.ring.followed():
             watched.path.write_text(json.dumps([{"name": "new", "sha256": NEW, "scopes": ["x"]}]))

@@ -112,15 +112,15 @@ async def test_no_key_and_no_password_gets_out(
     out, err = capsys.readouterr()
     assert '"event":"request"' in out
     assert "redis" in out
-    told = [out, err, audit.text, metrics.text]
+    shown = [out, err, audit.text, metrics.text]
     for response in answers:
         # What was asked for is not the service's to keep back: its address is.
-        told += [response.text, str(response.headers)]
+        shown += [response.text, str(response.headers)]
     for secret in (ADMIN, FILE, WRONG, PASSWORD, "a salt of ours"):
         for form in forms(secret):
-            assert not [text for text in told if form in text], form
+            assert not [text for text in shown if form in text], form
     # A hash would do to find out whether a guess is right.
-    assert digest_of(FILE.encode()).hex() not in "".join(told)
+    assert digest_of(FILE.encode()).hex() not in "".join(shown)
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ class TestSlow:
             pytest.param(QUERY[:-3], id="in the body"),
         ],
     )
-    async def test_a_request_that_never_gets_whole(self, server: Listening, part: bytes) -> None:
+    async def test_a_request_that_never_completes(self, server: Listening, part: bytes) -> None:
         caller = await server.call()
         assert is_problem(await caller.ask(part), 408, "request-timeout")
         assert await caller.rest() == b""
@@ -153,7 +153,7 @@ class TestSlow:
         assert 'requery_http_responses_total{code="408",route="/rewrite"} 1.0' in metrics
         assert 'requery_http_refusals_total{reason="request-timeout"} 1.0' in metrics
 
-    async def test_a_caller_that_says_nothing_is_not_told_anything(self, server: Listening) -> None:
+    async def test_an_idle_connection_is_closed_without_an_answer(self, server: Listening) -> None:
         caller = await server.call()
         assert await caller.rest() == b""
 

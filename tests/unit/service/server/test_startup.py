@@ -41,7 +41,7 @@ async def test_until_it_is_made_the_process_lives_and_is_not_ready() -> None:
         assert (await caller.ask(get("/livez"))).status == 404
 
 
-async def test_what_keeps_it_from_being_made_is_told() -> None:
+async def test_a_failure_to_build_the_application_is_reported() -> None:
     async def broken(_settings: Settings) -> FastAPI:
         raise ValueError("no such model")
 
@@ -52,7 +52,7 @@ async def test_what_keeps_it_from_being_made_is_told() -> None:
 
 
 @pytest.mark.parametrize("when", ["starting", "stopping"])
-async def test_what_breaks_its_life_is_told(when: str) -> None:
+async def test_a_failure_of_the_lifespan_is_reported(when: str) -> None:
     @asynccontextmanager
     async def life(_app: FastAPI) -> AsyncIterator[None]:
         if when == "starting":
@@ -74,7 +74,7 @@ async def test_what_breaks_its_life_is_told(when: str) -> None:
         assert [str(failure) for failure in server.failures] == ["no device"]
 
 
-async def test_told_to_stop_it_is_not_made_any_more() -> None:
+async def test_a_stop_cancels_the_build_of_the_application() -> None:
     given_up = asyncio.Event()
 
     async def never(_settings: Settings) -> FastAPI:
@@ -91,7 +91,7 @@ async def test_told_to_stop_it_is_not_made_any_more() -> None:
         assert server.failures == []
 
 
-async def test_a_cancellation_is_only_kept_where_the_caller_has_been_told() -> None:
+async def test_a_cancellation_is_suppressed_only_after_a_problem_was_sent() -> None:
     cutting_off = False
 
     async def make() -> FastAPI:

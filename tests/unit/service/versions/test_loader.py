@@ -207,7 +207,7 @@ async def test_what_requests_are_routed_to_is_not_unloaded(fleet: Fleet) -> None
     await fleet.loader.unload("a")
 
 
-async def test_unknown_versions_are_told(fleet: Fleet) -> None:
+async def test_unknown_versions_are_refused(fleet: Fleet) -> None:
     for ask in (fleet.loader.begin_load, fleet.loader.begin_unload):
         with pytest.raises(UnknownVersion):
             ask("nobody")
