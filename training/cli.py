@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from training.evaluation.measure import Bench
 
 SOURCES = ("home_depot", "best_buy", "tables")
+PRECISIONS = ("auto", "bfloat16", "float32")
 FOLDS = ("held-out", "development")
 
 DataOption = Annotated[
@@ -77,6 +78,12 @@ def train(
         typer.Option(help="Folder for the finished version (default: in the run's folder)."),
     ] = None,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 50,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="bfloat16, float32 or auto (a timed step decides); default: the recipe's."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train a version: run all stages of a recipe; a killed run resumes where it stopped."""
@@ -84,6 +91,9 @@ def train(
         from training.recipe import load_recipe
 
         loaded = load_recipe(recipe)
+        if precision is not None:
+            _one_of("--precision", precision, PRECISIONS)
+            loaded = loaded.model_copy(update={"precision": precision})
 
         from training.artifacts import Language, write_artifacts
         from training.data.dataset import data_folder, read_source

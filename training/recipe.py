@@ -189,6 +189,8 @@ class Recipe(_Part):
     filter: FilterSpec = FilterSpec()
     spelling: SpellingSpec | None = None
     """A corrector built from the words of the catalogue and of training queries."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """What training computes in; ``auto`` times a step of each (``finetuning/precision.py``)."""
     label_words: dict[str, str] = {
         "query": " search",
         "rewrite": " product",
@@ -266,12 +268,13 @@ def recipe_digest(recipe: Recipe) -> str:
     """SHA-256 (hex) of what training depends on; a run continues only with the same one.
 
     Filter, temperatures, corrector and description of the version are left out: they may be chosen
-    after training, on the development fold.
+    after training, on the development fold. So is the precision: a run may go on elsewhere.
     """
     # Sorted, because the order of a mapping in the file has no meaning.
     content = json.dumps(
         recipe.model_dump(
-            mode="json", exclude={"description", "filter", "decoding", "judge", "spelling"}
+            mode="json",
+            exclude={"description", "filter", "decoding", "judge", "spelling", "precision"},
         ),
         sort_keys=True,
     )

@@ -42,6 +42,7 @@ from training.data.pairs import QueryPairs, Scored, World, summarise
 from training.data.picking import pick_prompts, pick_queries
 from training.errors import RunError
 from training.finetuning.model import Trainee, load_trainee
+from training.finetuning.precision import Chosen, choose_precision, convert
 from training.finetuning.stages import optimise
 from training.folder import Run, write_json
 from training.judge.first_results import Score
@@ -82,6 +83,7 @@ class StageRunner:
         self._checkpoint_every = checkpoint_every
         self._sampled: dict[str, QueryPairs] = {}
         self._trainee: Trainee | None = None
+        self._chosen: Chosen | None = None
 
     def stage(self, number: int) -> dict[str, Any]:
         """Run a stage unless it is done; return its record."""
@@ -121,6 +123,7 @@ class StageRunner:
         trainee.model.save_pretrained(
             str(self._output(number)), save_embedding_layers=False, selected_adapters=["default"]
         )
+        record["precision"] = "bfloat16" if trainee.bf16 else "float32"
         if isinstance(stage, GrpoStage):
             # GRPO adds a second adapter to the model; the next stage loads a fresh one.
             self._trainee = None
@@ -130,8 +133,20 @@ class StageRunner:
         if self._trainee is None:
             torch.manual_seed(self.recipe.seed)
             self._trainee = load_trainee(self._base, self.recipe, self.adapter)
+            self._choose(self._trainee)
         self._trainee.model.train()
         return self._trainee
+
+    def _choose(self, trainee: Trainee) -> None:
+        """Choose the precision, once a process: a run may be resumed on another machine."""
+        if self._chosen is None:
+            self._chosen = choose_precision(trainee.model, self.recipe.precision)
+            stages = enumerate(self.recipe.stages)
+            left = [stage for number, stage in stages if self.run.done(number) is None]
+            _console.print(self._chosen.told(left))
+        else:
+            convert(trainee.model, self._chosen.precision)
+        trainee.bf16 = self._chosen.precision == "bfloat16"
 
     def _rows(self, stage: DomainStage | SftStage, seed: int) -> list[Row]:
         prompts = self._model().prompts

@@ -40,6 +40,8 @@ def tiny_recipe(base: Path, **changes: Any) -> dict[str, Any]:
         "data": {"source": "tables", "noisy_pairs": 10},
         "prompt": PROMPT.model_dump(),
         "adapter": {"rank": 2, "alpha": 4},
+        # On so small a model a timing is chance, and runs are compared.
+        "precision": "bfloat16",
         "stages": [
             {"kind": "domain", "tokens": 600, "optimiser": optimiser},
             {"kind": "sft", "tokens": 2000, "optimiser": optimiser},

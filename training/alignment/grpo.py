@@ -224,7 +224,7 @@ def align(
     samples = stage.queries_per_step * stage.group
     folder = run / f"stage-{number}"
     arguments = GRPOConfig(
-        **shared_arguments(folder, seed=seed, checkpoint_every=checkpoint_every),
+        **shared_arguments(folder, seed=seed, checkpoint_every=checkpoint_every, bf16=trainee.bf16),
         per_device_train_batch_size=samples,
         num_generations=stage.group,
         steps_per_generation=1,

@@ -180,7 +180,12 @@ def align_by_preference(
         )
     reference = _reference(trainee, preferences, stage.batch)
     arguments = TrainingArguments(
-        **shared_arguments(run / f"stage-{number}", seed=seed, checkpoint_every=checkpoint_every),
+        **shared_arguments(
+            run / f"stage-{number}",
+            seed=seed,
+            checkpoint_every=checkpoint_every,
+            bf16=trainee.bf16,
+        ),
         per_device_train_batch_size=stage.batch,
         num_train_epochs=stage.epochs,
         learning_rate=stage.learning_rate,
@@ -216,7 +221,7 @@ def _reference(
     found: list[tuple[float, float]] = []
     for start in range(0, len(preferences), batch):
         device = next(base.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16, enabled=trainee.bf16):
             best, worst = _totals(base, trainee, preferences[start : start + batch])
         found += zip(best.tolist(), worst.tolist(), strict=True)
     return found

@@ -17,13 +17,18 @@ from training.recipe import AdapterPart, Recipe
 
 @dataclass(slots=True)
 class Trainee:
-    """A PEFT model with its tokenizer (bare, and as transformers has it) and prompt format."""
+    """A PEFT model with its tokenizer (bare, and as transformers has it) and prompt format.
+
+    Attributes:
+        bf16: whether its passes compute in bfloat16.
+    """
 
     model: PeftModel
     tokenizer: Tokenizer
     fast: Any
     prompts: PromptFormat
     pad_id: int
+    bf16: bool = True
 
 
 def base_arguments(base: Path) -> tuple[str, dict[str, Any]]:

@@ -79,19 +79,22 @@ class Journal(TrainerCallback):
             file.write(json.dumps(line) + "\n")
 
 
-def shared_arguments(folder: Path, *, seed: int, checkpoint_every: int) -> dict[str, Any]:
+def shared_arguments(
+    folder: Path, *, seed: int, checkpoint_every: int, bf16: bool = True
+) -> dict[str, Any]:
     """Arguments of :class:`transformers.TrainingArguments` that all trainers share.
 
     Args:
         folder: for checkpoints.
         seed: of the run and of the order of the data.
         checkpoint_every: steps between checkpoints.
+        bf16: compute in bfloat16, else in float32.
     """
     cpu = not torch.cuda.is_available()
     return {
         "output_dir": str(folder),
         "lr_scheduler_type": "linear",
-        "bf16": True,
+        "bf16": bf16,
         "use_cpu": cpu,
         "seed": seed,
         "data_seed": seed,
@@ -145,7 +148,7 @@ def optimise(
     labels = trainee.prompts.labels
     steps = math.ceil(len(rows) / optimiser.rows)
     arguments = TrainingArguments(
-        **shared_arguments(folder, seed=seed, checkpoint_every=checkpoint_every),
+        **shared_arguments(folder, seed=seed, checkpoint_every=checkpoint_every, bf16=trainee.bf16),
         per_device_train_batch_size=optimiser.rows,
         max_steps=steps,
         learning_rate=optimiser.learning_rate,

@@ -123,7 +123,7 @@ def hidden_at_tags(trainee: Trainee, pairs: Iterable[QueryPairs], max_tokens: in
     for start in range(0, len(rows), ROWS):
         batch = collate(rows[start : start + ROWS])
         batch = {name: tensor.to(trainee.model.device) for name, tensor in batch.items()}
-        with torch.autocast(trainee.model.device.type, dtype=torch.bfloat16):
+        with torch.autocast(trainee.model.device.type, torch.bfloat16, enabled=trainee.bf16):
             hidden = hidden_states(base, batch)[batch["tag_source"]]
         found.append(hidden.float().cpu())
         labels.append(batch["tag"].float().cpu())
