@@ -27,7 +27,7 @@ from pydantic import (
 SPELLING_SCHEMA = 2
 """First manifest schema that may have ``spelling``."""
 CATALOGUE_SCHEMA = 3
-"""First manifest schema that may have ``catalogue``."""
+"""First manifest schema that may have ``catalogue``, and ``synonyms_file`` in ``spelling``."""
 SCHEMA = CATALOGUE_SCHEMA
 """Newest manifest schema that this code reads."""
 
@@ -126,6 +126,9 @@ class SpellingSpec(_Section):
     which neighbours choose among several likely words."""
     max_edits: Annotated[int, Field(ge=1, le=2)] = 2
     """Most edits between a mistyped word and its correction."""
+    synonyms_file: RelativePath | None = None
+    """A text file of the version: a term and other terms for it in each line, with tabs between;
+    tagged and raised like corrections. Needs schema 3."""
     trust: Annotated[float, Field(ge=-10, le=10)] = 0.0
     """Natural log-odds added to the tag of a proposal, because proposals are right more often than
     the pairs in training."""
@@ -166,6 +169,12 @@ class Manifest(_Section):
     evaluation: dict[str, Any] = {}
 
     @model_validator(mode="after")
+    def _schema_of_synonyms(self) -> Self:
+        if self.spelling and self.spelling.synonyms_file and self.schema_version < CATALOGUE_SCHEMA:
+            raise ValueError(f"synonyms_file needs schema_version {CATALOGUE_SCHEMA}")
+        return self
+
+    @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.schema_version > SCHEMA:
             raise ValueError(
@@ -195,6 +204,7 @@ class Manifest(_Section):
         if self.spelling is not None:
             named["words_file"] = self.spelling.words_file
             named["pairs_file"] = self.spelling.pairs_file
+            named["synonyms_file"] = self.spelling.synonyms_file
         if self.catalogue is not None:
             named["index_file"] = self.catalogue.index_file
         return named
@@ -206,6 +216,8 @@ class Manifest(_Section):
         for section in ("spelling", "catalogue"):
             if getattr(self, section) is None:
                 fields.pop(section, None)
+        if self.spelling is not None and self.spelling.synonyms_file is None:
+            fields.get("spelling", {}).pop("synonyms_file", None)
         if "filter" in fields and not self.filter.drop_expansions:
             fields["filter"].pop("drop_expansions", None)
         return fields

@@ -453,7 +453,8 @@ def pack_version(
     """
     # The oldest possible, so that older programs can read it.
     schema = 1 if spelling is None else SPELLING_SCHEMA
-    schema = schema if catalogue is None else CATALOGUE_SCHEMA
+    if catalogue is not None or (spelling is not None and spelling.synonyms_file is not None):
+        schema = CATALOGUE_SCHEMA
     files = {}
     require_no_traps(folder)
     _forget_training_machine(folder)

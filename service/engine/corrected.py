@@ -14,6 +14,7 @@ from model_store.store import StoredVersion
 from service.engine.errors import QueryTooLong
 from service.engine.protocol import Candidate, Engine
 from service.engine.spelling import Corrector
+from service.engine.synonyms import Synonyms
 
 VOTES = 4
 """Candidates that a correction counts for, so that among acceptable candidates it mostly comes
@@ -37,13 +38,23 @@ class CorrectedEngine:
         engine: generates and tags.
         corrector: knows the catalogue's words.
         trust: natural log-odds added to the tag of a proposal, in :meth:`generate` and in
-            :meth:`tag`, because proposals are right more often than the pairs in training.
+            :meth:`tag`, because proposals are right more often than the pairs in training. It is
+            added to the tag of a synonym, too.
+        synonyms: give further candidates for a query in correct spelling, which the model tags
+            while it writes its own.
     """
 
-    def __init__(self, engine: Engine, corrector: Corrector, trust: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        corrector: Corrector,
+        trust: float = 0.0,
+        synonyms: Synonyms | None = None,
+    ) -> None:
         self._engine = engine
         self._corrector = corrector
         self._trust = trust
+        self._synonyms = synonyms
 
     @property
     def healthy(self) -> bool:
@@ -86,13 +97,13 @@ class CorrectedEngine:
         relevance = None if proposal is None else await self._tag(query, proposal, self._trust)
         stream: Any
         if proposal is None or relevance is None:
-            stream = self._engine.generate(query)
+            stream = self._written(query)
         else:
             yield Candidate(proposal, (), relevance, VOTES)
             if relevance >= BELIEVED:
                 stream = self._candidates_of(proposal, query, relevance)
             else:
-                stream = self._engine.generate(query)
+                stream = self._written(query)
         async with aclosing(stream):
             async for candidate in stream:
                 yield candidate
@@ -112,6 +123,33 @@ class CorrectedEngine:
     async def close(self) -> None:
         """See :meth:`service.engine.protocol.Engine.close`."""
         await self._engine.close()
+
+    async def _written(self, query: str) -> AsyncGenerator[Candidate]:
+        """What the model writes of a query, and synonyms that it tags at the same time."""
+        others = [] if self._synonyms is None else self._synonyms(query)
+        tagging = asyncio.create_task(self._tagged(query, others)) if others else None
+        stream: Any = self._engine.generate(query)
+        try:
+            async with aclosing(stream):
+                async for candidate in stream:
+                    yield candidate
+            if tagging is not None:
+                for candidate in await tagging:
+                    yield candidate
+        finally:
+            if tagging is not None:
+                await _stop(tagging)
+
+    async def _tagged(self, query: str, texts: Sequence[str]) -> list[Candidate]:
+        """Synonyms with their relevance; none if one prompt cannot hold them."""
+        try:
+            tags = await self._engine.tag([(query, text) for text in texts])
+        except QueryTooLong:
+            return []
+        return [
+            Candidate(text, (), _raised(tag, self._trust))
+            for text, tag in zip(texts, tags, strict=True)
+        ]
 
     async def _foreign(self, query: str) -> bool:
         """Whether the query is nonsense or another language: nothing is written of it."""
@@ -147,7 +185,7 @@ class CorrectedEngine:
             query: as typed.
             relevance: of the proposal.
         """
-        stream: Any = self._engine.generate(proposal)
+        stream: Any = self._written(proposal)
         tags: dict[str, asyncio.Task[float | None]] = {}
 
         async def tagged(candidate: Candidate) -> Candidate:
@@ -195,8 +233,9 @@ def with_spelling(engine: Engine, version: StoredVersion, cache_dir: Path) -> En
     spec = version.manifest.spelling
     if spec is None:
         return engine
-    corrector = Corrector.of(spec, version.folder(cache_dir))
-    return CorrectedEngine(engine, corrector, spec.trust)
+    folder = version.folder(cache_dir)
+    synonyms = Synonyms.read(folder / spec.synonyms_file) if spec.synonyms_file else None
+    return CorrectedEngine(engine, Corrector.of(spec, folder), spec.trust, synonyms)
 
 
 async def _next(stream: Any) -> Candidate | None:

@@ -199,7 +199,7 @@ def _version(stored: StoredVersion, settings: Settings) -> ModelVersion:
     """The version with the files that its filters need."""
     manifest, shop = stored.manifest, stored.manifest.catalogue
     brands_file = manifest.filter.brands_file
-    needed = [name for name in (brands_file, shop and shop.index_file) if name is not None]
+    needed = [name for name in (brands_file, shop.index_file if shop else None) if name]
     if not needed:
         return ModelVersion(manifest)
     folder = stored.source.folder(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -82,6 +82,11 @@ class Catalogue:
             for key, value in parts.items():
                 whole.update(f"{key}\0{value}\n".encode())
         return whole.hexdigest()
+
+    def searched(self) -> Iterator[str]:
+        """What a shop's search looks through: title and category of each product."""
+        for key, title in self.titles.items():
+            yield f"{title} {self.categories.get(key, '')}"
 
     def summary(self) -> dict[str, Any]:
         """Counts, for the report and the manifest."""

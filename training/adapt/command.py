@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast, get_args
 
+import structlog
 import typer
 
 from model_store.errors import ModelStoreError
@@ -60,6 +63,10 @@ def adapt(
     judgements: Annotated[
         Path | None, typer.Option(help="Grades: query, product id, grade (more is better).")
     ] = None,
+    synonyms: Annotated[
+        Path | None,
+        typer.Option(help="The shop's synonyms in Solr's format ('a, b' and 'a => b')."),
+    ] = None,
     queries: Annotated[
         int, typer.Option(min=20, help="Most queries that are tried to choose the threshold.")
     ] = 300,
@@ -69,6 +76,13 @@ def adapt(
             "--quick", help="Do not ask the model: keep the threshold, and write no report."
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--catalogue-check/--no-catalogue-check",
+            help="Drop rewrites that find nothing, or nothing new, in the titles when serving.",
+        ),
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the record in JSON instead of text.")
     ] = False,
@@ -76,6 +90,11 @@ def adapt(
     """Make a version that knows a shop's products. After a kill, run it again to go on."""
     if file_format is not None and file_format not in get_args(Format):
         _die(f"--format is one of {', '.join(get_args(Format))}, not {file_format!r}", 2)
+    # Standard output is for the record.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     try:
         from service.config.settings import Settings
         from training.adapt.run import Options
@@ -94,8 +113,10 @@ def adapt(
                 },
                 searches=tuple(searches or ()),
                 judgements=judgements,
+                synonyms=synonyms,
                 queries=queries,
                 quick=quick,
+                check=check,
             )
         )  # fmt: skip
     except (TrainingError, ModelStoreError, EngineUnavailable) as error:

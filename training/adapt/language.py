@@ -17,7 +17,7 @@ from training.adapt.catalogue import Catalogue
 from training.artifacts import MOST_PAIRS
 from training.data.brands import brands
 
-WORDS, PAIRS, BRANDS = "words.txt", "pairs.txt", "brands.txt"
+WORDS, PAIRS, BRANDS, SYNONYMS = "words.txt", "pairs.txt", "brands.txt", "synonyms.txt"
 """Files of an adapted version."""
 
 _Key = TypeVar("_Key", str, tuple[str, str])

@@ -5,21 +5,28 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from model_store.manifest import SpellingSpec
 from model_store.store import StoredVersion
+from service.engine.corrected import CorrectedEngine
 from service.engine.spelling import Corrector
+from service.engine.synonyms import Synonyms
+from service.filtering.catalogue import TermIndex
+from service.filtering.filters import CandidateFilter
 from training.adapt.catalogue import Catalogue
 from training.adapt.evidence import Evidence
 from training.adapt.language import Language, version_brands
 from training.adapt.queries import depth_of, known_words, made_queries
 from training.adapt.report import dropped, examples
+from training.adapt.synonyms import without_development
 from training.adapt.trial import (
     Answers,
     Judge,
     Setting,
+    Way,
     choose,
     differences,
     draw_candidates,
@@ -44,6 +51,9 @@ class Shop:
         folder: of the version before, its files checked.
         language: learnt from the products.
         spelling: settings of the new corrector.
+        index: the shop's search.
+        synonyms: term -> other terms.
+        terms: what rewrites are looked up in when they are served.
     """
 
     catalogue: Catalogue
@@ -52,6 +62,9 @@ class Shop:
     folder: Path
     language: Language
     spelling: SpellingSpec
+    index: SearchIndex
+    synonyms: Mapping[str, Sequence[str]]
+    terms: TermIndex | None
 
 
 def try_shop(shop: Shop, most: int, work: Path) -> dict[str, Any] | None:
@@ -69,7 +82,7 @@ def try_shop(shop: Shop, most: int, work: Path) -> dict[str, Any] | None:
         EngineUnavailable: the engine could not start.
         ModelStoreError: the weights cannot be merged, or the disk is full.
     """
-    index = SearchIndex(shop.catalogue.titles)
+    index = shop.index
     judge = Judge(index, depth_of(len(shop.catalogue)))
     queries = shop.evidence.known(shop.catalogue.titles, judge.depth)[:most]
     made = len(queries) < FEW
@@ -113,20 +126,27 @@ def _ask(shop: Shop, queries: Sequence[str], work: Path) -> dict[str, Answers]:
     """Answers of the version before, and of the adapted one."""
     before = shop.base.manifest
     old = None if before.spelling is None else Corrector.of(before.spelling, shop.folder)
-    drawn = draw_candidates(
-        shop.base,
-        {
-            "from": (0.0 if before.spelling is None else before.spelling.trust, old),
-            "adapted": (shop.spelling.trust, shop.language.corrector(shop.spelling)),
-        },
-        queries,
-        work,
+    trust = 0.0 if before.spelling is None else before.spelling.trust
+    # Made queries in other words come from pairs of the development fold.
+    synonyms = Synonyms(without_development(shop.synonyms))
+    corrector = shop.language.corrector(shop.spelling)
+    ways: dict[str, Way] = {
+        "from": (lambda engine: engine) if old is None else partial(
+            CorrectedEngine, corrector=old, trust=trust
+        ),
+        "adapted": partial(
+            CorrectedEngine, corrector=corrector, trust=shop.spelling.trust, synonyms=synonyms
+        ),
+    }  # fmt: skip
+    drawn = draw_candidates(shop.base, ways, queries, work)
+    spec, fold = before.filter, before.prompt.fold_case
+    old_filter = CandidateFilter(spec, fold_case=fold, brands=version_brands(before, shop.folder))
+    new_filter = CandidateFilter(
+        spec, fold_case=fold, brands=shop.language.brands, catalogue=shop.terms
     )
-    brands = {"from": version_brands(before, shop.folder), "adapted": shop.language.brands}
-    fold = before.prompt.fold_case
     return {
-        name: Answers(drawn[name], before.filter, names, fold_case=fold)
-        for name, names in brands.items()
+        "from": Answers(drawn["from"], old_filter),
+        "adapted": Answers(drawn["adapted"], new_filter),
     }
 
 

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from model_store.files import new_folder
-from model_store.manifest import FilterSpec, Manifest, SpellingSpec
+from model_store.files import new_folder, writing
+from model_store.manifest import Manifest, SpellingSpec
 from model_store.store import (
     FolderSource,
     StoredVersion,
@@ -27,13 +27,17 @@ from model_store.store import (
     pack_version,
     parse_manifest,
 )
-from service.precompute.readers import Format
+from service.engine.synonyms import write_synonyms
+from service.filtering.catalogue import INDEX_FILE, TermIndex, build_term_index
+from service.precompute.readers import STDIN, Format, parts_of
 from training.adapt.catalogue import Catalogue, read_catalogue
-from training.adapt.evidence import Evidence, read_evidence
-from training.adapt.language import BRANDS, PAIRS, WORDS, Language, learn_language
+from training.adapt.evidence import Evidence, read_evidence, read_synonyms
+from training.adapt.language import BRANDS, PAIRS, SYNONYMS, WORDS, learn_language
 from training.adapt.outcome import FEW, Shop, try_shop
 from training.adapt.report import as_html, next_steps
+from training.adapt.synonyms import shop_synonyms
 from training.adapt.trial import MOST_HARMED
+from training.data.search import SearchIndex
 from training.errors import RunError
 from training.folder import write_json
 
@@ -55,8 +59,10 @@ class Options:
         columns: field of a product -> column.
         searches: logs of searches, with clicks if there are any.
         judgements: grades.
+        synonyms: the shop's own list, in Solr's format.
         queries: most queries to try.
         quick: try none, and keep the settings of the version before.
+        check: rewrites are looked up in the catalogue when they are served.
     """
 
     products: Path
@@ -67,8 +73,10 @@ class Options:
     columns: Mapping[str, str | None] = field(default_factory=dict)
     searches: Sequence[Path] = ()
     judgements: Path | None = None
+    synonyms: Path | None = None
     queries: int = 300
     quick: bool = False
+    check: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +113,8 @@ def adapt(options: Options) -> Adapted:
     folder = base.folder(default_cache_dir())
     catalogue = read_catalogue(options.products, options.columns, options.kind)
     evidence = read_evidence(options.searches, options.judgements)
-    fingerprint = _fingerprint(catalogue, evidence, base, options)
+    given = read_synonyms(options.synonyms) if options.synonyms else {}
+    fingerprint = _fingerprint(catalogue, evidence, given, base, options)
     target = options.out / options.name
     if there := _existing(target, fingerprint):
         return Adapted(there, target, made=False, record=there.training["adapted"])
@@ -125,11 +134,22 @@ def adapt(options: Options) -> Adapted:
     }  # fmt: skip
     filters = base.manifest.filter.model_copy(update={"brands_file": BRANDS})
     spelling = (base.manifest.spelling or SpellingSpec(words_file=WORDS)).model_copy(
-        update={"words_file": WORDS, "pairs_file": PAIRS}
+        update={"words_file": WORDS, "pairs_file": PAIRS, "synonyms_file": SYNONYMS}
     )
+    index = SearchIndex(catalogue.titles)
+    synonyms = shop_synonyms(index, given)
+    record["language"]["synonyms"] = len(synonyms)
     work = options.out / f".adapt-{options.name}"
+    with writing(options.out):
+        (work / fingerprint).mkdir(parents=True, exist_ok=True)
+    checked = None
+    if options.check:
+        path = work / fingerprint / INDEX_FILE
+        # The age of the catalogue is that of the export, not of the command.
+        checked = build_term_index(catalogue.searched(), path, made_at=_taken_at(options.products))
     if not options.quick:
-        shop = Shop(catalogue, evidence, base, folder, language, spelling)
+        terms = TermIndex.load(path) if checked is not None else None
+        shop = Shop(catalogue, evidence, base, folder, language, spelling, index, synonyms, terms)
         trial = try_shop(shop, options.queries, work / fingerprint)
         if trial is None:
             record["warnings"].append("no query could be made of the titles: nothing was tried")
@@ -142,7 +162,26 @@ def adapt(options: Options) -> Adapted:
             with new_folder(options.out / f"{options.name}-report") as temporary:
                 write_json(temporary / "report.json", report)
                 (temporary / "report.html").write_text(as_html(report), encoding="utf-8")
-    manifest = _write_version(options, base, folder, language, record, filters, spelling)
+    with new_folder(target) as temporary:
+        _write_files(temporary, base.manifest, folder)
+        language.write(temporary)
+        write_synonyms(synonyms, temporary / SYNONYMS)
+        if checked is not None:
+            shutil.copyfile(work / fingerprint / INDEX_FILE, temporary / INDEX_FILE)
+        (temporary / "README.md").write_text(_card(options, record), encoding="utf-8")
+        manifest = pack_version(
+            temporary,
+            name=options.name,
+            base=base.manifest.base,
+            weights=base.manifest.weights,
+            prompt=base.manifest.prompt,
+            decoding=base.manifest.decoding,
+            filters=filters,
+            spelling=spelling,
+            catalogue=checked,
+            description=f"{base.name}, adapted to {len(catalogue)} products",
+            training={"adapted": record},
+        )
     shutil.rmtree(work, ignore_errors=True)
     return Adapted(manifest, target, made=True, record=record)
 
@@ -182,10 +221,14 @@ def warnings(catalogue: Catalogue) -> list[str]:
 
 
 def _fingerprint(
-    catalogue: Catalogue, evidence: Evidence, base: StoredVersion, options: Options
+    catalogue: Catalogue,
+    evidence: Evidence,
+    given: Mapping[str, Sequence[str]],
+    base: StoredVersion,
+    options: Options,
 ) -> str:
-    asked = "quick" if options.quick else f"{options.queries} queries"
-    parts = (str(METHOD), base.digest, catalogue.digest, evidence.digest, asked)
+    asked = f"{options.quick} {options.queries} {options.check}"
+    parts = (str(METHOD), base.digest, catalogue.digest, evidence.digest, json.dumps(given), asked)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -205,39 +248,25 @@ def _existing(target: Path, fingerprint: str) -> Manifest | None:
     return manifest
 
 
-def _write_version(
-    options: Options,
-    base: StoredVersion,
-    folder: Path,
-    language: Language,
-    record: dict[str, Any],
-    filters: FilterSpec,
-    spelling: SpellingSpec,
-) -> Manifest:
-    """Write the version into a temporary folder that gets its name at the end."""
-    before = base.manifest
-    with new_folder(options.out / options.name) as temporary:
-        made = {before.filter.brands_file, WORDS, PAIRS, BRANDS, "README.md"}
-        if before.spelling is not None:
-            made |= {before.spelling.words_file, before.spelling.pairs_file}
-        for file in before.files:
-            if file not in made:
-                (temporary / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(folder / file, temporary / file)
-        language.write(temporary)
-        (temporary / "README.md").write_text(_card(options, record), encoding="utf-8")
-        return pack_version(
-            temporary,
-            name=options.name,
-            base=before.base,
-            weights=before.weights,
-            prompt=before.prompt,
-            decoding=before.decoding,
-            filters=filters,
-            spelling=spelling,
-            description=f"{base.name}, adapted to {record['catalogue']['products']} products",
-            training={"adapted": record},
-        )
+def _write_files(target: Path, before: Manifest, folder: Path) -> None:
+    """Copy weights and configuration of the version before."""
+    made = {before.filter.brands_file, WORDS, PAIRS, BRANDS, SYNONYMS, "README.md"}
+    if before.spelling is not None:
+        spelling = before.spelling
+        made |= {spelling.words_file, spelling.pairs_file, spelling.synonyms_file}
+    if before.catalogue is not None:
+        made.add(before.catalogue.index_file)
+    for file in before.files:
+        if file not in made:
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / file, target / file)
+
+
+def _taken_at(products: Path) -> datetime:
+    """When the products were exported: the newest file's time; now for standard input."""
+    if products == STDIN:
+        return datetime.now(UTC)
+    return datetime.fromtimestamp(max(p.stat().st_mtime for p in parts_of(products)), UTC)
 
 
 def _card(options: Options, record: Mapping[str, Any]) -> str:

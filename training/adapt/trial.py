@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import md5
 from itertools import product
@@ -14,13 +14,10 @@ from typing import Any
 from tqdm import tqdm
 
 from model_store.files import writing
-from model_store.manifest import FilterSpec
 from model_store.materialise import materialise
 from model_store.store import StoredVersion
-from service.engine.corrected import CorrectedEngine
 from service.engine.loading import load_engine
 from service.engine.protocol import Engine
-from service.engine.spelling import Corrector
 from service.filtering.candidates import Scored, Selection
 from service.filtering.filters import CandidateFilter
 from service.filtering.generation import Generation
@@ -42,6 +39,8 @@ _WORTH = 0.001
 """Gain in recall that a change of settings must bring."""
 
 Candidates = Mapping[str, Sequence[Scored]]
+Way = Callable[[Engine], Engine]
+"""Puts a version's corrector and synonyms around the engine of its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +109,11 @@ class Answers:
 
     Args:
         candidates: all of each query.
-        spec: the version's filter.
-        brands: its brands.
-        fold_case: its normal form.
+        accept: the version's filter.
     """
 
-    def __init__(
-        self, candidates: Candidates, spec: FilterSpec, brands: Iterable[str], *, fold_case: bool
-    ) -> None:
-        self._filter = CandidateFilter(spec, fold_case=fold_case, brands=brands)
+    def __init__(self, candidates: Candidates, accept: CandidateFilter) -> None:
+        self._filter = accept
         self._judged = {q: self._filter.judge(q, found) for q, found in candidates.items()}
 
     def selection(self, query: str, setting: Setting) -> Selection:
@@ -224,15 +219,15 @@ class Journal:
 
 def draw_candidates(
     base: StoredVersion,
-    ways: Mapping[str, tuple[float, Corrector | None]],
+    ways: Mapping[str, Way],
     queries: Sequence[str],
     folder: Path,
 ) -> dict[str, Candidates]:
-    """All candidates of each query with each corrector; one engine for all, because weights agree.
+    """All candidates of each query in each way; one engine for all, because the weights agree.
 
     Args:
         base: the version with the weights.
-        ways: name -> trust in its corrector, and the corrector.
+        ways: name -> what is put around the engine.
         queries: in normal form.
         folder: keeps what is drawn.
 
@@ -249,7 +244,7 @@ def draw_candidates(
 
 async def _draw(
     base: StoredVersion,
-    ways: Mapping[str, tuple[float, Corrector | None]],
+    ways: Mapping[str, Way],
     missing: Mapping[str, Sequence[str]],
     journals: Mapping[str, Journal],
 ) -> None:
@@ -258,11 +253,8 @@ async def _draw(
     try:
         total = sum(map(len, missing.values()))
         with tqdm(total=total, desc="asking the model", unit="query") as bar:
-            for name, (trust, corrector) in ways.items():
-                engine: Engine = inner
-                if corrector is not None:
-                    engine = CorrectedEngine(inner, corrector, trust)
-                async for query, found in draw(engine, missing[name]):
+            for name, way in ways.items():
+                async for query, found in draw(way(inner), missing[name]):
                     journals[name].add(query, Generation.of(found).candidates)
                     bar.update()
     finally:

@@ -129,6 +129,17 @@ def test_programs_of_before_are_told_that_they_cannot_correct() -> None:
         manifest(**with_words(schema_version=1))
 
 
+def test_synonyms_must_be_listed_and_need_the_third_schema() -> None:
+    files = with_words()["files"] | {"synonyms.txt": {"sha256": SHA, "bytes": 1}}
+    spelling = {"words_file": "words.txt", "synonyms_file": "synonyms.txt"}
+    read = manifest(**with_words(files=files, spelling=spelling, schema_version=3))
+    assert read.digest != manifest(**with_words(files=files, schema_version=3)).digest
+    with pytest.raises(ValidationError, match="synonyms_file needs schema_version 3"):
+        manifest(**with_words(files=files, spelling=spelling))
+    with pytest.raises(ValidationError, match=r"synonyms\.txt.*not listed"):
+        manifest(**with_words(spelling=spelling, schema_version=3))
+
+
 def test_how_words_are_corrected_changes_the_digest() -> None:
     digests = {
         manifest(**with_words(**changes)).digest

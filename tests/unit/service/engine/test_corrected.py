@@ -6,15 +6,18 @@ import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from model_store.errors import InvalidVersion
 from model_store.manifest import FilterSpec
 from service.engine.corrected import VOTES, CorrectedEngine
 from service.engine.errors import EngineUnavailable, QueryTooLong
 from service.engine.protocol import Candidate, Engine
 from service.engine.spelling import Corrector
+from service.engine.synonyms import Synonyms, write_synonyms
 from service.filtering.candidates import Verdict
 from service.filtering.filters import CandidateFilter
 from service.filtering.generation import Generation
@@ -247,3 +250,35 @@ async def test_all_else_is_the_engines() -> None:
     await outer.close()
     assert engine.closed
     assert not outer.healthy
+
+
+async def test_synonyms_are_tagged_while_the_model_writes() -> None:
+    engine = ScriptedEngine(default=SCRIPT, tag=lambda _, text: {"iron stake": 0.5}.get(text, 0.2))
+    synonyms = Synonyms({"steel": ["iron"], "steel stake": ["tent peg"], "stake": ["post"]})
+    wrapped = CorrectedEngine(engine, CORRECTOR, 1.9, synonyms)
+    assert texts(await said(wrapped, "metal steel stake")) == [
+        ("metal stake", 0.98),
+        ("metal tent peg", pytest.approx(1 / (1 + math.exp(-1.9) * 4))),
+        ("stake", 0.7),
+    ]
+    assert texts(await said(wrapped, "steel"))[0][0] == "iron"
+    assert texts(await said(wrapped, "metal")) == texts(candidates(SCRIPT))
+    assert engine.tagged == [("metal steel stake", "metal tent peg"), ("steel", "iron")]
+
+
+async def test_synonyms_that_are_too_long_to_tag_are_left_out() -> None:
+    def too_long(query: str, text: str) -> float:
+        raise QueryTooLong("too long")
+
+    engine = ScriptedEngine(default=SCRIPT, tag=too_long)
+    wrapped = CorrectedEngine(engine, CORRECTOR, 0.0, Synonyms({"steel": ["iron"]}))
+    assert texts(await said(wrapped, "steel")) == texts(candidates(SCRIPT))
+
+
+@pytest.mark.parametrize("line", ["steel", "steel\t", "\tiron"])
+def test_a_malformed_file_of_synonyms(line: str, tmp_path: Path) -> None:
+    write_synonyms({"soda": ["soft drink", "pop"]}, tmp_path / "s.txt")
+    assert Synonyms.read(tmp_path / "s.txt")("diet soda") == ["diet soft drink", "diet pop"]
+    (tmp_path / "s.txt").write_text(f"a\tb\n{line}\n")
+    with pytest.raises(InvalidVersion, match="line 2 is not a term and others"):
+        Synonyms.read(tmp_path / "s.txt")

@@ -9,6 +9,8 @@ import pytest
 
 from training.adapt.evidence import read_evidence, read_synonyms
 from training.adapt.queries import LOG
+from training.adapt.synonyms import shop_synonyms, without_development
+from training.data.search import SearchIndex
 from training.errors import DataError
 
 
@@ -28,7 +30,8 @@ def test_a_log_of_counts_with_clicked_products(tmp_path: Path) -> None:
     assert found.relevant == {"oat milk": {"p1", "p2"}}
     assert found.bad.told == ["log.csv: line 7: has 2 fields, and the header has 3"]
     (known,) = found.known({"p1": "", "p9": ""}, 10)
-    assert (known.text, known.relevant, known.kind) == ("oat milk", {"p1"}, LOG)
+    assert (known.text, known.kind) == ("oat milk", LOG)
+    assert known.relevant == {"p1"}
     assert found.known({"p9": ""}, 10) == []
     assert found.summary({"p1": ""})["unknown_products"] == 1
 
@@ -95,3 +98,19 @@ def test_files_without_what_is_needed(tmp_path: Path) -> None:
         read_evidence([file(tmp_path, "l.csv", "words\nx\n")], None)
     with pytest.raises(DataError, match="has no row with a query, a product id and a grade"):
         read_evidence([], file(tmp_path, "j.csv", "query,grade\ncola,1\n"))
+
+
+def test_terms_that_the_shop_confirms(tmp_path: Path) -> None:
+    titles = {"1": "fizzo cola soft drink", "2": "fizzo lemon soft drink", "3": "baking soda",
+              "4": "diapers small", "5": "small sofa"}  # fmt: skip
+    found = shop_synonyms(SearchIndex(titles), {"fizz": ["soft drink", "bubbly"], "sofa": ["cola"]})
+    assert found["fizz"] == ["soft drink"]
+    assert found["soda"] == ["soft drink"]
+    assert "diapers" in found["nappies"]
+    assert "sofa" in found["couch"]
+    # Finds no more than the term itself, or is not sold.
+    assert "sofa" not in found
+    assert "diapers" not in found
+    assert not {"hdtv", "television"} & {other for others in found.values() for other in others}
+    for term, others in without_development(found).items():
+        assert set(others) <= set(found[term])

@@ -8,6 +8,7 @@ import pytest
 
 from model_store.manifest import FilterSpec
 from service.filtering.candidates import Scored
+from service.filtering.filters import CandidateFilter
 from tests.unit.training.adapt.shops import groceries, write
 from training.adapt.catalogue import Catalogue, read_catalogue
 from training.adapt.queries import CLEAN, MISSPELT, KnownQuery, depth_of, made_queries
@@ -63,7 +64,7 @@ def test_the_setting_that_gains_without_harm(
         typed.text: [Scored("quinoa flakes", right)],
         plain.text: [Scored("soft drink", wrong), Scored("kombucha", wrong)],
     }
-    answers = Answers(found, FilterSpec(), (), fold_case=True)
+    answers = Answers(found, CandidateFilter(FilterSpec(), fold_case=True))
     own = Setting(0.85, 2)
     assert choose(judge, [typed, plain], answers, own, made=True) == chosen
     if right == 0.55:
