@@ -9,9 +9,11 @@ The engine computes in float32. Neither torch nor vLLM is imported: vLLM has loa
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from service.engine.worker.errors import LayoutChanged, NotApplicable
@@ -84,7 +86,16 @@ class PackedMatrices:
             if not hasattr(layer, "embedding_dim"):  # else it is read as an embedding, too
                 layer.weight.data = layer.weight.new_empty(0)
         self.matrices_packed = True
+        _return_freed_memory()
         return len(layers)
+
+
+def _return_freed_memory() -> None:
+    """Give the memory of the float32 weights back: allocators keep what was freed in pieces."""
+    process = ctypes.CDLL(None)
+    for name, arguments in (("MallocExtension_ReleaseFreeMemory", ()), ("malloc_trim", (0,))):
+        with suppress(AttributeError):  # another allocator
+            getattr(process, name)(*arguments)
 
 
 def _weight_of(layer: Any) -> Any:
