@@ -31,15 +31,12 @@ def overload_command(
         list[int] | None,
         typer.Option(help="Deadlines to measure; 0 is the service's own. Default: 0 and 1000."),
     ] = None,
-    start_rate: Annotated[
-        float, typer.Option(help="First rate of the sweep, per second; about 50 on a GPU.")
-    ] = OverloadPlan().start_rate,
     seconds: Annotated[
         float, typer.Option(help="Of the overload, and of the measurement of the peak.")
     ] = OverloadPlan().overload_s,
 ) -> None:
     """Peak goodput, three times that for a minute, and recovery."""
-    plan = replace(OverloadPlan(), start_rate=start_rate, overload_s=seconds, peak_s=seconds)
+    plan = OverloadPlan(overload_s=seconds, peak_s=seconds)
     if deadline_ms is not None:
         plan = replace(plan, deadlines_ms=tuple(ms or None for ms in deadline_ms))
     main([planned(overload.run, plan, quick=quick)], out, seed=seed)
@@ -60,7 +57,7 @@ def redis_command(
     """Redis refused, reset, black-holed, slow, restarted empty, out of memory."""
     if unknown := set(fault or ()) - set(redis.FAULTS):
         raise typer.BadParameter(f"there is no fault {', '.join(sorted(unknown))}")
-    plan = replace(RedisPlan(), before_s=seconds, fault_s=seconds, faults=tuple(fault or ()))
+    plan = RedisPlan(before_s=seconds, fault_s=seconds, faults=tuple(fault or ()))
     main([planned(redis.run, plan, quick=quick)], out, seed=seed)
 
 
@@ -78,8 +75,7 @@ def sigterm_command(
     rounds: Annotated[int, typer.Option(min=1)] = SigtermPlan().rounds,
 ) -> None:
     """SIGTERM under load."""
-    plan = replace(SigtermPlan(), rounds=rounds)
-    main([planned(sigterm.run, plan, quick=quick)], out, seed=seed)
+    main([planned(sigterm.run, SigtermPlan(rounds=rounds), quick=quick)], out, seed=seed)
 
 
 @app.command("soak")
@@ -91,12 +87,11 @@ def soak_command(
     warm_up_minutes: Annotated[
         float, typer.Option(help="After this time, memory must not grow.")
     ] = 5.0,
-    rate: Annotated[float, typer.Option(help="Factor of all rates.")] = 1.0,
 ) -> None:
     """Mixed traffic for a long time: memory, descriptors, threads, tasks."""
     if not 0 <= warm_up_minutes < minutes:
         raise typer.BadParameter("the warm-up must be shorter than the whole")
-    plan = replace(SoakPlan(), seconds=minutes * 60, warm_up_s=warm_up_minutes * 60, rate=rate)
+    plan = SoakPlan(seconds=minutes * 60, warm_up_s=warm_up_minutes * 60)
     main([planned(soak.run, plan, quick=quick)], out, seed=seed)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import theilslopes
 
 _MOST_POINTS = 600
 """Pairs grow with the square: longer series are thinned out evenly."""
@@ -36,20 +37,11 @@ class Trend:
 
 
 def trend(times: Sequence[float], values: Sequence[float]) -> Trend | None:
-    """The trend of ``values`` at ``times``; ``None`` with fewer than two of them.
-
-    Raises:
-        ValueError: there are not as many times as values.
-    """
-    if len(times) != len(values):
-        raise ValueError("each value needs its time")
+    """The trend of ``values`` at ``times``, which differ; ``None`` with fewer than two of them."""
     if len(values) < 2:
         return None
     step = -(-len(values) // _MOST_POINTS)
-    x, y = np.asarray(times, float)[::step], np.asarray(values, float)[::step]
-    i, j = np.triu_indices(len(x), k=1)
-    apart = x[j] > x[i]
-    slope = np.median((y[j] - y[i])[apart] / (x[j] - x[i])[apart]) if apart.any() else 0.0
+    slope = theilslopes(values[::step], times[::step]).slope
     end = max(1, int(len(values) * _ENDS))
     return Trend(
         first=float(np.median(values[:end])),

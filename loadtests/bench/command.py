@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -21,33 +20,28 @@ from loadtests.runner import WORK, Out, Part, Quick, Seed, main, planned
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
-Version = Annotated[str, typer.Option(help="Version whose weights all peers get.")]
-Litellm = Annotated[
-    bool, typer.Option(help="Install and measure LiteLLM's proxy, in an environment of its own.")
-]
-Together = Annotated[
-    bool, typer.Option(help="Keep all peers loaded, paused until their turn (10 GB).")
-]
 Rounds = Annotated[int, typer.Option(min=1, help="Rounds; each peer has a turn in each.")]
 _VERSION = "sft-1"
+"""Version whose weights all peers get."""
+_HEAD = {"version": _VERSION}
 _VERSIONS = BenchVersions.under(WORK)
 
 
-def _hits(plan: HitsPlan, *, quick: bool) -> Part:
-    return planned(hits.run, plan, quick=quick)
+def _hits(rounds: int, *, quick: bool) -> Part:
+    return planned(hits.run, HitsPlan(rounds=rounds), quick=quick)
 
 
-def _misses(plan: MissesPlan, version: str, names: list[str] | None = None, *, quick: bool) -> Part:
-    run = partial(misses.run, versions=_VERSIONS, of=version, names=names)
-    return planned(run, plan, quick=quick)
+def _misses(rounds: int, names: list[str] | None = None, *, quick: bool) -> Part:
+    run = partial(misses.run, versions=_VERSIONS, of=_VERSION, names=names)
+    return planned(run, MissesPlan(rounds=rounds), quick=quick)
 
 
-def _scale(version: str, *, quick: bool) -> Part:
-    return planned(partial(scale.run, versions=_VERSIONS, of=version), ScalePlan(), quick=quick)
+def _scale(*, quick: bool) -> Part:
+    return planned(partial(scale.run, versions=_VERSIONS, of=_VERSION), ScalePlan(), quick=quick)
 
 
-def _sweep(plan: SweepPlan, version: str, *, quick: bool) -> Part:
-    run = partial(sweep.run, settings={"REQUERY_DEFAULT_VERSION": version})
+def _sweep(plan: SweepPlan, *, quick: bool) -> Part:
+    run = partial(sweep.run, settings={"REQUERY_DEFAULT_VERSION": _VERSION})
     return planned(run, plan, quick=quick)
 
 
@@ -56,31 +50,24 @@ def all_command(
     out: Out = WORK / "bench.json",
     seed: Seed = 0,
     quick: Quick = False,
-    version: Version = _VERSION,
-    litellm: Litellm = True,
-    together: Together = True,
     rounds: Rounds = 5,
 ) -> None:
     """Run hits, misses, scale and sweep in order."""
     parts = [
-        _hits(HitsPlan(litellm=litellm, rounds=rounds), quick=quick),
-        _misses(MissesPlan(together=together, rounds=rounds), version, quick=quick),
-        _scale(version, quick=quick),
-        _sweep(SweepPlan(), version, quick=quick),
+        _hits(rounds, quick=quick),
+        _misses(rounds, quick=quick),
+        _scale(quick=quick),
+        _sweep(SweepPlan(), quick=quick),
     ]
-    main(parts, out, seed=seed, head={"version": version})
+    main(parts, out, seed=seed, head=_HEAD)
 
 
 @app.command("hits")
 def hits_command(
-    out: Out = WORK / "hits.json",
-    seed: Seed = 0,
-    quick: Quick = False,
-    litellm: Litellm = True,
-    rounds: Rounds = 5,
+    out: Out = WORK / "hits.json", seed: Seed = 0, quick: Quick = False, rounds: Rounds = 5
 ) -> None:
     """Cached answers: throughput of one process, and added latency."""
-    main([_hits(HitsPlan(litellm=litellm, rounds=rounds), quick=quick)], out, seed=seed)
+    main([_hits(rounds, quick=quick)], out, seed=seed)
 
 
 @app.command("misses")
@@ -88,8 +75,6 @@ def misses_command(
     out: Out = WORK / "misses.json",
     seed: Seed = 0,
     quick: Quick = False,
-    version: Version = _VERSION,
-    together: Together = True,
     rounds: Rounds = 5,
     peer: Annotated[
         list[str] | None, typer.Option(help=f"{', '.join(PEERS)}. Default: all.")
@@ -98,20 +83,13 @@ def misses_command(
     """Never-seen queries: the service beside the raw engine, vLLM's server and transformers."""
     if unknown := set(peer or ()) - PEERS.keys():
         raise typer.BadParameter(f"there is no peer {', '.join(sorted(unknown))}")
-    plan = MissesPlan(together=together, rounds=rounds)
-    parts = [_misses(plan, version, peer or None, quick=quick)]
-    main(parts, out, seed=seed, head={"version": version})
+    main([_misses(rounds, peer, quick=quick)], out, seed=seed, head=_HEAD)
 
 
 @app.command("scale")
-def scale_command(
-    out: Out = WORK / "scale.json",
-    seed: Seed = 0,
-    quick: Quick = False,
-    version: Version = _VERSION,
-) -> None:
+def scale_command(out: Out = WORK / "scale.json", seed: Seed = 0, quick: Quick = False) -> None:
     """Latency by candidates and by loaded versions; the cache in memory by entries."""
-    main([_scale(version, quick=quick)], out, seed=seed, head={"version": version})
+    main([_scale(quick=quick)], out, seed=seed, head=_HEAD)
 
 
 @app.command("sweep")
@@ -119,10 +97,6 @@ def sweep_command(
     out: Out = WORK / "sweep.json",
     seed: Seed = 0,
     quick: Quick = False,
-    version: Version = _VERSION,
-    start_rate: Annotated[float, typer.Option(help="First rate, in requests per second.")] = (
-        SweepPlan().start_rate
-    ),
     unseen: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of never-seen queries.")
     ] = SweepPlan().unseen,
@@ -131,12 +105,12 @@ def sweep_command(
     ] = None,
 ) -> None:
     """Rising rates of requests until answers no longer come in time."""
-    plan = replace(SweepPlan(), start_rate=start_rate, unseen=unseen, deadline_ms=deadline_ms)
-    main([_sweep(plan, version, quick=quick)], out, seed=seed, head={"version": version})
+    plan = SweepPlan(unseen=unseen, deadline_ms=deadline_ms)
+    main([_sweep(plan, quick=quick)], out, seed=seed, head=_HEAD)
 
 
 @app.command("gpu")
-def gpu_command(  # noqa: PLR0917 - typer makes options of them
+def gpu_command(
     out: Out = WORK / "bench-gpu.json",
     seed: Seed = 0,
     quick: Quick = False,
@@ -149,16 +123,7 @@ def gpu_command(  # noqa: PLR0917 - typer makes options of them
     ] = 4800.0,
     bf16_tflops: Annotated[float, typer.Option(help="Dense peak, by its data sheet.")] = 989.0,
     fp8_tflops: Annotated[float, typer.Option(help="Dense peak, by its data sheet.")] = 1979.0,
-    start_rate: Annotated[float, typer.Option(help="First rate of the sweep.")] = 50.0,
 ) -> None:
     """Misses and the sweep on a GPU for three model shapes, beside the hardware's limits."""
     peaks = Peaks(bandwidth_gb_s * 1e9, bf16_tflops * 1e12, fp8_tflops * 1e12)
-    gpu(
-        out,
-        peaks,
-        shapes=shape,
-        precisions=precision,
-        seed=seed,
-        quick=quick,
-        start_rate=start_rate,
-    )
+    gpu(out, peaks, shapes=shape, precisions=precision, seed=seed, quick=quick)

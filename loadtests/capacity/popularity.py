@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Hashable, Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from model_store.text import normalise
 
 Shares = NDArray[np.float64]
 """Share of the traffic of each query, shape [queries], falling; they sum to 1."""
-
-_HALVINGS = 50
 
 
 def zipf(queries: int, exponent: float) -> Shares:
@@ -74,32 +74,18 @@ def _characteristic_time(rates: Shares, entries: float) -> float:
         return float("inf")
     if entries <= 0:
         return 0.0
-    low, high = 0.0, 1.0
-    while -np.expm1(-rates * high).sum() < entries:
-        high *= 2
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        if -np.expm1(-rates * middle).sum() < entries:
-            low = middle
-        else:
-            high = middle
-    return high
+    # At that end even the least popular query is there, but for a share of 1e-16.
+    high = 37.0 / rates.min()
+    return float(brentq(lambda t: -np.expm1(-rates * t).sum() - entries, 0.0, high))
 
 
 def replayed(log: Iterable[Hashable], entries: int) -> float:
     """Share of hits of an LRU cache of ``entries`` that is empty at first, over a log in order."""
-    cache: OrderedDict[Hashable, None] = OrderedDict()
-    looks = hits = 0
+    cache = lru_cache(entries)(lambda _: None)
     for query in log:
-        looks += 1
-        if query in cache:
-            hits += 1
-            cache.move_to_end(query)
-        elif entries:
-            cache[query] = None
-            if len(cache) > entries:
-                cache.popitem(last=False)
-    return hits / looks if looks else 0.0
+        cache(query)
+    hits, misses, *_ = cache.cache_info()
+    return hits / max(1, hits + misses)
 
 
 def read_log(files: Iterable[Path], *, column: str = "query", time: str | None = None) -> list[str]:

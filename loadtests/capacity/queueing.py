@@ -6,6 +6,8 @@ permits are taken, so an engine is a loss system.
 
 from __future__ import annotations
 
+from scipy.optimize import brentq
+
 
 def erlang_b(permits: int, load: float) -> float:
     """Share of arrivals that is turned away (M/G/c/c).
@@ -22,13 +24,6 @@ def erlang_b(permits: int, load: float) -> float:
 
 def most_load(permits: int, *, turned_away: float) -> float:
     """The load in erlangs at which a share ``turned_away`` of the arrivals finds no permit."""
-    low, high = 0.0, float(permits)
-    while erlang_b(permits, high) < turned_away:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        if erlang_b(permits, middle) > turned_away:
-            high = middle
-        else:
-            low = middle
-    return low
+    # Of a load at least 1 - permits / load is turned away.
+    high = permits / (1 - turned_away)
+    return float(brentq(lambda load: erlang_b(permits, load) - turned_away, 0.0, high))

@@ -44,7 +44,6 @@ class SoakPlan:
         sample_s: interval of samples.
         known: repeated queries.
         hit_rate, miss_rate: requests per second; other kinds are added.
-        rate: factor of all rates.
     """
 
     seconds: float = 20 * 60.0
@@ -53,7 +52,6 @@ class SoakPlan:
     known: int = 300
     hit_rate: float = 20.0
     miss_rate: float = 1.5
-    rate: float = 1.0
 
     def quick(self) -> SoakPlan:
         """See :class:`loadtests.runner.Plan`."""
@@ -107,7 +105,7 @@ async def _soak(
     _, content = await target.transport.get("/versions")
     version = str(orjson.loads(content)["default"])
     kinds = _Kinds(known, context.queries, target.default_deadline_s, version, seed)
-    mix = Mix([(rate * plan.rate, maker) for rate, maker in kinds.parts(plan)], seed=seed)
+    mix = Mix(kinds.parts(plan), seed=seed)
     begin = plan.warm_up_s + _SETTLE_S
     phases = [
         Phase("warm-up", mix.rate, plan.warm_up_s),

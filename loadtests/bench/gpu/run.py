@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -26,7 +26,7 @@ _VERSION = "sft-1"
 _PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 _MISSES = MissesPlan(single=200, batch=3200, warm=200, rounds=5, together=False)
 """A GPU cannot hold the engines of all peers: each is started for its turns."""
-_SWEEP = SweepPlan(step_s=20.0, known=1000)
+_SWEEP = SweepPlan(start_rate=50.0, step_s=20.0)
 _VERSIONS = BenchVersions.under(WORK)
 
 
@@ -38,7 +38,6 @@ def gpu(
     precisions: Sequence[str] | None,
     seed: int,
     quick: bool,
-    start_rate: float,
 ) -> None:
     """Run all shapes and precisions.
 
@@ -53,14 +52,13 @@ def gpu(
     if detect_device() != "cuda":
         typer.echo("there is no NVIDIA GPU that vLLM's build can use", err=True)
         raise typer.Exit(2)
-    rates = replace(_SWEEP, start_rate=start_rate)
     parts: list[Part] = []
     for shape in wanted:
         for precision in chosen:
             both = partial(_misses, shape=shape, precision=precision, peaks=peaks)
             parts.append(planned(both, _MISSES, quick=quick))
             rising = partial(_sweep, shape=shape, precision=precision)
-            parts.append(planned(rising, rates, quick=quick))
+            parts.append(planned(rising, _SWEEP, quick=quick))
     main(parts, out, seed=seed, head={"version": _VERSION, "peaks": asdict(peaks)})
 
 

@@ -1,47 +1,36 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from loadtests.exchange import Failure
 from tests.unit.loadtests.outcomes import outcome
 
 
-@pytest.mark.parametrize("status", ["ok", "none", "partial", ""])
-def test_what_a_search_page_can_use_is_good(status: str) -> None:
-    assert outcome(status=status).good()
+@pytest.mark.parametrize(
+    ("fields", "useful", "good", "late"),
+    [
+        *(({"status": status}, True, True, False) for status in ("ok", "none", "partial", "")),
+        *(({"status": status}, False, False, False) for status in ("timeout", "fallback")),
+        *(({"code": code}, False, False, False) for code in (503, 500, 404, 422)),
+        ({"code": 0, "failure": Failure.REFUSED}, False, False, False),
+        ({"latency": 1.04}, True, True, False),
+        ({"latency": 1.06}, True, False, True),
+        ({"latency": 9.0, "code": 0, "failure": Failure.LEFT}, False, False, False),
+        ({"latency": 9.0, "code": 0, "failure": Failure.UNANSWERED}, False, False, True),
+    ],
+    ids=str,
+)
+def test_good_is_a_useful_answer_until_the_deadline_and_the_grace(
+    fields: dict[str, Any], useful: bool, good: bool, late: bool
+) -> None:
+    one = outcome(**fields)
+    assert (one.useful(), one.good(0.05), one.late(0.05)) == (useful, good, late)
 
 
-@pytest.mark.parametrize("status", ["timeout", "fallback"])
-def test_an_answer_that_says_there_is_none_is_not(status: str) -> None:
-    assert not outcome(status=status).good()
-
-
-@pytest.mark.parametrize("code", [503, 500, 404, 422])
-def test_an_error_is_not(code: int) -> None:
-    assert not outcome(code=code, status="overloaded").good()
-
-
-def test_no_answer_is_not() -> None:
-    assert not outcome(code=0, status="", failure=Failure.REFUSED).good()
-
-
-def test_an_answer_counts_until_its_deadline_and_the_grace() -> None:
-    assert outcome(latency=1.04).good(0.05)
-    assert not outcome(latency=1.06).good(0.05)
-    assert not outcome(latency=1.04).good(0.0)
-    assert outcome(latency=1.06).useful()
-    assert outcome(latency=1.06).late(0.05)
-    assert not outcome(latency=1.04).late(0.05)
-
-
-def test_latency_counts_from_when_it_was_due_not_from_when_it_was_sent() -> None:
+def test_latency_counts_from_when_a_request_was_due() -> None:
     held_up = outcome(due=5.0, sent=7.0, latency=2.1)
     assert held_up.latency == pytest.approx(2.1)
     assert held_up.lag == pytest.approx(2.0)
     assert held_up.over_deadline == pytest.approx(1.1)
-    assert not held_up.good()
-
-
-def test_who_hangs_up_is_not_kept_waiting() -> None:
-    assert not outcome(latency=9.0, failure=Failure.LEFT, code=0).late()
-    assert outcome(latency=9.0, failure=Failure.UNANSWERED, code=0).late()

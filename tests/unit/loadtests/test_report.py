@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from loadtests.report import Promise, Report, Row, shown, table
-
-PROMISE = Promise("fast", "1 ms", True)
+from loadtests.report import Promise, Report, Row, table
 
 
 def test_every_promise_is_a_row() -> None:
@@ -26,18 +24,6 @@ def test_measurements_are_rows_and_break_no_table() -> None:
         "| misses | raw | none |  | a \\| b Traceback |",
         "| hits | memory | 5/s | 0.5 of bare | INVALID: idle |",
     ]
-    assert "| part | text | measured | held |" in table([hits, Report("a", {}, (PROMISE,))])
-
-
-def test_a_report_is_json() -> None:
-    report = Report("a", {"n": 1}, (PROMISE,))
-    assert report.content() == {
-        "part": "a",
-        "rows": [{"text": "fast", "measured": "1 ms", "held": True}],
-        "figures": {"n": 1},
-    }
-
-
-def test_figures_for_people() -> None:
-    assert shown(1.25, "s", 2) == "1.25 s"
-    assert shown(None, "s") == "-"
+    assert "| part | text | measured | held |" in table(
+        [hits, Report("a", {}, (Promise("fast", "1 ms", True),))]
+    )

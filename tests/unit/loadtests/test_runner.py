@@ -3,44 +3,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
 import typer
 
 from loadtests import runner
-from loadtests.bench.hits import HitsPlan
-from loadtests.bench.misses import MissesPlan
-from loadtests.bench.scale import ScalePlan
-from loadtests.bench.sweep import SweepPlan
 from loadtests.queries import Queries
 from loadtests.report import Report, Row
 from loadtests.runner import Context, main
-from loadtests.scenarios.engine import EnginePlan
-from loadtests.scenarios.overload import OverloadPlan
-from loadtests.scenarios.redis import RedisPlan
-from loadtests.scenarios.sigterm import SigtermPlan
-from loadtests.scenarios.soak import SoakPlan
-
-PLANS = [
-    HitsPlan, MissesPlan, ScalePlan, SweepPlan, EnginePlan, OverloadPlan, RedisPlan, SigtermPlan,
-    SoakPlan,
-]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "WORK", tmp_path)
-
-
-@pytest.mark.parametrize("kind", PLANS)
-def test_a_quick_plan_is_another_one(kind: Any) -> None:
-    plan = kind()
-    assert plan.quick() != plan
-    assert replace(plan) == plan
 
 
 def test_a_part_that_fails_is_reported_and_the_others_are_run(

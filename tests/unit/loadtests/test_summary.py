@@ -15,15 +15,6 @@ from loadtests.summary import (
 from tests.unit.loadtests.outcomes import outcome
 
 
-def test_percentiles_are_values_that_were_seen() -> None:
-    values = [float(v) for v in range(1, 101)]
-    assert percentile(values, 50.0) == 50.0
-    assert percentile(values, 99.0) == 99.0
-    assert percentile(values, 99.9) == 100.0
-    assert percentile([7.0], 50.0) == 7.0
-    assert percentile([], 50.0) is None
-
-
 def test_times_are_told_in_milliseconds() -> None:
     told = milliseconds([0.001 * v for v in range(1, 1001)])
     assert told == {
@@ -35,6 +26,8 @@ def test_times_are_told_in_milliseconds() -> None:
         "max": pytest.approx(1000),
     }
     assert milliseconds([]) is None
+    assert percentile([], 50.0) is None
+    assert percentile([0.1, 0.2, 0.3], 60.0) == 0.2  # a value that was observed
 
 
 def test_goodput_counts_useful_answers_in_time_alone() -> None:
@@ -62,22 +55,22 @@ def test_a_summary_counts_every_request_once() -> None:
         outcome(code=0, status="", failure=Failure.UNANSWERED, latency=30.0),
     ]
     told = summarise(outcomes, 10.0)
-    assert told["requests"] == 4
-    assert told["offered_per_s"] == 0.4
-    assert told["codes"] == {"200": 2, "503": 1}
-    assert told["statuses"] == {"ok": 2, "overloaded": 1}
-    assert told["sources"] == {"engine": 1, "memory": 1}
-    assert told["failures"] == {"unanswered": 1}
-    assert told["late"] == 2
-    assert told["goodput_per_s"] == 0.1
+    assert (
+        told.items()
+        >= {
+            "requests": 4,
+            "offered_per_s": 0.4,
+            "codes": {"200": 2, "503": 1},
+            "statuses": {"ok": 2, "overloaded": 1},
+            "sources": {"engine": 1, "memory": 1},
+            "failures": {"unanswered": 1},
+            "late": 2,
+            "goodput_per_s": 0.1,
+        }.items()
+    )
     assert told["latency_ms"]["count"] == 3
     assert told["latency_of_good_ms"]["max"] == pytest.approx(100)
     assert told["latency_by_code_ms"]["503"]["max"] == pytest.approx(2)
-
-
-def test_a_summary_of_nothing() -> None:
-    told = summarise([], 10.0)
-    assert (told["requests"], told["good_share"], told["latency_ms"]) == (0, None, None)
 
 
 def test_the_worst_end_after_a_deadline() -> None:
@@ -101,14 +94,6 @@ def test_recovery_is_the_moment_from_which_it_stays_well() -> None:
     outcomes += [outcome(due=12 + i / 10) for i in range(180)]
     assert recovery_s(outcomes, start=10.0, end=30.0, share=1.0) == 2.0
     assert recovery_s(outcomes, start=12.0, end=30.0, share=1.0) == 0.0
-
-
-def test_a_short_good_spell_is_no_recovery() -> None:
-    outcomes = [
-        outcome(due=10 + i / 10, status="ok" if 2 < i / 10 < 8 else "timeout") for i in range(200)
-    ]
-    assert recovery_s(outcomes, start=10.0, end=30.0, share=0.95) is None
-
-
-def test_nothing_asked_is_no_recovery() -> None:
     assert recovery_s([], start=0.0, end=30.0, share=0.95) is None
+    spell = [outcome(due=10 + i, status="ok" if 2 < i < 8 else "timeout") for i in range(20)]
+    assert recovery_s(spell, start=10.0, end=30.0, share=0.95) is None

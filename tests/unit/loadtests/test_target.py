@@ -31,11 +31,6 @@ def test_the_default_deadline_is_the_services(tmp_path: Path) -> None:
     assert chosen.default_deadline_s == 0.3
 
 
-def test_nothing_is_asked_of_a_service_that_was_not_started(tmp_path: Path) -> None:
-    with pytest.raises(ServerFailed, match="not been started"):
-        _ = Target(tmp_path).transport
-
-
 @pytest.mark.integration
 async def test_a_service_that_cannot_start_is_told_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(ServerFailed, match="'nobody'"):

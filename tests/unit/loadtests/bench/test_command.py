@@ -9,7 +9,13 @@ from loadtests.bench.command import app
 
 
 @pytest.mark.parametrize(
-    "arguments", [("misses", "--peer", "nobody"), ("gpu", "--shape", "nobody")], ids=" ".join
+    "arguments",
+    [
+        ("misses", "--peer", "nobody"),
+        ("gpu", "--shape", "nobody"),
+        ("gpu", "--precision", "nobody"),
+    ],
+    ids=" ".join,
 )
 def test_an_unknown_name_is_told(arguments: tuple[str, ...]) -> None:
     done = CliRunner().invoke(app, [*arguments])

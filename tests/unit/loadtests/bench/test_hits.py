@@ -37,12 +37,6 @@ def test_a_throughput_is_a_limit_only_of_a_busy_server_that_answers() -> None:
     assert driven(100.0).trouble == ""
     assert "0.40 of a core" in driven(100.0, cpu=0.4).trouble
     assert "3 requests failed" in driven(100.0, failures=3).trouble
-    assert driven(100.0, cpu=0.4).content()["invalid"]
-
-
-def test_reports_of_generators_are_read_from_their_last_line() -> None:
-    said = b'Running 1s test\n{"requests":5,"seconds":1.0,"failures":0,"latency_ms":{"p99":1}}\n'
-    assert read(said)["requests"] == 5
 
 
 @pytest.mark.parametrize(
@@ -88,16 +82,6 @@ def test_a_generator_that_is_behind_measures_itself(
 ) -> None:
     p99 = {"generator": alone, BARE: 1.0, MEMORY: 2.0}
     latency = {n: {"latency_ms": {"p99": ms}, "failures": failures} for n, ms in p99.items()}
-    rows, _ = hits._rows([{BARE: driven(1000.0)}], [latency], {}, pinned=True)
+    rows, _ = hits._rows([{BARE: driven(1000.0)}], [latency], {}, pinned=False)
     assert rows[-1].note.startswith("INVALID") is not valid
-
-
-def test_without_a_core_of_its_own_no_throughput_is_valid() -> None:
-    rows, _ = hits._rows([{BARE: driven(1000.0)}], [], {}, pinned=False)
     assert "shared one core" in rows[0].note
-
-
-def test_litellm_is_set_up_to_cache_in_redis() -> None:
-    found = hit_servers.litellm_config("http://127.0.0.1:1/fixed", 6390)
-    assert found["litellm_settings"]["cache_params"]["port"] == 6390
-    assert found["model_list"][0]["model_name"] == hit_servers.chat("a")["model"]

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from loadtests.bench.peers import Peer, Turn, TwoCalls, Work, closed_loop, one_call
+from loadtests.bench.peers import Peer, TwoCalls, Work, closed_loop, one_call
 from loadtests.client import HttpTransport
 from loadtests.processes import Child, ServerFailed
 from model_store.prompt import PromptFormat
@@ -64,9 +64,9 @@ class Scripted(HttpTransport):
         return {"choices": choices, "usage": {"prompt_tokens": 16, "completion_tokens": 2}}
 
 
-def client(temperatures: tuple[float, ...] = (0.01, 0.01)) -> TwoCalls:
+def client() -> TwoCalls:
     stop_ids = [LABELS.relevant, LABELS.irrelevant]
-    return TwoCalls(PROMPTS, stop_ids, temperatures=temperatures, max_tokens=24)
+    return TwoCalls(PROMPTS, stop_ids, temperatures=(0.01, 0.01), max_tokens=24)
 
 
 async def test_candidates_are_drawn_in_one_call_and_tagged_in_another() -> None:
@@ -86,15 +86,11 @@ async def test_candidates_are_drawn_in_one_call_and_tagged_in_another() -> None:
     assert work == Work(prompt=5 * 2 + 16, generated=7, tagged=2)
 
 
-async def test_too_few_tags_are_no_answer() -> None:
+async def test_too_few_tags_and_errors_are_no_answer() -> None:
     transport = Scripted()
     transport.tags.pop()
     with pytest.raises(ServerFailed, match="1 tags"):
         await client().rewrites(transport, "x")
-
-
-async def test_an_error_of_the_server_is_told() -> None:
-    transport = Scripted()
     transport.code = 400
     with pytest.raises(ServerFailed, match="answered 400"):
         await client().rewrites(transport, "x")
@@ -143,11 +139,6 @@ async def test_a_peer_that_does_not_start_says_why(tmp_path: Path) -> None:
     await peer.close()
 
 
-def test_one_call_has_one_temperature() -> None:
-    with pytest.raises(ValueError, match="one temperature"):
-        client((0.0, 0.5))
-
-
 async def test_each_query_is_asked_once_by_no_more_callers_than_said() -> None:
     asked: list[str] = []
     under_way = most = 0
@@ -159,22 +150,14 @@ async def test_each_query_is_asked_once_by_no_more_callers_than_said() -> None:
         most = max(most, under_way)
         await asyncio.sleep(0)
         under_way -= 1
+        if query == "7":
+            raise ServerFailed("no")
 
     queries = [str(i) for i in range(20)]
     turn = await closed_loop(ask, queries, 3)
     assert sorted(asked) == sorted(queries)
     assert most == 3
-    assert len(turn.latencies) == 20
-    assert turn.failures == ()
-
-
-async def test_what_fails_is_told_and_keeps_nobody_from_going_on() -> None:
-    async def ask(query: str) -> None:
-        if query == "bad":
-            raise ServerFailed("no")
-
-    turn = await closed_loop(ask, ["a", "bad", "b"], 1)
-    assert len(turn.latencies) == 2
+    assert len(turn.latencies) == 19
     assert turn.failures == ("no",)
 
 
@@ -189,11 +172,3 @@ async def test_latency_counts_from_a_callers_own_question() -> None:
     assert turn.latencies == (2.0, 2.0)
     assert turn.seconds == 4.0
     assert turn.per_s == 0.5
-
-
-def test_work_adds_up() -> None:
-    assert Work(3, 4) + Work(1, 2) - Work(2, 2) == Work(2, 4)
-
-
-def test_a_turn_without_time_has_no_rate() -> None:
-    assert Turn(0.0, ()).per_s == 0.0

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from loadtests.arrivals import Arrival, Phase, poisson
-from loadtests.bench.pump import MEASURED, Pump, length, main, request
+from loadtests.bench.pump import MEASURED, Pump, main
 from loadtests.client import NotThisMachine
 from tests.support.redis_server import free_port
 
@@ -107,15 +107,6 @@ def test_a_run_of_the_command_line(bare: str, tmp_path: Path, rate: str) -> None
     assert orjson.dumps(done)
 
 
-def test_a_request_is_complete() -> None:
-    assert request("/rewrite", "here:1", b"{}").endswith(b"content-length: 2\r\n\r\n{}")
-
-
 def test_it_stays_on_this_machine() -> None:
     with pytest.raises(NotThisMachine):
         Pump("http://example.com/rewrite", [b"{}"], 1)
-
-
-def test_the_length_of_a_body() -> None:
-    assert length(b"HTTP/1.1 200 OK\r\nX-A: b\r\nContent-Length: 12") == 12
-    assert length(b"HTTP/1.1 204 No Content") == 0

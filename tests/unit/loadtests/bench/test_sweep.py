@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -21,12 +22,9 @@ def test_a_step_tells_known_from_unseen_queries() -> None:
     outcomes = [outcome(1.0, "memory"), outcome(2.0, kind="unseen", late=True)]
     step = sweep._step(4.0, PLAN, outcomes)
     assert step["good_share"] == 0.5
+    assert sweep._step(4.0, PLAN, [])["good_share"] == 0.0
     assert step["latency_by_kind_ms"]["known"]["p50"] == pytest.approx(100.0)
     assert step["latency_by_kind_ms"]["unseen"]["p50"] == pytest.approx(3000.0)
-
-
-def test_a_step_without_arrivals_is_not_kept_up_with() -> None:
-    assert sweep._step(4.0, PLAN, [])["good_share"] == 0.0
 
 
 def figures(*, lost: float | None, lag: float = 1.0) -> dict[str, Any]:
@@ -52,19 +50,20 @@ def test_a_knee_that_is_not_the_services_is_invalid(lost: float | None, lag: flo
     assert sweep._rows(figures(lost=lost, lag=lag), PLAN)[0].note.startswith("INVALID")
 
 
-def test_the_knee_is_between_the_last_kept_and_the_first_lost() -> None:
-    points = [Point(20, 0.995), Point(10, 1.0), Point(40, 0.5), Point(28, 0.99)]
-    assert knee(points, 0.99) == (28, 40)
-
-
-def test_a_rate_above_one_that_was_lost_does_not_count() -> None:
-    assert knee([Point(10, 1.0), Point(20, 0.9), Point(40, 1.0)], 0.99) == (10, 20)
-
-
-def test_without_a_lost_rate_there_is_no_limit_and_without_a_kept_one_no_knee() -> None:
-    assert knee([Point(10, 1.0)], 0.99) == (10, None)
-    assert knee([Point(10, 0.1)], 0.99) == (None, 10)
-    assert knee([], 0.99) == (None, None)
+@pytest.mark.parametrize(
+    ("points", "found"),
+    [
+        ({20: 0.995, 10: 1.0, 40: 0.5, 28: 0.99}, (28, 40)),
+        ({10: 1.0, 20: 0.9, 40: 1.0}, (10, 20)),
+        ({10: 1.0}, (10, None)),
+        ({10: 0.1}, (None, 10)),
+        ({}, (None, None)),
+    ],
+)
+def test_the_knee_is_between_the_last_kept_and_the_first_lost(
+    points: dict[float, float], found: tuple[float | None, float | None]
+) -> None:
+    assert knee([Point(*point) for point in points.items()], 0.99) == found
 
 
 @pytest.mark.parametrize(("capacity", "last"), [(50.0, 80.0), (3.0, 10.0), (1e9, 160.0)])
@@ -82,8 +81,6 @@ def test_rates_rise_until_one_is_lost(capacity: float, last: float) -> None:
         assert len(between) == 2
         assert all(40.0 < rate < 80.0 for rate in between)
         kept, lost = knee(points, 0.99)
-        assert kept is not None
-        assert lost is not None
-        assert kept <= capacity < lost
+        assert (kept or math.inf) <= capacity < (lost or 0.0)
     else:
         assert rates == grid

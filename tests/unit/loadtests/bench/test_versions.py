@@ -31,17 +31,7 @@ def test_bench_versions_have_the_same_weights_and_other_decoding(
     weights = (folder / "model.safetensors").read_bytes()
     assert weights == (tmp_path / "store/real-1/model.safetensors").read_bytes()
     assert folder.is_relative_to(versions.cache)
-
-
-def test_versions_with_other_candidates_are_other_versions(versions: BenchVersions) -> None:
-    assert versions.find("bench-n1")[0].digest != versions.find("bench-n4")[0].digest
-
-
-def test_the_service_is_told_where_they_are(versions: BenchVersions) -> None:
-    assert versions.settings == {
-        "REQUERY_MODEL_SOURCES": str(versions.source),
-        "REQUERY_CACHE_DIR": str(versions.cache),
-    }
+    assert versions.find("bench-n1")[0].digest != manifest.digest
 
 
 def test_a_file_that_cannot_be_linked_is_copied(

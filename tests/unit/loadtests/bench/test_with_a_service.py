@@ -102,5 +102,7 @@ async def test_the_sweep(tmp_path: Path) -> None:
 async def test_a_cache_is_filled_in_a_process_of_its_own() -> None:
     told = await scale.filled(2_000, 100)
     assert told["bytes_per_entry"] > 500
+    assert 1000 < told["estimated_bytes_per_entry"] < 20_000
+    assert all(told[name]["p99"] >= told[name]["p50"] > 0 for name in ("get_us", "put_us"))
     huge = await scale.filled(10**12, 1)
     assert huge == {"entries": 10**12, "not_measured": "too little memory is free"}

@@ -49,11 +49,6 @@ def test_fast_engines_leave_the_answers_as_the_bound() -> None:
     assert fleet.gpus == 2 * fleet.replicas
 
 
-def test_queries_that_never_come_again_never_hit() -> None:
-    fleet = plan(QUARTER.model_copy(update={"unseen": 1.0}), 100.0, UNIFORM)
-    assert fleet.hits == 0
-
-
 def test_every_assumption_says_that_it_is_one() -> None:
     for name, field in Inputs.model_fields.items():
         assert field.description is not None
