@@ -121,9 +121,7 @@ class Generator:
         count = min(connections, 2 * len(self.cores or [0]))
         shares = [len(range(i, connections, count)) for i in range(count)]
         before = cpu_seconds(pid)
-        done = await asyncio.gather(
-            *(self._pump(url, bodies, share, 0.0, 0.0, seconds, 0) for share in shares)
-        )
+        done = await asyncio.gather(*(self.pump(url, bodies, seconds, n) for n in shares))
         # Without the time in which the generator itself was started.
         cpu = (cpu_seconds(pid) - before) / max(one["seconds"] for one in done)
         worst = max(done, key=lambda one: one["latency_ms"]["p99"])
@@ -134,26 +132,21 @@ class Generator:
             cpu_share=cpu,
         )
 
-    async def steady(
-        self, url: str, bodies: Path, rate: float, warm_s: float, seconds: float, seed: int
+    async def pump(
+        self,
+        url: str,
+        bodies: Path,
+        seconds: float,
+        connections: int = _OPEN_CONNECTIONS,
+        rate: float = 0.0,
+        warm_s: float = 0.0,
+        seed: int = 0,
     ) -> dict[str, Any]:
-        """Send requests at a rate (open loop); the figures of the pump.
+        """The figures of one pump: at a rate (open loop), or with all connections busy (rate 0).
 
         Raises:
             ServerFailed: the generator failed, or nothing was answered.
         """
-        return await self._pump(url, bodies, _OPEN_CONNECTIONS, rate, warm_s, seconds, seed)
-
-    async def _pump(
-        self,
-        url: str,
-        bodies: Path,
-        connections: int,
-        rate: float,
-        warm_s: float,
-        seconds: float,
-        seed: int,
-    ) -> dict[str, Any]:
         numbers = map(str, (connections, rate, warm_s, seconds, seed))
         command = (sys.executable, "-m", "loadtests.bench.pump", url, str(bodies), *numbers)
         timeout_s = warm_s + seconds + _SLACK_S
@@ -238,8 +231,8 @@ async def _latencies(
     for server in servers.open_loop:
         with server.awake():
             before = await server.missed()
-            found[server.name] = await generator.steady(
-                server.url, server.bodies, rate, plan.warm_s, plan.open_s, seed
+            found[server.name] = await generator.pump(
+                server.url, server.bodies, plan.open_s, rate=rate, warm_s=plan.warm_s, seed=seed
             )
             found[server.name]["failures"] += await server.missed() - before
     return found

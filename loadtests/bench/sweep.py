@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from loadtests.arrivals import Phase
 from loadtests.bench.misses import stage_medians
 from loadtests.exchange import Outcome
-from loadtests.load import Mix
+from loadtests.load import Maker, Mix
 from loadtests.queries import Queries
 from loadtests.report import Report, Row
 from loadtests.runner import Context
@@ -20,6 +21,9 @@ from loadtests.target import Target
 
 _MAX_LAG_MS = 10.0
 """Limit of the generator's p99 lag; above it, latencies of a step are not the service's."""
+
+Point = tuple[float, float]
+"""Offered requests per second, and the share of them with a useful answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +75,13 @@ async def run(
     async with Target(context.folder / "sweep", settings) as target:
         named = plan.deadline_ms is not None
         deadline_s = (plan.deadline_ms or 0) / 1000 if named else target.default_deadline_s
-        mix = Mix(
-            [
-                (
-                    1.0 - plan.unseen,
-                    lambda: rewrite(known.popular(), "known", deadline_s=deadline_s, named=named),
-                ),
-                (
-                    plan.unseen,
-                    lambda: rewrite(unseen.unseen(), "unseen", deadline_s=deadline_s, named=named),
-                ),
-            ],
-            seed=seed,
-        )
-        rising = Rising(plan.start_rate, plan.factor, plan.most_steps, plan.refine, plan.good_share)
-        while (rate := rising.next(_points(steps))) is not None:
+        send = partial(rewrite, deadline_s=deadline_s, named=named)
+        parts: list[tuple[float, Maker]] = [
+            (1.0 - plan.unseen, lambda: send(known.popular(), "known")),
+            (plan.unseen, lambda: send(unseen.unseen(), "unseen")),
+        ]
+        mix = Mix(parts, seed=seed)
+        while (rate := next_rate(plan, _points(steps))) is not None:
             phases = [Phase("step", rate, plan.step_s)]
             outcomes = await load(phases, mix, target, seed=seed + len(steps)).run()
             steps.append(_step(rate, plan, outcomes))
@@ -107,19 +103,6 @@ async def run(
     return Report(name, figures, _rows(figures, plan))
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A rate and its result.
-
-    Attributes:
-        rate: offered requests per second.
-        good_share: share of them with a useful answer in time.
-    """
-
-    rate: float
-    good_share: float
-
-
 def knee(points: Sequence[Point], share: float) -> tuple[float | None, float | None]:
     """The highest rate that was kept up with, and the lowest rate above it that was not.
 
@@ -134,45 +117,28 @@ def knee(points: Sequence[Point], share: float) -> tuple[float | None, float | N
         Each is ``None`` if there is no such rate.
     """
     kept: float | None = None
-    for point in sorted(points, key=lambda p: p.rate):
-        if point.good_share < share:
-            return kept, point.rate
-        kept = point.rate
+    for rate, good in sorted(points):
+        if good < share:
+            return kept, rate
+        kept = rate
     return kept, None
 
 
-@dataclass(frozen=True, slots=True)
-class Rising:
-    """Chooses the rates.
-
-    Attributes:
-        start, factor: the first rate, and the ratio of each to the one before.
-        most: number of rates if all are kept up with.
-        refine: rates between the last one that was kept up with and the first that was not.
-        share: of good answers that a rate must have.
-    """
-
-    start: float
-    factor: float
-    most: int
-    refine: int
-    share: float
-
-    def next(self, points: Sequence[Point]) -> float | None:
-        """The next rate after these, in the order of trial; ``None`` at the end."""
-        lost_at = next((i for i, p in enumerate(points) if p.good_share < self.share), None)
-        if lost_at is None:
-            tried = len(points)
-            return self.start * self.factor**tried if tried < self.most else None
-        kept, lost = knee(points, self.share)
-        if kept is None or lost is None or len(points) - lost_at - 1 >= self.refine:
-            return None
-        # The geometric mean, because the rates rise by a factor.
-        return math.sqrt(kept * lost)
+def next_rate(plan: SweepPlan, points: Sequence[Point]) -> float | None:
+    """The next rate after these, in the order of trial; ``None`` at the end."""
+    lost_at = next((i for i, (_, share) in enumerate(points) if share < plan.good_share), None)
+    if lost_at is None:
+        tried = len(points)
+        return plan.start_rate * plan.factor**tried if tried < plan.most_steps else None
+    kept, lost = knee(points, plan.good_share)
+    if kept is None or lost is None or len(points) - lost_at - 1 >= plan.refine:
+        return None
+    # The geometric mean, because the rates rise by a factor.
+    return math.sqrt(kept * lost)
 
 
 def _points(steps: Sequence[Mapping[str, Any]]) -> list[Point]:
-    return [Point(step["rate"], step["good_share"]) for step in steps]
+    return [(step["rate"], step["good_share"]) for step in steps]
 
 
 def _step(rate: float, plan: SweepPlan, outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from loadtests.bench import sweep
-from loadtests.bench.sweep import Point, Rising, SweepPlan, knee
+from loadtests.bench.sweep import Point, SweepPlan, knee, next_rate
 from loadtests.exchange import Outcome
 
 PLAN = SweepPlan(step_s=6.0, good_share=0.9)
-RISING = Rising(start=10.0, factor=2.0, most=5, refine=2, share=0.99)
+RISING = SweepPlan(start_rate=10.0, factor=2.0, most_steps=5, refine=2, good_share=0.99)
 
 
 def outcome(due: float, source: str = "engine", *, late: bool = False, kind: str = "known") -> Any:
@@ -63,16 +63,16 @@ def test_a_knee_that_is_not_the_services_is_invalid(lost: float | None, lag: flo
 def test_the_knee_is_between_the_last_kept_and_the_first_lost(
     points: dict[float, float], found: tuple[float | None, float | None]
 ) -> None:
-    assert knee([Point(*point) for point in points.items()], 0.99) == found
+    assert knee([*points.items()], 0.99) == found
 
 
 @pytest.mark.parametrize(("capacity", "last"), [(50.0, 80.0), (3.0, 10.0), (1e9, 160.0)])
 def test_rates_rise_until_one_is_lost(capacity: float, last: float) -> None:
     points: list[Point] = []
-    while (rate := RISING.next(points)) is not None:
-        points.append(Point(rate, 1.0 if rate <= capacity else 0.0))
+    while (rate := next_rate(RISING, points)) is not None:
+        points.append((rate, 1.0 if rate <= capacity else 0.0))
         assert len(points) < 20
-    rates = [p.rate for p in points]
+    rates = [rate for rate, _ in points]
     grid = [r for r in rates if r in {10.0 * 2**i for i in range(5)}]
     assert grid == sorted(grid)
     assert grid[-1] == last
