@@ -143,8 +143,8 @@ def adapt(options: Options) -> Adapted:
     with writing(options.out):
         (work / fingerprint).mkdir(parents=True, exist_ok=True)
     checked = None
+    path = work / fingerprint / INDEX_FILE
     if options.check:
-        path = work / fingerprint / INDEX_FILE
         # The age of the catalogue is that of the export, not of the command.
         checked = build_term_index(catalogue.searched(), path, made_at=_taken_at(options.products))
     if not options.quick:
