@@ -18,8 +18,7 @@ _HEAD = """\
 Every option of `requery serve`; `requery precompute` reads the same. This page is made from
 [service/config/settings.py](../service/config/settings.py) by `python -m service.config.page`.
 An empty setting counts as not set. An invalid one ends the start with one line that names it.
-Service links of Kubernetes (`REQUERY_PORT=tcp://10.0.0.1:80`, beside a Service named `requery`) are
-ignored, with a note in the log.
+Service links of Kubernetes (`REQUERY_PORT=tcp://10.0.0.1:80`) are ignored, with a note in the log.
 After the name: the default, if there is one; in brackets: type or unit, bounds.
 
 """
