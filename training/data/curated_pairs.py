@@ -11,7 +11,7 @@ import csv
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model_store.text import normalise
@@ -21,6 +21,8 @@ from training.errors import DataError
 
 CURATED = Path(__file__).parent / "curated"
 """Where the project keeps them."""
+READ = "read.tsv"
+"""What a version wrote for queries of the other files, labelled by reading."""
 COLUMNS = ["query", "rewrite", "label", "kind"]
 
 
@@ -59,6 +61,8 @@ class CuratedQuery:
 def read_curated(folder: Path) -> list[CuratedQuery]:
     """All curated queries, each once (in the first file that has it), in the order of the files.
 
+    The pairs of :data:`READ` are added to those of their queries.
+
     Raises:
         DataError: there are no files, or one is not in the form described above.
     """
@@ -66,15 +70,23 @@ def read_curated(folder: Path) -> list[CuratedQuery]:
     if not paths:
         raise DataError(f"{folder} holds no curated pairs (*.tsv)")
     found: dict[str, CuratedQuery] = {}
-    for path in paths:
+    for path in sorted(paths, key=lambda path: path.name == READ):
         for query, rows in _rows(path).items():
-            if query in found:
+            known = found.get(query, CuratedQuery(query, path.stem, (), ()))
+            if query in found and path.name != READ:
                 continue
+            taken = {rewrite.text for rewrite in (*known.right, *known.wrong)}
             right, wrong = (
-                tuple(Rewrite(text, kind) for text, label, kind in rows if label == wanted)
+                tuple(
+                    Rewrite(t, kind)
+                    for t, label, kind in rows
+                    if label == wanted and t not in taken
+                )
                 for wanted in ("1", "0")
             )
-            found[query] = CuratedQuery(query, path.stem, right, wrong)
+            found[query] = replace(
+                known, right=(*known.right, *right), wrong=(*known.wrong, *wrong)
+            )
     return list(found.values())
 
 

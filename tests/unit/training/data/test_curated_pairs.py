@@ -57,6 +57,18 @@ def test_a_query_belongs_to_the_first_file_that_has_it(tmp_path: Path) -> None:
     assert read.corrected == "sofa"
 
 
+def test_rewrites_that_were_read_are_added_to_their_query(tmp_path: Path) -> None:
+    for name, lines in (
+        ("read", "sofa\tcouch\t0\tread\nsofa\tsofa set\t0\tread"),
+        ("sofas", "sofa\tcouch\t1\tsynonym"),
+    ):
+        (tmp_path / f"{name}.tsv").write_text(f"{HEADER}\n{lines}\n")
+    (query,) = read_curated(tmp_path)
+    assert query.department == "sofas"
+    assert query.right == (Rewrite("couch", "synonym"),)
+    assert query.wrong == (Rewrite("sofa set", "read"),)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
