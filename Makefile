@@ -10,7 +10,7 @@ RECIPE ?= training/recipes/sft-1.yaml
 ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help serve test lint typecheck unit integration fuzz bench bench-gpu bench-reliability screenshots format train lock image clean
+.PHONY: help serve test lint typecheck unit integration fuzz bench bench-gpu bench-reliability screenshots format adapt train lock image clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ screenshots: .venv/.requery-dev ## Take the pictures of docs/console.md anew
 format: .venv/.requery-dev ## Format the code
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+adapt: .venv/.requery-dev ## Make a version of a shop's product list (ARGS="--products products.csv --name my-shop --out my-versions")
+	.venv/bin/requery adapt $(ARGS)
 
 train: .venv/.requery-dev ## Train a version (RECIPE=training/recipes/<name>.yaml)
 	.venv/bin/requery train --recipe $(RECIPE) $(ARGS)
