@@ -52,12 +52,6 @@ def test_looking_at_models_and_making_keys_loads_nothing_heavy(arguments: list[s
     assert done.stderr.strip().endswith("loaded: []")
 
 
-def test_help_lists_the_subcommands() -> None:
-    done = requery("", "--help")
-    for name in ("serve", "precompute", "models", "keys", "train", "evaluate", "rewrite"):
-        assert name in done.stdout
-
-
 def test_help_of_a_subcommand_is_its_own() -> None:
     done = requery("", "models", "verify", "--help")
     assert done.returncode == 0
@@ -171,9 +165,3 @@ def _typer(name: str) -> typer.Typer:
     target = typer.Typer()
     target.command()(getattr(import_module(module), attribute))
     return target
-
-
-def test_an_unknown_subcommand() -> None:
-    done = requery("", "dance")
-    assert done.returncode == 2
-    assert "No such command 'dance'" in done.stderr

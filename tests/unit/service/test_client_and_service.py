@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from functools import partial
 from pathlib import Path
 
@@ -67,15 +66,6 @@ async def test_a_service_that_is_loading_falls_back() -> None:
         with pytest.raises(Unavailable, match="engine-unavailable"):
             await requery.relevance([("a", "b")])
         engine.may_start.set()
-
-
-async def test_a_service_that_has_stopped_is_searched_without() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    async with AsyncRequery(f"http://127.0.0.1:{port}") as requery:
-        answers = [await requery.rewrite("rug"), await requery.rewrite("rug")]
-    assert [a.reason for a in answers] == ["ConnectError", "cooling-down"]
-    assert {(a.status, a.rewrites) for a in answers} == {("unavailable", ())}
 
 
 async def test_mistakes_are_told_in_the_words_of_the_service() -> None:

@@ -111,19 +111,3 @@ async def test_the_access_line_counts_and_names_no_query(service: Service) -> No
     assert "stake" not in str(line)
     assert line["queries"] == 3
     assert line["outcomes"] == {"ok": 2, "problem": 1}
-
-
-async def test_v1_is_the_same(service: Service) -> None:
-    response = await service.client.post("/v1/rewrite/batch", json={"queries": ["a stake"]})
-    assert response.json()["answers"][0]["status"] == "ok"
-
-
-async def test_the_document_describes_both_forms_of_a_query(service: Service) -> None:
-    document = (await service.client.get("/openapi.json")).json()
-    items = document["components"]["schemas"]["BatchRequest"]["properties"]["queries"]["items"]
-    assert {"$ref": "#/components/schemas/BatchQuery"} in items["anyOf"]
-    assert "BatchQuery" in document["components"]["schemas"]
-    answers = document["components"]["schemas"]["BatchResponse"]["properties"]["answers"]["items"]
-    assert {one["$ref"].rpartition("/")[2] for one in answers["anyOf"]} == {
-        "RewriteResponse", "BatchProblem",
-    }  # fmt: skip

@@ -191,31 +191,3 @@ async def test_what_is_wrong_is_named_and_changes_nothing(
     found = problem(await api.call(method, path, body, if_match="*"), code)
     assert [error.field for error in found.errors or []] == ([field] if field else [])
     assert [one.query for one in (await api.listed()).overrides] == ["a query", "pole"]
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("GET", "/overrides"), ("POST", "/overrides"), ("PUT", "/overrides"),
-        ("GET", "/overrides/x"), ("PUT", "/overrides/x"), ("DELETE", "/overrides/x"),
-    ],
-)  # fmt: skip
-async def test_nothing_is_shown_or_changed_without_the_key(
-    api: Api, method: str, path: str
-) -> None:
-    response = await api.call(method, path, block("a"), authorization="Bearer wrong")
-    problem(response, 401)
-    assert "pole" not in response.text
-    assert api.world.editor.revision == 0
-
-
-async def test_the_document_describes_each_kind(api: Api) -> None:
-    document = (await api.client.get("/openapi.json")).json()
-    schemas = document["components"]["schemas"]
-    assert set(schemas["NewOverride"]["discriminator"]["mapping"]) == {
-        "block_query", "block_term", "pin",
-    }  # fmt: skip
-    assert set(document["paths"]["/overrides/{id}"]) == {"get", "put", "delete"}
-    put = document["paths"]["/overrides/{id}"]["put"]
-    assert [one["name"] for one in put["parameters"]] == ["id", "If-Match", "X-Requery-Author"]
-    assert "relevance" in schemas["Pin"]["description"]

@@ -59,11 +59,6 @@ async def test_callers_with_other_limits_share_one_generation(service: Service) 
     assert len(service.engine.generated) == 1
 
 
-async def test_v1_is_the_same(service: Service) -> None:
-    response = await service.client.post("/v1/rewrite", json={"query": "steele stake"})
-    assert response.json()["status"] == "ok"
-
-
 async def test_explain_shows_rejected_candidates_and_stages(serve: Serve) -> None:
     script = [("steel stake", 0.9), ("steele stakes", 0.99), ("wood", 0.1), ("cut", None)]
     service = await serve(ScriptedEngine({"steele stake": script}))

@@ -20,7 +20,6 @@ from service.versions.state import State
 from tests.support.auth import admin_guard, open_guard
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import MIB, Fleet, memory
-from tests.support.versions import put_in
 from tests.support.waiting import until
 
 KEY = "correct horse battery"
@@ -154,10 +153,6 @@ async def test_loading_answers_at_once_and_the_state_follows(edge: Edge) -> None
     assert entry["author"] == "admin/ada"
 
 
-async def test_loading_can_be_waited_for(edge: Edge) -> None:
-    assert (await edge.post("/versions/b/load?wait=true", 200))["state"] == "ready"
-
-
 async def test_waiting_has_an_end() -> None:
     fleet = Fleet()
     slow(fleet, "b")
@@ -196,14 +191,6 @@ async def test_unloading_drains_and_then_it_is_available(edge: Edge) -> None:
     assert not (await edge.shown("b"))["wanted"]
 
 
-async def test_an_unload_cancels_a_load(edge: Edge) -> None:
-    slow(edge.fleet, "b")
-    await edge.post("/versions/b/load", 202)
-    await until(lambda: edge.fleet.engines.count("b") == 1)
-    assert (await edge.post("/versions/b/unload?wait=true", 200))["state"] == "available"
-    assert edge.fleet.engines["b"].closed
-
-
 async def test_what_does_not_fit_is_refused_and_not_started(edge: Edge) -> None:
     problem = await edge.post("/versions/c/load", 507)
     assert problem["type"] == "urn:requery:problem:insufficient-memory"
@@ -211,21 +198,6 @@ async def test_what_does_not_fit_is_refused_and_not_started(edge: Edge) -> None:
     c = await edge.shown("c")
     assert (c["state"], c["wanted"]) == ("available", False)
     assert edge.fleet.engines.count("c") == 0
-
-
-async def test_what_is_in_use_is_not_unloaded(edge: Edge) -> None:
-    await edge.post("/versions/b/load?wait=true", 200)
-    edge.fleet.used = {"b"}
-    for name in "ab":
-        problem = await edge.post(f"/versions/{name}/unload", 409)
-        assert problem["type"] == "urn:requery:problem:version-in-use"
-    assert edge.fleet.engines.running == ["a", "b"]
-
-
-async def test_unknown_versions_are_refused(edge: Edge) -> None:
-    for path in ("/versions/nobody/load", "/versions/nobody/unload", "/versions/%2e%2e/load"):
-        problem = await edge.post(path, 404)
-        assert problem["type"] == "urn:requery:problem:unknown-version"
 
 
 async def test_a_version_that_only_other_replicas_know_can_be_taken_out_of_the_roster() -> None:
@@ -242,33 +214,3 @@ async def test_a_wait_that_is_neither_true_nor_false_is_refused(edge: Edge, wait
         problem = await edge.post(f"/versions/b/{action}?wait={wait}", 422)
         assert problem["errors"] == [{"field": "query wait", "detail": "must be true or false"}]
     assert edge.fleet["b"].state is State.AVAILABLE
-
-
-@pytest.mark.parametrize("path", ["/versions/b/load", "/versions/a/unload", "/versions/x/load"])
-async def test_without_the_key_nothing_is_done_or_shown(edge: Edge, path: str) -> None:
-    problem = await edge.post(path, 401, key="wrong horse battery!")
-    assert problem["type"] == "urn:requery:problem:unauthorized"
-    assert edge.fleet.states == {"a": "ready", "b": "available", "c": "available"}
-
-
-async def test_readiness_follows_the_current_default(edge: Edge) -> None:
-    await edge.post("/versions/b/load?wait=true", 200)
-    edge.fleet.versions.set_default("b")
-    assert (await edge.http.get("/readyz")).json() == {"status": "ready", "model_version": "b"}
-    edge.fleet.engines["a"].alive = False
-    assert (await edge.http.get("/readyz")).status_code == 200
-    edge.fleet.engines["b"].alive = False
-    response = await edge.http.get("/readyz")
-    assert response.status_code == 503
-    assert "version b has died" in response.json()["detail"]
-    put_in(edge.fleet["b"], State.FAILED)
-    response = await edge.http.get("/readyz")
-    assert response.json()["detail"] == "version b is failed: no device"
-
-
-async def test_the_routes_are_documented(edge: Edge) -> None:
-    paths = (await edge.http.get("/openapi.json")).json()["paths"]
-    load, unload = paths["/versions/{name}/load"]["post"], paths["/versions/{name}/unload"]["post"]
-    assert {"200", "202", "401", "403", "404", "409", "422", "507"} <= set(load["responses"])
-    assert {"200", "202", "204", "401", "403", "404", "409"} <= set(unload["responses"])
-    assert {p["name"] for p in load["parameters"]} >= {"name", "wait"}

@@ -38,14 +38,6 @@ async def test_without_a_shared_tier_memory_is_all_there_is() -> None:
     await cache.close()
 
 
-async def test_another_replica_has_it_from_redis_and_then_from_its_memory() -> None:
-    tiers = Tiers()
-    await tiers.cache.put("k", generation("x"))
-    other = tiers.replica()
-    assert await seen(other, "k") == ("redis", "x", False)
-    assert await seen(other, "k") == ("memory", "x", False)
-
-
 async def test_both_tiers_agree_on_age_however_late_an_entry_is_copied() -> None:
     tiers = Tiers(jitter=0.5)
     await tiers.cache.put("k", generation("x"))

@@ -36,11 +36,6 @@ def test_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert "secret" not in repr(settings)
 
 
-def test_what_is_given_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("REQUERY_PORT", "8123")
-    assert Settings(port=9000).port == 9000
-
-
 def test_an_address_that_kubernetes_puts_into_the_port_is_ignored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -147,20 +147,6 @@ async def test_the_audit_trail_is_bounded_and_newest_first() -> None:
     assert len(await store.notes(3)) == 3
 
 
-async def test_a_change_stands_although_it_could_not_be_noted(world: World) -> None:
-    class Deaf(Flaky):
-        async def note(self, entry: Mapping[str, Any]) -> None:
-            raise DocumentStoreUnavailable("no answer")
-
-    metrics = ControlMetrics(CollectorRegistry())
-    document = Document(
-        Deaf(), "doc", schema=1, parse=parse, initial=0, dump=lambda n: {"n": n}, metrics=metrics
-    )
-    with structlog.testing.capture_logs() as lines:
-        assert await document.update(lambda _: 5, action="set", author="ada") == 1
-    assert {"audit", "audit_not_noted"} <= {line["event"] for line in lines}
-
-
 async def test_a_value_that_its_own_parser_refuses_is_never_written(world: World) -> None:
     with pytest.raises(ValueError, match="whole number"):
         await world.set("x")  # type: ignore[arg-type]

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,11 +33,6 @@ def make_tokenizer() -> Tokenizer:
         [AddedToken(t, special=True) for t in ("<q>", "<r>", "<yes>", "<no>", "<eos>")]
     )
     return tokenizer
-
-
-def test_label_probability_is_that_of_two_exponentials() -> None:
-    assert label_probability(math.log(0.6), math.log(0.2)) == pytest.approx(0.75)
-    assert label_probability(math.log(0.2), math.log(0.6)) == pytest.approx(0.25)
 
 
 @given(LOGPROB, LOGPROB)

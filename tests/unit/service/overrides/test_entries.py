@@ -6,12 +6,9 @@ from datetime import date, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from model_store.text import normalise
 from service.errors import InvalidRequest
-from service.overrides.entries import Pin, fold, read_entries, read_entry
+from service.overrides.entries import Pin, read_entries, read_entry
 from tests.support.overrides import block, pin, term
 
 
@@ -27,13 +24,6 @@ def test_texts_are_normalised_as_queries_are_but_keep_their_case() -> None:
     assert (found.query, found.rewrites, found.reason) == (
         "iPhone 15 1/2", ["Apple iPhone"], "a b",
     )  # fmt: skip
-
-
-@given(st.text(max_size=60))
-def test_a_query_is_found_by_the_normal_form_of_any_version(text: str) -> None:
-    kept = normalise(text, fold_case=False)
-    assert fold(kept) == fold(normalise(text, fold_case=True))
-    assert normalise(kept, fold_case=False) == kept
 
 
 @pytest.mark.parametrize(
@@ -92,11 +82,6 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize(("content", "field"), BAD.values(), ids=BAD.keys())
 def test_each_mistake_is_named(content: dict[str, Any], field: str) -> None:
     assert list(refused(content)) == [field]
-
-
-@pytest.mark.parametrize("content", [None, 5, "block", [block("a")]])
-def test_what_is_no_object_is_refused(content: object) -> None:
-    assert list(refused(content)) == [""]
 
 
 def test_mistakes_of_a_list_are_named_by_place() -> None:

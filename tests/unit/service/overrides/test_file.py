@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from structlog.testing import capture_logs
 
 from service.config.watched_file import FileInvalid
 from service.overrides.file import overrides_file
@@ -128,30 +127,6 @@ def test_a_malformed_file_ends_the_start_with_one_line(
     assert said in message
     assert "REQUERY_OVERRIDES_FILE" in message
     assert "\n" not in message
-
-
-def test_a_file_that_is_not_there_or_has_another_name_ends_the_start(
-    watched: Watched, tmp_path: Path
-) -> None:
-    with pytest.raises(FileInvalid, match="cannot be read"):
-        watched.reader.load()
-    other = Watched(tmp_path, "overrides.txt")
-    other.write()
-    with pytest.raises(FileInvalid, match="rename it"):
-        other.reader.load()
-
-
-def test_a_bad_change_is_logged_and_the_last_good_entries_stay(watched: Watched) -> None:
-    watched.write(good("a"))
-    watched.reader.load()
-    with capture_logs() as logs:
-        watched.write(good("a"), good("b") | {"query": ""})
-        assert not watched.reader.poll()
-    assert watched.queries() == ["a"]
-    (line,) = logs
-    assert (line["event"], line["log_level"]) == ("overrides_file_refused", "error")
-    assert "entry 2, query" in line["reason"]
-    assert (watched.reads("ok"), watched.reads("refused")) == (1, 1)
 
 
 async def test_a_running_service_takes_a_change_over(tmp_path: Path) -> None:

@@ -20,12 +20,6 @@ def with_file(path: Path, *contents: dict[str, Any]) -> World:
     return World(file=file)
 
 
-async def test_nothing_is_overridden_until_somebody_says_so() -> None:
-    world = World()
-    assert world.live.of("steel stake") is None
-    assert not world.live.blocked("steel stake")
-
-
 async def test_case_does_not_matter_on_either_side() -> None:
     world = World()
     await world.add(block("Stra\u00dfe Karte"))
@@ -100,17 +94,6 @@ async def test_entries_are_shown_by_source_and_kind(tmp_path: Path) -> None:
         ("file", "block_query", 2), ("api", "block_term", 1), ("api", "pin", 0),
     ):  # fmt: skip
         assert world.metric("requery_override_entries", source=source, kind=kind) == n
-
-
-async def test_another_process_on_the_same_document_store_follows() -> None:
-    here = World()
-    there = World(store=here.store)
-    await here.add(block("stake"))
-    assert there.live.of("stake") == BLOCKED
-    late = World(store=here.store)
-    assert late.live.of("stake") is None
-    await late.document.refresh()
-    assert late.live.of("stake") == BLOCKED
 
 
 @pytest.mark.parametrize("body", [{"overrides": [{"kind": "unheard-of"}]}, {"rules": []}])

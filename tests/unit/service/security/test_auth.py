@@ -171,9 +171,6 @@ class TestWithoutKeys:
             guard.check(asked)
         assert refusals(registry) == {("admin", "origin"): 1}
 
-    def test_everybody_may_ask_for_rewrites(self) -> None:
-        assert auth_with().guard("rewrite").check(request()) == ""
-
 
 class TestScopes:
     @pytest.mark.parametrize(

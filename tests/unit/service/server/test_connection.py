@@ -60,12 +60,6 @@ class TestHead:
         await until(lambda: not server.state.connections)
         assert server.refused("headers-too-large") == 1
 
-    async def test_all_at_once(self, server: Listening) -> None:
-        caller = await server.call()
-        assert is_problem(
-            await caller.ask(get("/livez", f"x: {'y' * 20 * LIMIT}")), 431, "headers-too-large"
-        )
-
     async def test_a_long_body_before_it_does_not_count(self, server: Listening) -> None:
         caller = await server.call()
         body = b'{"query":"a stake"' + b" " * 200 + b"}"

@@ -78,17 +78,6 @@ async def test_another_replica_gives_a_load_up_that_is_no_longer_wanted() -> Non
         await until(lambda: other["b"].state is State.AVAILABLE)
 
 
-async def test_a_replica_that_starts_later_loads_what_was_wanted_before() -> None:
-    document_store = LocalDocumentStore()
-    async with Fleet(document_store=document_store).following() as first:
-        await first.reconciler.load("b", author="ada")
-        await first.reconciler.load("c", author="ada")
-        await first.reconciler.unload("c", author="ada")
-    async with Fleet(document_store=document_store).following() as again:
-        await until(lambda: again["a"].up and again["b"].up)
-        assert again["c"].state is State.AVAILABLE
-
-
 async def test_versions_are_loaded_one_at_a_time_the_default_first() -> None:
     fleet = Fleet()
     slow = {name: fleet.engines.give(name, ScriptedEngine()) for name in "abc"}

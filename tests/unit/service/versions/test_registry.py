@@ -41,14 +41,6 @@ def test_a_default_that_is_not_there_is_told_with_those_that_are() -> None:
         VersionRegistry([FOLDING], default="nobody")
 
 
-def test_versions_are_listed_by_name() -> None:
-    names = [
-        v.name
-        for v in VersionRegistry([ModelVersion(make_manifest(n)) for n in "cab"], default="a")
-    ]
-    assert names == ["a", "b", "c"]
-
-
 async def loaded(version: ModelVersion) -> None:
     await version.load(Engines(), lambda _prompt, _generated: None)
 

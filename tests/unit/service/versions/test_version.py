@@ -8,10 +8,10 @@ import pytest
 from model_store.errors import BaseNotFound
 from service.errors import EngineUnavailable, LoadFailed
 from service.versions.state import State
-from service.versions.version import FAILURES_IN_A_ROW, ModelVersion, public_reason
+from service.versions.version import ModelVersion, public_reason
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest
-from tests.support.waiting import turns, until
+from tests.support.waiting import turns
 
 WARM = ("Steel  Stake", "kids rain boots")
 
@@ -81,15 +81,6 @@ async def test_an_engine_that_dies_while_warming_up_is_closed(version: ModelVers
     assert engine.closed
 
 
-async def test_a_failed_version_can_be_loaded_again(version: ModelVersion) -> None:
-    engines = Engines(a=ScriptedEngine(start_fault=EngineUnavailable("no device")))
-    with pytest.raises(EngineUnavailable):
-        await version.load(engines, silent)
-    assert (version.state, version.reason) == (State.FAILED, "no device")
-    await version.load(engines, silent)
-    assert [version.state, version.reason] == [State.READY, None]
-
-
 async def test_a_load_that_takes_too_long_fails(version: ModelVersion) -> None:
     engine = ScriptedEngine()
     engine.may_start.clear()
@@ -116,92 +107,6 @@ async def test_a_load_that_is_given_up_leaves_nothing(version: ModelVersion) -> 
     assert (version.state, version.reason) == (State.AVAILABLE, None)
     assert engine.closed
     assert engine.closed_streams == 1
-
-
-async def test_unloading_waits_for_all_that_is_under_way(version: ModelVersion) -> None:
-    engines = Engines()
-    await version.load(engines, silent)
-    with version.serving():
-        unloading = asyncio.ensure_future(version.unload(drain_timeout_s=60))
-        await until(lambda: version.state is State.DRAINING)
-        with version.serving():  # its generation
-            pass
-        await turns()
-        # Requests that came before still have their engine.
-        assert version.engine is engines["a"]
-        assert not engines["a"].closed
-    assert await unloading == 0
-    assert version.state is State.AVAILABLE
-    assert engines["a"].closed
-    with pytest.raises(EngineUnavailable, match="down"):
-        _ = version.engine
-
-
-async def test_what_does_not_end_in_time_is_broken_off(version: ModelVersion) -> None:
-    engines = Engines()
-    await version.load(engines, silent)
-    with version.serving(), version.serving():
-        assert await version.unload(drain_timeout_s=0.01) == 2
-    assert engines["a"].closed
-    assert version.state is State.AVAILABLE
-
-
-async def test_a_dead_engine_is_replaced_by_loading_again(version: ModelVersion) -> None:
-    engines = Engines()
-    await version.load(engines, silent)
-    dead = engines["a"]
-    dead.alive = False
-    assert (version.state, version.up) == (State.READY, False)
-    await version.load(engines, silent)
-    assert dead.closed
-    assert engines["a"] is not dead
-    assert version.up
-
-
-async def test_an_engine_that_is_suspected_gets_no_requests(version: ModelVersion) -> None:
-    engines = Engines()
-    await version.load(engines, silent)
-    version.suspect()
-    assert (version.up, version.suspected, version.unchecked_engine) == (False, True, engines["a"])
-    with pytest.raises(EngineUnavailable, match="not answering"):
-        _ = version.engine
-    version.clear()
-    assert version.engine is engines["a"]
-
-
-async def test_failures_in_a_row_make_it_suspected(version: ModelVersion) -> None:
-    await version.load(Engines(), silent)
-    for _ in range(2):
-        for _ in range(FAILURES_IN_A_ROW - 1):
-            version.generated(ok=False)
-        assert version.up
-        version.generated(ok=True)
-    for _ in range(FAILURES_IN_A_ROW):
-        version.generated(ok=False)
-    assert (version.up, version.failing, version.suspected) == (False, True, True)
-    # Another engine starts without its predecessor's past.
-    await version.load(Engines(), silent)
-    assert version.up
-
-
-async def test_while_its_engine_is_replaced_it_says_so(version: ModelVersion) -> None:
-    engine = ScriptedEngine()
-    engine.may_start.clear()
-    loading = asyncio.ensure_future(version.load(Engines(a=engine), silent))
-    await turns()
-    assert not version.replacing  # nobody has met it yet
-    engine.may_start.set()
-    await loading
-    next_one = ScriptedEngine()
-    next_one.may_start.clear()
-    loading = asyncio.ensure_future(version.load(Engines(a=next_one), silent))
-    await turns()
-    assert (version.replacing, version.up, version.unchecked_engine) == (True, False, None)
-    with pytest.raises(EngineUnavailable, match="being replaced"):
-        _ = version.engine
-    next_one.may_start.set()
-    await loading
-    assert (version.replacing, version.up) == (False, True)
 
 
 async def test_letting_go_of_an_engine_ends_what_is_under_way_with_it(

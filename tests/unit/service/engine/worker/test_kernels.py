@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.engine.worker.errors import NotApplicable
-from service.engine.worker.kernels import CAPACITY, Kernels, matrices
+from service.engine.worker.kernels import CAPACITY, Kernels
 
 
 class Weight:
@@ -82,11 +82,3 @@ def test_nothing_is_made_where_nothing_is_bounded_or_nothing_is_onednns(
     with pytest.raises(NotApplicable):
         Worker(Norm()).make_kernels()
     assert layer.products == []
-
-
-def test_sizes_are_told_apart_by_both_sides() -> None:
-    assert set(matrices(Model(Linear(4, 8), Linear(8, 4), Linear(4, 4)))) == {
-        (4, 8),
-        (8, 4),
-        (4, 4),
-    }
