@@ -21,7 +21,6 @@ from tests.chaos.proxy import (
     Reset,
     Throttle,
 )
-from tests.support.redis_server import free_port
 from tests.support.waiting import turns, until
 
 HOURS = 10_000.0
@@ -251,43 +250,3 @@ async def test_flipped_bits_leave_the_length(proxy: FaultProxy) -> None:
     wrong = [byte for byte in got if byte]
     assert 20 < len(wrong) < 300
     assert all(byte.bit_count() == 1 for byte in wrong)
-
-
-async def test_a_server_that_is_not_there_resets_the_client() -> None:
-    async with FaultProxy(free_port()) as proxy, connected(proxy) as client:
-        with pytest.raises(ConnectionResetError):
-            await client.reader.read()
-
-
-async def test_a_client_that_breaks_off_breaks_off_the_server(
-    proxy: FaultProxy, echo: EchoServer
-) -> None:
-    async with connected(proxy) as client:
-        await client.answer(b"a")
-        client.writer.transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, bytes([1, 0, 0, 0, 0, 0, 0, 0])
-        )
-        client.writer.transport.abort()
-        await until(lambda: echo.resets == 1)
-    await until(lambda: proxy.open == 0)
-
-
-@pytest.mark.parametrize(
-    "fault", [Pass(), Delay(HOURS), Throttle(1 / HOURS), BlackHole(), HalfOpen(), Reset(3)]
-)
-async def test_nothing_is_left_behind(echo: EchoServer, fault: Fault) -> None:
-    async with FaultProxy(echo.port) as proxy:
-        before = asyncio.all_tasks()
-        await proxy.switch(fault)
-        clients = [Client(*await asyncio.open_connection("127.0.0.1", proxy.port)) for _ in "abc"]
-        for client in clients:
-            client.send(b"xyz")
-        await until(lambda: proxy.stats.requests == 9)
-    assert proxy.open == 0
-    for client in clients:
-        client.writer.transport.abort()
-    await turns()
-    # The echo server has a task for each connection until it hears of its end.
-    await until(lambda: asyncio.all_tasks() <= before)
-    with pytest.raises(ConnectionRefusedError):
-        await asyncio.open_connection("127.0.0.1", proxy.port)

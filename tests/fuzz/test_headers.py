@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
@@ -144,9 +143,3 @@ def test_what_others_store_is_taken_or_refused(body: Any) -> None:
             parse(body)
         except ValueError:
             continue
-
-
-def test_the_number_of_the_longest_revision_is_read() -> None:
-    tag = entity_tag(10**18 - 1)
-    assert expected_revision(_request((b"if-match", tag.encode()))) == 10**18 - 1
-    assert orjson.dumps(10**18 - 1)

@@ -63,43 +63,6 @@ def test_slow_callers_hold_no_place_for_ever_and_others_are_served(
         caller.close()
 
 
-def test_headers_that_are_too_long(process: ScriptedProcess) -> None:
-    for request in (get("/livez", f"x: {'y' * 5000}"), get("/" + "x" * 5000)[:-100]):
-        with Caller(process.port) as caller:
-            assert told(caller.ask(request), 431)
-            assert caller.hung_up()
-
-
-def test_headers_without_an_end_are_not_kept(process: ScriptedProcess) -> None:
-    """They are refused for their length, long before their time is over."""
-    with Caller(process.port) as caller:
-        caller.send(get("/livez")[:-2] + b"x: " + b"y" * 100_000)
-        assert told(caller.read(), 431)
-        # Whoever goes on is dropped, and hung up on in the end.
-        with pytest.raises(ConnectionError):
-            _send_for_ever(caller)
-
-
-def test_too_many_connections_are_told_and_health_checks_get_through(
-    process: ScriptedProcess,
-) -> None:
-    # Used, so that they are idle and not slow.
-    holders = [Caller(process.port) for _ in range(PLACES)]
-    for holder in holders:
-        assert holder.ask(QUERY).status == 200
-    answer = answered(process, QUERY)
-    assert told(answer, 503)
-    assert answer.json()["type"] == "urn:requery:problem:too-many-connections"
-    assert answer.headers["retry-after"] == "1"
-    for path in ("/livez", "/readyz"):
-        assert answered(process, get(path)).status == 200
-    assert all(holder.ask(QUERY).status == 200 for holder in holders)
-    holders[0].close()
-    wait_until(lambda: answered(process, QUERY).status == 200)
-    for holder in holders:
-        holder.close()
-
-
 def test_a_flood_of_connections_is_survived(process: ScriptedProcess) -> None:
     flood = [socket.create_connection(("127.0.0.1", process.port)) for _ in range(10 * PLACES)]
     wait_until(lambda: answered(process, QUERY).status == 200)
@@ -120,8 +83,3 @@ def answered(process: ScriptedProcess, request: bytes) -> RawResponse:
                 return caller.ask(request)
         except ConnectionError:
             assert process.running
-
-
-def _send_for_ever(caller: Caller) -> None:
-    while True:
-        caller.send(b"y" * 100_000)

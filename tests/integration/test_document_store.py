@@ -139,13 +139,6 @@ async def test_a_change_of_which_no_message_came_is_found_by_looking(
     assert one.routing.revision == 2
 
 
-async def test_a_process_that_starts_later_finds_what_was_written(replica: Open) -> None:
-    await replica().put("x", expected=0)
-    later = replica(follows=False)
-    await later.routing.refresh()
-    assert (later.salt, later.routing.revision) == ("x", 1)
-
-
 async def test_of_writers_at_the_same_time_exactly_one_wins_each_revision(replica: Open) -> None:
     writers = [replica(follows=False) for _ in range(4)]
     for revision in range(10):
@@ -159,12 +152,6 @@ async def test_of_writers_at_the_same_time_exactly_one_wins_each_revision(replic
         assert [error.current for error in lost] == [revision + 1] * 3
         await writers[0].routing.refresh()
         assert writers[0].salt == f"{won[0]}-{revision}"
-
-
-async def test_unconditional_writers_all_get_their_turn(replica: Open) -> None:
-    one, two = replica(follows=False), replica(follows=False)
-    revisions = await asyncio.gather(*(w.put("x") for w in (one, two) for _ in range(3)))
-    assert sorted(revisions) == [1, 2, 3, 4, 5, 6]
 
 
 async def test_updates_by_two_replicas_lose_nothing(replica: Open) -> None:

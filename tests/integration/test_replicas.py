@@ -164,42 +164,6 @@ async def test_a_purge_empties_the_memory_of_all_replicas(
     await eventually(forgotten)
 
 
-async def test_an_override_reaches_the_other_replica(server: RedisServer, serve: Serve) -> None:
-    here, there = await replica(serve, server), await replica(serve, server)
-    entry = {"kind": "block_query", "query": "stake", "author": "ada", "reason": "not ours"}
-    assert (await here.client.post("/overrides", json=entry)).status_code == 201
-
-    async def blocked() -> bool:
-        return bool((await there.rewrite("stake"))["source"] == "override")
-
-    await eventually(blocked)
-
-
-async def test_a_document_from_a_newer_release_leaves_the_last_good_state(
-    server: RedisServer, serve: Serve
-) -> None:
-    service = await replica(serve, server)
-    await load_other(service)
-    revision = await plan(service, default="other-1")
-    with redis.Redis(port=server.port) as client:
-        client.set(
-            "requery:control:routing",
-            '{"schema":99,"revision":50,"body":{"default":"test-1","regions":{}}}',
-        )
-
-    async def refused() -> bool:
-        return await service.metric(
-            "requery_control_documents_refused_total", document="routing", reason="newer_schema"
-        ) == 1  # fmt: skip
-
-    await eventually(refused)
-    assert (await service.rewrite("stake"))["model_version"] == "other-1"
-    shown = (await service.client.get("/routing")).json()
-    assert (shown["revision"], shown["default"]) == (revision, "other-1")
-    response = await service.client.put("/routing", json=PLAN, headers={"if-match": "*"})
-    assert response.status_code == 409
-
-
 @pytest.mark.timeout(300)
 async def test_changing_the_default_under_load_fails_no_request(
     server: RedisServer, serve: Serve
@@ -267,11 +231,6 @@ async def test_a_replica_that_lacks_the_kill_switch_s_version_gives_no_rewrites(
     await eventually(on)
 
 
-async def test_without_redis_routing_lives_in_the_process_and_says_so(serve: Serve) -> None:
-    service = await serve()
-    assert (await service.client.get("/routing")).json()["persistence"] == "process"
-
-
 async def test_exposures_reach_the_stream(server: RedisServer, serve: Serve) -> None:
     service = await replica(serve, server)
     await plan(service, weights={"test-1": 1.0})
@@ -285,17 +244,3 @@ async def test_exposures_reach_the_stream(server: RedisServer, serve: Serve) -> 
         ((_, fields),) = client.xrange("requery:exposures")
     assert b'"unit_id":"u1"' in fields[b"record"]
     assert b'"arm":"test-1"' in fields[b"record"]
-
-
-async def test_redis_away_leaves_routing_in_force_and_refuses_changes(
-    server: RedisServer, serve: Serve
-) -> None:
-    service = await replica(serve, server)
-    await load_other(service)
-    await plan(service, default="other-1")
-    server.stop()
-    response = await service.client.put("/routing", json=PLAN, headers={"if-match": "*"})
-    assert response.status_code == 503
-    assert response.headers["retry-after"]
-    assert (await service.rewrite("stake"))["model_version"] == "other-1"
-    assert (await service.rewrite("stake"))["source"] == "memory"

@@ -194,15 +194,6 @@ def test_a_taken_port_shows_before_the_weights_are_read(models: Path) -> None:
     assert "--port" in line
 
 
-def test_a_broken_version_beside_the_default_is_left_out(models: Path) -> None:
-    (models / "broken-1").mkdir()
-    (models / "broken-1" / "manifest.json").write_text("{")
-    with loading(models) as (client, _):
-        names = {v["name"] for v in client.get("/versions").json()["versions"]}
-        assert "full-1" in names
-        assert "broken-1" not in names
-
-
 def test_while_the_model_loads_the_process_tells_the_truth_and_leaves_when_told(
     models: Path,
 ) -> None:
@@ -222,16 +213,6 @@ def test_while_the_model_loads_the_process_tells_the_truth_and_leaves_when_told(
     assert err == ""
     events = [json.loads(line) for line in out.splitlines()]
     assert {"listening", "request"} <= {event["event"] for event in events}
-
-
-def test_an_unreachable_redis_is_a_warning_and_the_service_serves(models: Path) -> None:
-    redis = f"redis://127.0.0.1:{free_port()}"
-    with loading(models, REQUERY_REDIS_URL=redis) as (client, process):
-        assert client.post("/rewrite", json={"query": "a stake"}).status_code == 200
-        process.send_signal(signal.SIGINT)
-        out, _ = process.communicate(timeout=PATIENCE_S)
-    warnings = [e for e in map(json.loads, out.splitlines()) if e["level"] == "warning"]
-    assert [event["event"] for event in warnings] == ["redis_unavailable"]
 
 
 @contextmanager

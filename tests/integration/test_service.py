@@ -206,13 +206,6 @@ def test_rewrites_with_relevance(http: httpx.Client) -> None:
     assert rewrites
 
 
-def test_the_second_answer_comes_from_memory(http: httpx.Client) -> None:
-    body = {"query": "galvanized pipe 3/4", "deadline_ms": 30_000}
-    first, second = (http.post("/rewrite", json=body).json() for _ in range(2))
-    assert (first["source"], second["source"]) == ("engine", "memory")
-    assert first["rewrites"] == second["rewrites"]
-
-
 def test_relevance_of_given_pairs(http: httpx.Client) -> None:
     pairs = [
         {"query": "steele stake", "rewrite": "steel stake"},

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.support.raw_http import Caller, RawResponse, get, rewrite_request
+from tests.support.raw_http import Caller, RawResponse, rewrite_request
 from tests.support.scripted_process import PATIENCE_S, ScriptedProcess
 from tests.support.waiting import wait_until
 
@@ -109,84 +109,3 @@ def test_no_request_is_lost_when_it_is_told_to_stop_under_load(number: signal.Si
         assert load.wrong == []
     # Those that keep their connections were told to look elsewhere.
     assert loads[0].counts["last"] >= 1
-
-
-def test_while_it_stops_it_says_so_and_still_answers() -> None:
-    # Longer than the test: it is told to stop at once in the end.
-    with ScriptedProcess(shutdown_delay_s=1000) as process:
-        with Caller(process.port) as idle, Caller(process.port) as early:
-            assert idle.ask(get("/readyz")).status == 200
-            process.tell(signal.SIGTERM)
-            process.until("stopping")
-            with Caller(process.port) as new:
-                answer = new.ask(get("/readyz"))
-                assert (answer.status, answer.last) == (503, True)
-                assert "stopping" in answer.json()["detail"]
-                assert new.hung_up()
-            with Caller(process.port) as new:
-                assert new.ask(get("/livez")).status == 200
-            for caller in (idle, early):
-                answer = caller.ask(rewrite_request("a stake"))
-                assert (answer.json()["status"], answer.last) == ("ok", True)
-                assert caller.hung_up()
-        process.insist(signal.SIGTERM)
-        # Not in order, and it says so.
-        assert process.wait() == 128 + signal.SIGTERM
-    assert "stopped at once" in process.err
-
-
-def test_callers_who_have_connected_and_not_asked_are_waited_for_a_little() -> None:
-    with ScriptedProcess(shutdown_delay_s=0, shutdown_grace_s=PATIENCE_S) as process:
-        with Caller(process.port) as silent, Caller(process.port) as asking:
-            process.tell(signal.SIGTERM)
-            process.until("stopping")
-            answer = asking.ask(rewrite_request("a stake"))
-            assert (answer.json()["status"], answer.last) == ("ok", True)
-            assert silent.hung_up()
-        assert process.wait() == 0
-
-
-def test_what_takes_longer_than_the_grace_period_is_told() -> None:
-    with ScriptedProcess(
-        "--delay-ms", "600000",
-        shutdown_delay_s=0, shutdown_grace_s=0.5,
-        default_deadline_ms=30_000, generation_timeout_s=600,
-    ) as process:  # fmt: skip
-        with Caller(process.port) as waiting, Caller(process.port) as half:
-            waiting.send(rewrite_request("a stake"))
-            half.send(rewrite_request("a stake")[:-5])
-            _until_in_flight(process, 2)
-            process.tell(signal.SIGTERM)
-            answer = waiting.read()
-            assert (answer.status, answer.last) == (503, True)
-            assert answer.json()["type"].endswith(":stopping")
-            assert answer.headers["retry-after"] == "1"
-            assert half.hung_up()
-        assert process.wait() == 0
-    assert process.err == ""
-    assert process.named("unhandled_error") == []
-    assert [line["event"] for line in process.events if line["level"] == "error"] == []
-
-
-def test_a_generation_in_the_background_is_stopped() -> None:
-    with ScriptedProcess(
-        "--delay-ms", "600000",
-        shutdown_delay_s=0, shutdown_grace_s=PATIENCE_S, generation_timeout_s=600,
-    ) as process:  # fmt: skip
-        with Caller(process.port) as caller:
-            answer = caller.ask(rewrite_request("a stake", deadline_ms=1))
-            assert answer.json()["status"] == "timeout"
-        process.tell(signal.SIGTERM)
-        assert process.wait() == 0
-    assert process.err == ""
-
-
-def _until_in_flight(process: ScriptedProcess, n: int) -> None:
-    """Wait until ``n`` requests are under way."""
-    with Caller(process.port) as caller:
-        # The one that asks is under way too.
-        wait_until(
-            lambda: (
-                f"requery_requests_in_flight {n + 1}.0" in caller.ask(get("/metrics")).body.decode()
-            )
-        )

@@ -147,13 +147,6 @@ async def test_tagging_gives_way_to_shoppers(serve: Serve) -> None:
     assert (await service.client.post("/relevance", json=pairs)).status_code == 200
 
 
-async def test_one_generation_is_let_in_however_low_the_limit(serve: Serve) -> None:
-    service = await serve(ScriptedEngine(), **ONE_AT_A_TIME)
-    for query in ("a", "b", "c"):
-        assert (await service.rewrite(query))["source"] == "engine"
-        await service.idle()
-
-
 async def _generated(engine: ScriptedEngine, query: str) -> bool:
     return query in engine.generated
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 
 import pytest
@@ -159,42 +158,6 @@ async def test_a_fault_is_a_counted_miss_and_fails_nothing(fault: Exception, res
     assert tiers.count("redis", "put", result) == 1
     assert tiers.count("redis", "put", "ok") == 0
     assert await seen(tiers.cache, "k") == ("memory", "x", False)
-
-
-async def test_commands_that_hang_cost_their_budget_and_are_counted_once() -> None:
-    tiers = Tiers()
-    tier = tiers.tier(tiers.metrics, write_budget_s=0.01)
-    hangs = asyncio.Event()
-
-    async def hang() -> None:
-        await hangs.wait()
-
-    tiers.redis.before = hang
-    assert await tier.get("k", budget_s=0.01) is None
-    await tier.put("k", tiers.lifetimes.entry("k", generation("x")))
-    assert tiers.count("redis", "get", "timeout") == 1
-    assert tiers.count("redis", "put", "timeout") == 1
-    hangs.set()
-    assert await tier.get("other", budget_s=60) is None
-    assert tiers.count("redis", "get", "miss") == 1
-    assert tiers.count("redis", "put", "ok") == 0
-    assert len(tiers.redis.sets) == 1
-
-
-async def test_loss_and_return_are_told_but_not_over_and_over(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    tiers = Tiers()
-    for _ in range(3):
-        tiers.redis.fault = RedisConnectionError("down")
-        await tiers.shared.ping()
-        assert not tiers.shared.up
-        tiers.redis.fault = None
-        await tiers.shared.ping()
-        assert tiers.shared.up
-    told = capsys.readouterr().out
-    assert told.count("redis_unavailable") == 1
-    assert told.count("redis_back") == 1
 
 
 async def test_a_purged_query_is_gone_from_both_tiers_for_the_versions_named() -> None:

@@ -90,12 +90,6 @@ async def test_the_candidate_is_compared_with_what_was_served(world: World) -> N
     assert sample("requery_shadow_rewrites_total", {"version": "new", "side": "candidate"}) == 3
 
 
-async def test_offering_does_nothing_but_queue(world: World) -> None:
-    world.offer()
-    assert world.asked == []
-    await until(lambda: world.counts == {"compared": 1})
-
-
 async def test_what_does_not_fit_in_the_queue_is_dropped(world: World) -> None:
     await world.shadow.close()
     world.open(max_queued=2)

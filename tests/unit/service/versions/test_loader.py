@@ -252,15 +252,6 @@ async def test_a_version_whose_engine_died_is_loaded_again_in_its_own_memory() -
     assert fleet.engines.running == ["a"]
 
 
-async def test_a_version_that_is_suspected_is_loaded_again(fleet: Fleet) -> None:
-    await fleet.loader.load("a")
-    before = fleet.engines["a"]
-    fleet["a"].suspect()
-    await fleet.loader.load("a")
-    assert before.closed
-    assert fleet["a"].up
-
-
 async def test_an_engine_to_be_replaced_goes_before_its_turn_has_come(fleet: Fleet) -> None:
     await fleet.loader.load("b")
     before = fleet.engines["b"]
