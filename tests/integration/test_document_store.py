@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
 import httpx
 import orjson
 import pytest
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from service.api import problems
-from service.api.metrics import ApiMetrics
-from service.api.middleware import RequestContextMiddleware
 from service.api.routing import ControlApi
 from service.control.documents import Document
 from service.control.redis_store import AUDIT_KEY, KEY_PREFIX
@@ -28,6 +24,7 @@ from service.routing.exposures import STREAM, Exposures, StreamSink
 from service.routing.metrics import ExposureMetrics
 from service.routing.router import Router
 from tests.support.auth import open_guard
+from tests.support.calling import calling, mounted
 from tests.support.document_store import NEVER_S, Replica, listeners, replicas
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import until
@@ -85,22 +82,13 @@ class AnyVersion:
         return ("a", "b")
 
 
-@asynccontextmanager
-async def asking(one: RoutingReplica, router: Router) -> AsyncIterator[httpx.AsyncClient]:
-    """The control routes of a replica."""
-    app = FastAPI()
+def asking(one: RoutingReplica, router: Router) -> AbstractAsyncContextManager[httpx.AsyncClient]:
+    """A caller of the control routes of a replica."""
     api = ControlApi(
         routing=one.routing, versions=AnyVersion(), document_store=one.store, assigner=router,
         guard=open_guard(), reader=open_guard(),
     )  # fmt: skip
-    app.include_router(api.router())
-    problems.install(app)
-    app.add_middleware(
-        RequestContextMiddleware, metrics=ApiMetrics(CollectorRegistry()), log_requests=False
-    )
-    transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
+    return calling(mounted(api.router()))
 
 
 def outage(server: RedisServer) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
-from fastapi import FastAPI
 
 from service.api.limits import EXEMPT, buckets
 from service.api.schemas import Problem
 from service.security import auth
 from service.security.api_keys import digest_of, new_key
+from tests.support.calling import calling
 from tests.support.service import Serve, Service
 
 KEYS = {name: new_key() for name in ("one", "two")}
@@ -33,18 +31,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@asynccontextmanager
-async def caller(
-    app: FastAPI, address: str, key: str | None = None
-) -> AsyncIterator[httpx.AsyncClient]:
-    transport = httpx.ASGITransport(app=app, client=(address, 1))
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://test", headers=headers
-    ) as client:
-        yield client
-
-
 async def rewrites(client: httpx.AsyncClient, n: int) -> list[int]:
     asked = [await client.post("/rewrite", json={"query": "a"}) for _ in range(n)]
     return [response.status_code for response in asked]
@@ -61,9 +47,9 @@ async def test_without_a_limit_there_is_none(service: Service) -> None:
 async def test_without_keys_each_address_has_its_own(serve: Serve) -> None:
     service = await serve(rate_limit_per_s=SLOW, rate_limit_burst=3)
     for address in ("10.0.0.1", "10.0.0.2", "2001:db8::1"):
-        async with caller(service.app, address) as client:
+        async with calling(service.app, address) as client:
             assert await rewrites(client, 5) == [200] * 3 + [429] * 2
-    async with caller(service.app, "2001:db8::2") as neighbour:
+    async with calling(service.app, "2001:db8::2") as neighbour:
         assert await rewrites(neighbour, 1) == [429]
     assert await limited(service, "address") == 7
     assert await limited(service, "key") == 0
@@ -74,18 +60,18 @@ async def test_with_keys_each_key_has_its_own_wherever_it_comes_from(
 ) -> None:
     service = await serve(rate_limit_per_s=SLOW, rate_limit_burst=4, api_keys_file=file)
     for address, expected in (("10.0.0.1", [200, 200]), ("10.0.0.2", [200, 200, 429])):
-        async with caller(service.app, address, KEYS["one"]) as client:
+        async with calling(service.app, address, KEYS["one"]) as client:
             assert await rewrites(client, len(expected)) == expected
-    async with caller(service.app, "10.0.0.1", KEYS["two"]) as client:
+    async with calling(service.app, "10.0.0.1", KEYS["two"]) as client:
         assert await rewrites(client, 1) == [200]
     # One that is not valid counts for the address, and takes nothing from those that are.
-    async with caller(service.app, "10.0.0.1", "guess") as client:
+    async with calling(service.app, "10.0.0.1", "guess") as client:
         assert await rewrites(client, 5) == [401] * 4 + [429]
 
 
 async def test_it_says_when_to_try_again_and_is_counted_and_documented(serve: Serve) -> None:
     service = await serve(rate_limit_per_s=0.01, rate_limit_burst=1)
-    async with caller(service.app, "10.0.0.1") as client:
+    async with calling(service.app, "10.0.0.1") as client:
         assert await rewrites(client, 1) == [200]
         response = await client.post("/rewrite", json={"query": "a"})
     assert response.status_code == 429
@@ -103,7 +89,7 @@ async def test_it_says_when_to_try_again_and_is_counted_and_documented(serve: Se
 
 async def test_health_and_metrics_are_always_answered(serve: Serve) -> None:
     service = await serve(rate_limit_per_s=SLOW, rate_limit_burst=1)
-    async with caller(service.app, "10.0.0.1") as client:
+    async with calling(service.app, "10.0.0.1") as client:
         assert await rewrites(client, 2) == [200, 429]
         for path in sorted(EXEMPT) * 3:
             assert (await client.get(path)).status_code == 200
@@ -111,7 +97,7 @@ async def test_health_and_metrics_are_always_answered(serve: Serve) -> None:
 
 async def test_every_other_path_counts_even_one_that_is_not_there(serve: Serve) -> None:
     service = await serve(rate_limit_per_s=SLOW, rate_limit_burst=3)
-    async with caller(service.app, "10.0.0.1") as client:
+    async with calling(service.app, "10.0.0.1") as client:
         for path in ("/openapi.json", "/docs", "/nothing"):
             assert (await client.get(path)).status_code in (200, 404)
         assert (await client.get("/nothing")).status_code == 429
@@ -122,7 +108,7 @@ async def test_guesses_are_limited_in_the_whole_application(
 ) -> None:
     monkeypatch.setattr(auth, "FAILURES_PER_S", SLOW)
     service = await serve(api_keys_file=file)
-    async with caller(service.app, "10.0.0.1", "guess") as client:
+    async with calling(service.app, "10.0.0.1", "guess") as client:
         asked = [await client.get("/audit") for _ in range(auth.FAILURES_BURST + 1)]
     assert [response.status_code for response in asked] == [401] * auth.FAILURES_BURST + [429]
     headers = {"authorization": f"Bearer {KEYS['one']}"}

@@ -9,19 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
-from service.api import problems
-from service.api.metrics import ApiMetrics
-from service.api.middleware import BodyLimitMiddleware, RequestContextMiddleware
-from service.api.openapi import document as openapi
 from service.api.operator_schemas import OverrideInfo, OverridesResponse
 from service.api.overrides import OverridesApi
 from service.api.schemas import Problem
-from service.config.settings import Settings
 from service.overrides.live import Override
 from tests.support.auth import admin_guard
+from tests.support.calling import calling, mounted
 from tests.support.overrides import BEFORE, LATER, World, block, pin, term
 
 KEY = "0123456789abcdef"
@@ -58,22 +52,9 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
     entry = block("pole", id="from-file", author="grace")
     file.write_text(json.dumps({"overrides": [entry]}))
     world = World(file=file)
-    app = FastAPI()
-    guard = admin_guard(KEY)
-    app.include_router(
-        OverridesApi(overrides=world.live, editor=world.editor, guard=guard).router()
-    )
-    problems.install(app)
-    app.add_middleware(BodyLimitMiddleware, max_bytes=Settings().max_body_bytes)
-    app.add_middleware(
-        RequestContextMiddleware, metrics=ApiMetrics(CollectorRegistry()), log_requests=True
-    )
-    app.openapi = openapi(app)  # type: ignore[method-assign] # FastAPI's documented way
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=app),
-        base_url="http://test",
-        headers={"authorization": f"Bearer {KEY}", "x-requery-author": "ada"},
-    ) as client:
+    routes = OverridesApi(overrides=world.live, editor=world.editor, guard=admin_guard(KEY))
+    app = mounted(routes.router(), log_requests=True)
+    async with calling(app, key=KEY, x_requery_author="ada") as client:
         yield Api(world, client)
 
 

@@ -10,13 +10,8 @@ from typing import Any
 import httpx
 import pytest
 import structlog
-from asgi_lifespan import LifespanManager
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from service.api import problems
-from service.api.metrics import ApiMetrics
-from service.api.middleware import RequestContextMiddleware
 from service.api.operator_schemas import AuditResponse, RoutingResponse
 from service.api.routing import ControlApi
 from service.api.schemas import Problem
@@ -27,6 +22,7 @@ from service.errors import DocumentStoreUnavailable, UnknownVersion
 from service.routing.document import Kill, Routing
 from service.routing.router import Router
 from tests.support.auth import admin_guard, open_guard
+from tests.support.calling import calling, mounted
 
 KEY = "0123456789abcdef"
 KILL = {"version": None, "reason": "fire"}
@@ -102,8 +98,7 @@ class Api:
         )
         self.router = Router(self.routing)
         metrics.watch_local_kill(lambda: self.router.local_kill is not None)
-        self.app = FastAPI()
-        self.app.include_router(
+        self.app = mounted(
             ControlApi(
                 routing=self.routing,
                 versions=self.versions,
@@ -112,10 +107,6 @@ class Api:
                 reader=open_guard(),
                 assigner=self.router,
             ).router()
-        )
-        problems.install(self.app)
-        self.app.add_middleware(
-            RequestContextMiddleware, metrics=ApiMetrics(CollectorRegistry()), log_requests=False
         )
         self.client: httpx.AsyncClient
 
@@ -144,13 +135,7 @@ class Api:
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
     api = Api()
-    async with (
-        LifespanManager(api.app),
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=api.app), base_url="http://test"
-        ) as client,
-    ):
-        api.client = client
+    async with calling(api.app) as api.client:
         yield api
 
 

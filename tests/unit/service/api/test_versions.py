@@ -6,18 +6,13 @@ from typing import Any
 
 import httpx
 import pytest
-from fastapi import FastAPI
-from prometheus_client import CollectorRegistry
 
-from service.api import problems
-from service.api.metrics import ApiMetrics
-from service.api.middleware import RequestContextMiddleware
-from service.api.operations import OperationsApi
 from service.api.operator_schemas import VersionInfo, VersionsResponse
 from service.api.versions import VersionsApi
 from service.errors import EngineUnavailable
 from service.versions.state import State
 from tests.support.auth import admin_guard, open_guard
+from tests.support.calling import calling, mounted
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import MIB, Fleet, memory
 from tests.support.waiting import until
@@ -58,9 +53,7 @@ class Edge:
 @asynccontextmanager
 async def edge_of(fleet: Fleet, *, wait_s: float = 60.0) -> AsyncIterator[Edge]:
     weights: dict[str, float] = {}
-    registry = CollectorRegistry()
-    app = FastAPI()
-    app.include_router(
+    app = mounted(
         VersionsApi(
             versions=fleet.versions,
             reconciler=fleet.reconciler,
@@ -72,16 +65,7 @@ async def edge_of(fleet: Fleet, *, wait_s: float = 60.0) -> AsyncIterator[Edge]:
             wait_s=wait_s,
         ).router()
     )
-    app.include_router(
-        OperationsApi(versions=fleet.versions, registry=registry, guard=open_guard()).router()
-    )
-    problems.install(app)
-    app.add_middleware(RequestContextMiddleware, metrics=ApiMetrics(registry), log_requests=False)
-    transport = httpx.ASGITransport(app=app)
-    async with (
-        fleet.following(),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as http,
-    ):
+    async with fleet.following(), calling(app) as http:
         await until(lambda: fleet.versions.default.up)
         yield Edge(fleet, http, weights)
 

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from service.versions.version import ModelVersion
 from tests.support.engine import ScriptedEngine
-from tests.support.service import Serve, Service, serving
+from tests.support.service import Serve, Service
 from tests.support.versions import Engines, make_manifest
 
 PLAN = {"default": "test-1", "weights": {}, "salt": "s"}
-
-
-@pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
-    async with serving() as start:
-        yield start
 
 
 async def two(serve: Serve, **options: Any) -> Service:

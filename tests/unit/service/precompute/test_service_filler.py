@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,13 +12,7 @@ from service.precompute.errors import PrecomputeError
 from service.precompute.fillers import ServiceFiller, served_version
 from service.precompute.journal import Result
 from tests.support.engine import ScriptedEngine
-from tests.support.service import Serve, serving
-
-
-@pytest.fixture
-async def serve() -> AsyncIterator[Serve]:
-    async with serving() as start:
-        yield start
+from tests.support.service import Serve
 
 
 async def results(filler: ServiceFiller, *queries: str) -> list[Result]:

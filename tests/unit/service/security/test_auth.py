@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import structlog
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from pydantic import SecretStr
 from structlog.testing import capture_logs
@@ -32,6 +29,8 @@ from service.security.keyring import KeyRing
 from service.security.metrics import AuthMetrics, KeyMetrics, Need
 from service.telemetry.request_context import context_of
 from tests.support.auth import admin_guard, auth_with, request
+from tests.support.calling import calling
+from tests.support.clock import Clock
 from tests.support.service import Serve, Service
 
 KEY = "correct horse battery"
@@ -263,15 +262,9 @@ def test_an_author_is_short_enough_to_be_stored_with_an_override(file: Path) -> 
 
 
 class TestGuessing:
-    class Clock:
-        now = 0.0
-
-        def __call__(self) -> float:
-            return self.now
-
     @pytest.fixture
     def clock(self) -> Clock:
-        return self.Clock()
+        return Clock()
 
     @pytest.fixture
     def guard(self, file: Path, clock: Clock) -> Guard:
@@ -403,15 +396,9 @@ async def routes(service: Service) -> list[tuple[str, str, Need | None]]:
     return found
 
 
-@asynccontextmanager
-async def caller(app: FastAPI, number: int, key: str | None) -> AsyncIterator[httpx.AsyncClient]:
-    """A client at an address of its own, so that no limit on guesses comes into it."""
-    transport = httpx.ASGITransport(app=app, client=(f"10.0.{number >> 8}.{number & 255}", 1))
-    headers = {} if key is None else {"authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://test", headers=headers
-    ) as client:
-        yield client
+def address(number: int) -> str:
+    """One of its own for each request, so that no limit on guesses comes into it."""
+    return f"10.0.{number >> 8}.{number & 255}"
 
 
 def path_of(template: str) -> str:
@@ -448,7 +435,7 @@ async def test_every_route_that_changes_state_refuses(
     guarded = [(m, p) for m, p, need in await routes(service) if need == "admin"]
     assert len(guarded) >= 13
     for number, (method, path) in enumerate(guarded):
-        async with caller(service.app, number, key) as client:
+        async with calling(service.app, address(number), key) as client:
             response = await client.request(
                 method, path_of(path), json={"query": "a"}, headers={"if-match": "*"}
             )
@@ -456,7 +443,7 @@ async def test_every_route_that_changes_state_refuses(
         assert response.headers["content-type"] == "application/problem+json"
         assert key is None or key not in response.text
     assert await samples(service, KEYS["all"]) == {("admin", reason): len(guarded)}
-    async with caller(service.app, 999, KEYS["ops"]) as ops:
+    async with calling(service.app, address(999), KEYS["ops"]) as ops:
         entries = (await ops.get("/audit")).json()["entries"]
         assert not [entry for entry in entries if entry["author"] in KEYS]
 
@@ -467,7 +454,7 @@ async def test_every_other_route_needs_its_scope_too(serve: Serve, file: Path) -
     for number, (method, path, need) in enumerate(await routes(service)):
         if need == "admin":
             continue
-        async with caller(service.app, number, None) as client:
+        async with calling(service.app, address(number), None) as client:
             body = BODIES.get(path, {"query": "a"})
             refused = await client.request(method, path, json=body)
             if need is None:

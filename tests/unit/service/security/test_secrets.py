@@ -8,18 +8,17 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-import structlog
 
 from service.app.components import Components, RuntimeDependencies, build_components
 from service.config.settings import Settings
 from service.security.api_keys import digest_of, new_key
 from service.telemetry.logging import configure_logging
 from service.versions.version import ModelVersion
+from tests.support.calling import calling
 from tests.support.engine import ScriptedEngine
 from tests.support.service import Serve, Service
 from tests.support.versions import Engines, make_manifest
@@ -30,16 +29,10 @@ QUERY = "zanzibar quilting lantern"
 
 
 @pytest.fixture
-def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Puts back what ``configure_logging`` changed."""
-    for name in ("httpx", "httpcore"):  # the test's own client
+def restored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the lines of the test's own client."""
+    for name in ("httpx", "httpcore"):
         monkeypatch.setattr(logging.getLogger(name), "disabled", True)
-    root = logging.getLogger()
-    before = (root.handlers[:], root.level, structlog.get_config())
-    yield
-    structlog.configure(**before[2])
-    root.handlers[:], level = before[0], before[1]
-    root.setLevel(level)
 
 
 @pytest.fixture
@@ -101,12 +94,9 @@ async def test_no_key_and_no_password_gets_out(
     )
     answers = await everything_with_keys(service)
     assert {r.status_code for r in answers} >= {200, 401, 403, 404}
-    allowed = {"authorization": f"Bearer {ADMIN}"}
     # From elsewhere: too many wrong keys came from there.
-    transport = httpx.ASGITransport(app=service.app, client=("10.0.0.1", 1))
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as operator:
-        audit = await operator.get("/audit", headers=allowed)
-        metrics = await operator.get("/metrics", headers=allowed)
+    async with calling(service.app, "10.0.0.1", ADMIN) as operator:
+        audit, metrics = await operator.get("/audit"), await operator.get("/metrics")
     assert audit.status_code == 503  # there is no Redis
     assert metrics.status_code == 200
     out, err = capsys.readouterr()
