@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
+import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from service.cache.keys import cache_key, prefix_of, version_prefix
@@ -47,36 +50,35 @@ def test_the_prefix_of_a_key_is_that_of_its_version() -> None:
     assert prefix_of(KEY) == version_prefix(DIGEST)
 
 
-async def test_a_generation_begun_before_a_purge_of_its_query_is_not_kept() -> None:
+async def purge_query(cache: TieredCache) -> None:
+    await cache.purge_query([DIGEST], "a")
+
+
+async def hear_of_a_version(cache: TieredCache) -> None:
+    cache.forget_version(DIGEST)
+
+
+async def hear_of_keys(cache: TieredCache) -> None:
+    cache.forget_keys([KEY])
+
+
+@pytest.mark.parametrize("purge", [purge_query, hear_of_a_version, hear_of_keys])
+async def test_a_generation_begun_before_a_purge_is_not_kept_and_others_are(
+    purge: Callable[[TieredCache], Awaitable[None]],
+) -> None:
     tiers = Tiers()
     epoch = tiers.cache.epoch
-    await tiers.cache.purge_query([DIGEST], "a")
-    for key in (KEY, cache_key(DIGEST, "b"), cache_key(OTHER, "a")):
+    await purge(tiers.cache)
+    others = {cache_key(OTHER, "a")}
+    if purge is not hear_of_a_version:
+        others.add(cache_key(DIGEST, "b"))
+    for key in (KEY, *others):
         await tiers.cache.put(key, generation("x"), since=epoch)
-    assert KEY not in tiers.redis.store
+    assert set(tiers.redis.store) == others
     assert await seen(tiers.cache, KEY) is None
-    assert await seen(tiers.cache, cache_key(DIGEST, "b")) == "memory"
-    assert await seen(tiers.cache, cache_key(OTHER, "a")) == "memory"
+    assert {await seen(tiers.cache, key) for key in others} == {"memory"}
     await tiers.cache.put(KEY, generation("y"), since=tiers.cache.epoch)
     assert await seen(tiers.cache, KEY) == "memory"
-
-
-async def test_a_generation_begun_before_a_purge_of_its_version_is_not_kept() -> None:
-    tiers = Tiers()
-    epoch = tiers.cache.epoch
-    tiers.cache.forget_version(DIGEST)  # as a replica does on being told
-    for key in (KEY, cache_key(OTHER, "a")):
-        await tiers.cache.put(key, generation("x"), since=epoch)
-    assert set(tiers.redis.store) == {cache_key(OTHER, "a")}
-    assert await seen(tiers.cache, KEY) is None
-
-
-async def test_a_replica_that_has_been_told_does_not_keep_what_it_had_begun() -> None:
-    tiers = Tiers()
-    epoch = tiers.cache.epoch
-    tiers.cache.forget_keys([KEY])
-    await tiers.cache.put(KEY, generation("x"), since=epoch)
-    assert tiers.redis.store == {}
 
 
 async def test_a_write_that_comes_after_the_purge_that_it_passed_is_taken_back() -> None:

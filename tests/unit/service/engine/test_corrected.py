@@ -187,20 +187,11 @@ async def test_a_cancelled_caller_leaves_nothing_under_way(held_from: int) -> No
     assert engine.closed_streams == 1
 
 
-async def test_an_engine_lost_while_it_writes_is_told() -> None:
-    engine = Patient(held=True, held_from=1)
+@pytest.mark.parametrize("writes", [True, False])
+async def test_an_engine_lost_while_it_writes_or_tags_is_told(writes: bool) -> None:
+    engine = Patient(held=writes, held_from=1)
     task = asyncio.create_task(said(corrected(engine), "steeel stake"))
-    await engine.reached_hold.wait()
-    engine.die()
-    with pytest.raises(EngineUnavailable):
-        await task
-    assert (engine.outstanding, engine.tagging) == (0, 0)
-
-
-async def test_an_engine_lost_while_it_tags_is_told() -> None:
-    engine = Patient()
-    task = asyncio.create_task(said(corrected(engine), "steeel stake"))
-    await engine.both_tagging.wait()
+    await (engine.reached_hold if writes else engine.both_tagging).wait()
     engine.die()
     engine.may_tag.set()
     with pytest.raises(EngineUnavailable):

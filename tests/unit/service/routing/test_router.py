@@ -116,32 +116,32 @@ def test_units_are_compared_code_point_by_code_point() -> None:
     ]
 
 
-@pytest.mark.parametrize("unit", [None, ""])
-def test_who_has_no_id_gets_the_default(unit: str | None) -> None:
-    found = router({"a": 0.5, "b": 0.5}).assign(pin=None, unit_id=unit)
-    assert (found.version, found.arm, found.why) == ("v0", None, "default")
+SAFE: dict[str, Any] = {"kill": {"version": "safe", "reason": "bad rewrites"}}
+OFF: dict[str, Any] = {"kill": {"version": None, "reason": "all bad"}}
 
 
-def test_without_weights_everybody_gets_the_default() -> None:
-    found = router().assign(pin=None, unit_id="u-1")
-    assert (found.version, found.arm, found.why) == ("v0", None, "default")
-
-
-def test_a_pin_goes_before_the_weights() -> None:
-    found = router({"a": 1.0}).assign(pin="v9", unit_id="u-1")
-    assert (found.version, found.arm, found.why, found.off) == ("v9", None, "pin", False)
-
-
-@pytest.mark.parametrize("pin", [None, "v9"])
-def test_the_kill_switch_goes_before_everything(pin: str | None) -> None:
-    kill = {"version": "safe", "reason": "bad rewrites"}
-    found = router({"a": 1.0}, kill=kill).assign(pin=pin, unit_id="u-1")
-    assert (found.version, found.arm, found.why, found.off) == ("safe", None, "kill", False)
-
-
-def test_the_kill_switch_can_turn_rewrites_off() -> None:
-    found = router(kill={"version": None, "reason": "all bad"}).assign(pin=None, unit_id=None)
-    assert (found.version, found.why, found.off) == ("v0", "kill", True)
+@pytest.mark.parametrize(
+    ("weights", "fields", "pin", "unit", "expected"),
+    [
+        ({"a": 1.0}, {}, None, None, ("v0", "default", False)),
+        ({"a": 1.0}, {}, None, "", ("v0", "default", False)),
+        ({}, {}, None, "u-1", ("v0", "default", False)),
+        ({"a": 1.0}, {}, "v9", "u-1", ("v9", "pin", False)),
+        ({"a": 1.0}, SAFE, None, "u-1", ("safe", "kill", False)),
+        ({"a": 1.0}, SAFE, "v9", "u-1", ("safe", "kill", False)),
+        ({"a": 1.0}, OFF, None, "u-1", ("v0", "kill", True)),
+    ],
+)
+def test_the_kill_switch_goes_before_a_pin_and_a_pin_before_the_weights(
+    weights: dict[str, float],
+    fields: dict[str, Any],
+    pin: str | None,
+    unit: str | None,
+    expected: tuple[str, str, bool],
+) -> None:
+    found = router(weights, **fields).assign(pin=pin, unit_id=unit)
+    assert (found.version, found.why, found.off) == expected
+    assert found.arm is None
 
 
 @pytest.mark.parametrize("pin", [None, "v9"])

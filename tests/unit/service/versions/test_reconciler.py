@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import pytest
 from structlog.testing import capture_logs
 
-from service.control.store import LocalDocumentStore, Stored
+from service.control.store import LocalDocumentStore
 from service.errors import (
-    DocumentStoreUnavailable,
     EngineUnavailable,
     InsufficientMemory,
     UnknownVersion,
@@ -18,15 +14,6 @@ from service.versions.state import State
 from tests.support.engine import ScriptedEngine
 from tests.support.fleet import Fleet, memory
 from tests.support.waiting import turns, until
-
-
-class DeadStore(LocalDocumentStore):
-    """A document store that nothing can be written to."""
-
-    async def write(
-        self, name: str, body: Mapping[str, Any], *, schema: int, expected: int | None
-    ) -> Stored:
-        raise DocumentStoreUnavailable("Redis does not answer; try again shortly")
 
 
 def failing(reason: str = "no device") -> ScriptedEngine:
@@ -53,16 +40,6 @@ async def test_what_is_asked_for_is_loaded_and_noted_with_its_author() -> None:
         await fleet.reconciler.load("b", author="ada")
         assert len(await fleet.document_store.notes(10)) == 1
         assert fleet.engines.count("b") == 1
-
-
-async def test_other_replicas_follow() -> None:
-    document_store = LocalDocumentStore()
-    one, other = Fleet(document_store=document_store), Fleet(document_store=document_store)
-    async with one.following(), other.following():
-        await one.reconciler.load("b", author="ada")
-        await until(lambda: one["b"].up and other["b"].up)
-        await other.reconciler.unload("b", author="ada")
-        await until(lambda: one.engines.running == other.engines.running == ["a"])
 
 
 async def test_another_replica_gives_a_load_up_that_is_no_longer_wanted() -> None:
@@ -219,20 +196,6 @@ async def test_one_version_takes_the_place_of_another_that_still_drains() -> Non
             # Not a failure: soon there will be room.
             assert fleet["c"].state is State.AVAILABLE
         await until(lambda: fleet.engines.running == ["a", "c"])
-
-
-async def test_a_wish_that_cannot_be_stored_changes_nothing() -> None:
-    async with Fleet(document_store=DeadStore()).following() as fleet:
-        await until(lambda: fleet["a"].up)
-        with pytest.raises(DocumentStoreUnavailable):
-            await fleet.reconciler.load("b", author="ada")
-        await until(lambda: fleet["b"].state is State.AVAILABLE)
-        fleet.versions.want_default("c")
-        await until(lambda: fleet.versions.default.name == "c")
-        with pytest.raises(DocumentStoreUnavailable):
-            await fleet.reconciler.unload("a", author="ada")
-        await turns()
-        assert fleet.engines.running == ["a", "c"]
 
 
 async def test_an_edit_made_at_the_same_time_elsewhere_is_kept() -> None:

@@ -28,12 +28,6 @@ def shared(histories: Histories, batch: Mapping[str, tuple[int, Sequence[int]]])
     return histories.share(list(batch), [begin for begin, _ in batch.values()], starts, tokens)
 
 
-def test_candidates_of_one_query_share_its_prompt() -> None:
-    found = shared(Histories(), {"a": (0, [5, 6, 7]), "b": (0, [5, 6, 7])})
-    assert found == Sharing([0, 1, 2], [0, 1, 2, 0, 1, 2], [0], [0, 0])
-    assert found.saved == 3
-
-
 def test_they_share_while_they_draw_the_same_and_never_again_once_they_differ() -> None:
     histories = Histories()
     shared(histories, {"a": (0, [5, 6]), "b": (0, [5, 6]), "c": (0, [5, 6])})
@@ -47,51 +41,6 @@ def test_they_share_while_they_draw_the_same_and_never_again_once_they_differ() 
     for length in (5, 6):
         alike = shared(histories, {"a": (length, [1]), "b": (length, [1]), "c": (length, [1])})
         assert alike.saved == 0
-
-
-def test_different_queries_share_what_they_begin_with_alone() -> None:
-    histories = Histories()
-    found = shared(histories, {"a": (0, [0, 4, 9]), "b": (0, [0, 5, 9]), "c": (0, [0])})
-    assert found == Sharing([0, 1, 2, 4, 5], [0, 1, 2, 0, 3, 4, 0], [0, 1, 2], [0, 1, 2])
-    # A sequence that ends where others go on has a last row of its own.
-    assert shared(histories, {"a": (3, [7]), "b": (3, [7])}).saved == 0
-
-
-def test_the_order_of_a_batch_may_change() -> None:
-    histories = Histories()
-    shared(histories, {"a": (0, [1, 2]), "b": (0, [3, 4]), "c": (0, [1, 2])})
-    found = shared(histories, {"c": (2, [5]), "b": (2, [5]), "a": (2, [5])})
-    assert found == Sharing([0, 1], [0, 1, 0], [0, 1], [0, 1, 0])
-
-
-def test_one_that_was_not_in_the_last_step_shares_no_more() -> None:
-    histories = Histories()
-    shared(histories, {"a": (0, [1, 2]), "b": (0, [1, 2])})
-    shared(histories, {"a": (2, [3])})
-    assert shared(histories, {"a": (3, [4]), "b": (2, [3])}).saved == 0
-    # Nor do two that were away together: what they missed is not known.
-    shared(histories, {"c": (0, [7])})
-    assert shared(histories, {"a": (4, [5]), "b": (3, [5])}).saved == 0
-
-
-def test_what_was_cached_before_is_not_known_to_be_the_same() -> None:
-    histories = Histories()
-    assert shared(histories, {"a": (4, [1, 2]), "b": (4, [1, 2])}).saved == 0
-    assert shared(histories, {"a": (6, [3]), "b": (6, [3])}).saved == 0
-
-
-def test_another_length_than_was_left_is_not_gone_on_with() -> None:
-    histories = Histories()
-    shared(histories, {"a": (0, [1, 2]), "b": (0, [1, 2])})
-    assert shared(histories, {"a": (1, [3]), "b": (1, [3])}).saved == 0
-
-
-def test_preempted_and_begun_again_it_shares_again() -> None:
-    histories = Histories()
-    shared(histories, {"a": (0, [1, 2]), "b": (0, [1, 2])})
-    shared(histories, {"a": (2, [3])})
-    found = shared(histories, {"a": (0, [1, 2, 3]), "b": (0, [1, 2, 3])})
-    assert found == Sharing([0, 1, 2], [0, 1, 2, 0, 1, 2], [0], [0, 0])
 
 
 def test_a_prompt_in_pieces_shares_the_rows_of_one_step() -> None:
