@@ -93,6 +93,24 @@ async def test_explain_shows_a_correction_once_with_its_votes(serve: Serve) -> N
     assert await service.metric(name, verdict="duplicate") == 3
 
 
+async def test_a_leader_that_leaves_does_not_cancel_a_follower(serve: Serve) -> None:
+    engine = ScriptedEngine(held=True)
+    service = await serve(engine)
+    leader = asyncio.create_task(service.rewrite("steele stake", deadline_ms=LONG))
+    await engine.reached_hold.wait()
+    follower = asyncio.create_task(service.rewrite("steele stake", deadline_ms=LONG))
+
+    async def both_wait() -> bool:  # ... and the scrape itself
+        return await service.metric("requery_requests_in_flight") == 3
+
+    await service.until(both_wait)
+    leader.cancel()
+    await asyncio.gather(leader, return_exceptions=True)
+    engine.release()
+    answer = await follower
+    assert (answer["status"], answer["source"]) == ("ok", "coalesced")
+
+
 async def test_a_deadline_gives_what_is_ready_and_fills_the_cache_later(serve: Serve) -> None:
     engine = ScriptedEngine(held=True, held_from=1)
     service = await serve(engine)
@@ -223,6 +241,13 @@ async def test_relevance_names_every_bad_text(service: Service) -> None:
     )
     assert response.status_code == 422
     assert [e["field"] for e in response.json()["errors"]] == ["pairs.0.rewrite", "pairs.1.query"]
+
+
+async def test_relevance_refuses_too_many_pairs(service: Service) -> None:
+    pairs = [{"query": "a", "rewrite": "b"}] * 257
+    response = await service.client.post("/relevance", json={"pairs": pairs})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["field"] == "pairs"
 
 
 async def test_relevance_without_an_engine_or_time(serve: Serve) -> None:

@@ -96,6 +96,13 @@ def test_nothing_is_reported_or_fetched_on_any_device(device: loading.Device) ->
     assert arguments["disable_log_stats"] is True
 
 
+def test_chosen_sizes_win_over_defaults() -> None:
+    settings = EngineSettings(kv_cache_bytes=2**26, max_sequences=7)
+    arguments = engine_arguments(MANIFEST, Path("/m"), settings, "cpu")
+    assert arguments["kv_cache_memory_bytes"] == 2**26
+    assert arguments["max_num_seqs"] == 7
+
+
 @pytest.mark.parametrize(
     ("text", "limit"),
     [("max 100000", None), ("150000 100000", 1), ("50000 100000", 1), ("100000000 100000", None)],
