@@ -16,7 +16,7 @@ from service.cache.keys import cache_key, version_prefix
 from service.errors import CacheUnavailable
 from tests.support.engine import ScriptedEngine
 from tests.support.redis_cache import VALUE, entry, open_cache
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer
 from tests.support.service import Serve, Service
 from tests.support.versions import make_manifest
 from tests.support.waiting import until
@@ -129,20 +129,6 @@ async def test_a_server_that_is_not_there_at_start_is_a_warning_and_used_once_it
     assert capsys.readouterr().out.count("redis_back") == 1
 
 
-async def test_a_server_that_dies_half_way_fails_no_request(
-    server: RedisServer, serve: Serve
-) -> None:
-    service = await serve(redis_url=server.url, **GENEROUS)
-    await ask(service, "a stake")
-    server.stop()
-    for query in ("b stake", "c stake"):
-        assert (await ask(service, query))[0] == "engine"
-    server.start()
-    await ask(service, "d stake")
-    fresh = await serve(redis_url=server.url, **GENEROUS)
-    assert (await ask(fresh, "d stake"))[0] == "redis"
-
-
 async def test_a_server_that_hangs_costs_its_budget_and_no_request(
     server: RedisServer, serve: Serve
 ) -> None:
@@ -185,14 +171,6 @@ async def test_a_budget_that_ends_while_a_command_is_sent_is_a_timeout_all_the_s
         if sample.name == OPERATIONS and sample.value
     }
     assert counted == {("get", "timeout"): 1, ("put", "timeout"): 1}
-
-
-async def test_a_full_server_fails_no_request(server: RedisServer, serve: Serve) -> None:
-    with server.client() as client:
-        client.config_set("maxmemory", "1")
-    service = await serve(redis_url=server.url, **GENEROUS)
-    assert (await ask(service))[0] == "engine"
-    assert await count(service, "put", "oom") == 1
 
 
 async def test_a_full_server_is_read_on_and_written_to_once_there_is_room(
@@ -277,29 +255,6 @@ async def test_connections_that_died_without_a_word_do_not_keep_a_new_server_uns
     await cache.close()
 
 
-@pytest.mark.parametrize("outage", ["stop", "freeze"])
-async def test_an_outage_fails_no_request_and_ends_by_itself(
-    server: RedisServer, serve: Serve, outage: str
-) -> None:
-    service = await serve(redis_url=server.url)
-    await ask(service, "before")
-    getattr(server, outage)()
-    asked = 0
-    while not await service.metric(OPERATIONS, tier="redis", op="get", result="skipped"):
-        assert (await ask(service, f"stake {asked}"))[0] == "engine"
-        asked += 1
-    assert (await ask(service, "before"))[0] == "memory"
-    written = await service.metric(OPERATIONS, tier="redis", op="put", result="ok")
-    if outage == "stop":
-        server.start()
-    else:
-        server.thaw()
-    while await service.metric(OPERATIONS, tier="redis", op="put", result="ok") == written:
-        await ask(service, f"stake {asked}")
-        await asyncio.sleep(0.05)
-        asked += 1
-
-
 async def test_connections_are_bounded_and_a_burst_waits_for_them(server: RedisServer) -> None:
     cache = open_cache(server.url, concurrency=2)
     await asyncio.gather(*(cache.put(f"k{i}", entry()) for i in range(50)))
@@ -323,13 +278,6 @@ async def test_a_look_up_that_is_given_up_leaves_the_pool_whole(server: RedisSer
     assert found is not None
     assert found.generation == VALUE
     await cache.close()
-
-
-async def test_ping_tells_whether_there_is_a_server(server: RedisServer) -> None:
-    for url, there in ((server.url, True), (f"redis://127.0.0.1:{free_port()}", False)):
-        cache = open_cache(url)
-        assert await cache.ping(timeout_s=5) is there
-        await cache.close()
 
 
 async def test_a_purge_says_so_when_redis_does_not_answer(server: RedisServer) -> None:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.support.redis_server import RedisServer, free_port
-from tests.support.scripted_process import PATIENCE_S, ScriptedProcess
+from tests.support.scripted_process import ScriptedProcess
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
-
-
-def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_everything_that_is_shared_is_shared_once_redis_is_there(tmp_path: Path) -> None:
@@ -48,18 +40,20 @@ def test_everything_that_is_shared_is_shared_once_redis_is_there(tmp_path: Path)
                 answer = there.post("/rewrite", json={"query": query}).json()
                 return bool(answer["source"] == "redis")
 
-            until(is_shared)
+            wait_until(is_shared)
             # What operators decide.
-            until(lambda: here.post("/overrides", json=block).is_success)
-            until(
+            wait_until(lambda: here.post("/overrides", json=block).is_success)
+            wait_until(
                 lambda: (
                     there.post("/rewrite", json={"query": "steel stake"}).json()["source"]
                     == "override"
                 )
             )
             plan = {"default": "test-1", "weights": {}, "salt": "new"}
-            until(lambda: here.put("/routing", json=plan, headers={"if-match": "*"}).is_success)
-            until(lambda: there.get("/routing").json()["salt"] == "new")
+            wait_until(
+                lambda: here.put("/routing", json=plan, headers={"if-match": "*"}).is_success
+            )
+            wait_until(lambda: there.get("/routing").json()["salt"] == "new")
         finally:
             server.stop()
 

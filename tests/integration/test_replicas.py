@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -40,12 +39,6 @@ async def replica(serve: Serve, server: RedisServer, **options: Any) -> Service:
     )
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
-    """Wait until ``holds()``; the test's own timeout bounds it."""
-    while not await holds():  # noqa: ASYNC110 - what is waited for has no event
-        await asyncio.sleep(0.01)
-
-
 async def plan(service: Service, **changes: Any) -> int:
     """Store a routing plan; its revision. On a busy machine Redis may be given up at first."""
     put = partial(service.client.put, json=PLAN | changes, headers={"if-match": "*"})
@@ -64,7 +57,7 @@ async def load_other(service: Service, *others: Service) -> None:
             versions = (await one.client.get("/versions")).json()["versions"]
             return any(v["name"] == "other-1" and v["state"] == "ready" for v in versions)
 
-        await eventually(ready)
+        await until(ready)
 
 
 async def follows(service: Service, revision: int) -> None:
@@ -72,7 +65,7 @@ async def follows(service: Service, revision: int) -> None:
         shown = (await service.client.get("/routing")).json()
         return bool(shown["revision"] == revision)
 
-    await eventually(seen)
+    await until(seen)
 
 
 async def test_routing_and_loading_reach_the_other_replica(
@@ -132,7 +125,7 @@ async def test_a_restart_remembers_routing_and_what_was_loaded(
                 "requery_cache_operations_total", tier="redis", op="put", result="ok"
             ))  # fmt: skip
 
-        await eventually(stored)
+        await until(stored)
     again = await replica(serve, server)
     shown = (await again.client.get("/routing")).json()
     assert (shown["revision"], shown["default"]) == (revision, "other-1")
@@ -150,7 +143,7 @@ async def test_a_purge_empties_the_memory_of_all_replicas(
     async def shared() -> bool:
         return (await there.rewrite("stake"))["source"] in ("redis", "memory")
 
-    await eventually(shared)
+    await until(shared)
     assert (await there.rewrite("stake"))["source"] == "memory"
     asked = there.engine.generated.count("stake")
     response = await here.client.post("/cache/purge", json={"query": "stake"})
@@ -161,7 +154,7 @@ async def test_a_purge_empties_the_memory_of_all_replicas(
         await there.rewrite("stake")
         return there.engine.generated.count("stake") > asked
 
-    await eventually(forgotten)
+    await until(forgotten)
 
 
 @pytest.mark.timeout(300)
@@ -222,13 +215,13 @@ async def test_a_replica_that_lacks_the_kill_switch_s_version_gives_no_rewrites(
         answer = await lacking.rewrite("stake")
         return (answer["rewrites"], answer["status"], answer["source"]) == ([], "none", "none")
 
-    await eventually(off)
+    await until(off)
     assert (await here.client.delete("/routing/kill")).status_code == 200
 
     async def on() -> bool:
         return bool((await lacking.rewrite("stake"))["rewrites"])
 
-    await eventually(on)
+    await until(on)
 
 
 async def test_exposures_reach_the_stream(server: RedisServer, serve: Serve) -> None:
@@ -240,7 +233,7 @@ async def test_exposures_reach_the_stream(server: RedisServer, serve: Serve) -> 
         async def written() -> bool:
             return bool(client.exists("requery:exposures"))
 
-        await eventually(written)
+        await until(written)
         ((_, fields),) = client.xrange("requery:exposures")
     assert b'"unit_id":"u1"' in fields[b"record"]
     assert b'"arm":"test-1"' in fields[b"record"]
