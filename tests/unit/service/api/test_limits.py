@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import httpx
@@ -11,7 +10,7 @@ import pytest
 from service.api.limits import EXEMPT, buckets
 from service.api.schemas import Problem
 from service.security import auth
-from service.security.api_keys import digest_of, new_key
+from service.security.api_keys import entry, new_key
 from tests.support.calling import calling
 from tests.support.service import Serve, Service
 
@@ -22,12 +21,8 @@ SLOW = 1e-6
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    path = tmp_path / "keys.json"
-    entries = [
-        {"name": n, "sha256": digest_of(k.encode()).hex(), "scopes": ["rewrite", "metrics"]}
-        for n, k in KEYS.items()
-    ]
-    path.write_text(json.dumps(entries))
+    path = tmp_path / "keys.yaml"
+    path.write_text("".join(entry(n, k, ["rewrite", "metrics"]) for n, k in KEYS.items()))
     return path
 
 

@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from service.config import watched_file
 from service.config.watched_file import FileInvalid
-from service.security.api_keys import digest_of, new_key
+from service.security.api_keys import entry, new_key
 from service.security.keyring import KeyRing
 from service.security.metrics import KeyMetrics
 from tests.support.waiting import turns, until
@@ -24,21 +24,14 @@ class Watched:
     """A file of keys and the ring that follows it."""
 
     def __init__(self, folder: Path, *, admin: str | None = None) -> None:
-        self.path = folder / "keys.json"
+        self.path = folder / "keys.yaml"
         self.registry = CollectorRegistry()
         self.metrics = KeyMetrics(self.registry)
         secret = None if admin is None else SecretStr(admin)
         self.ring = KeyRing(admin=secret, file=self.path, metrics=self.metrics)
 
     def write(self, **keys: str) -> None:
-        self.path.write_text(
-            json.dumps(
-                [
-                    {"name": n, "sha256": digest_of(k.encode()).hex(), "scopes": ["rewrite"]}
-                    for n, k in keys.items()
-                ]
-            )
-        )
+        self.path.write_text("".join(entry(n, k, ["rewrite"]) for n, k in keys.items()))
 
     def found(self, *keys: str) -> list[str | None]:
         found = [self.ring.find(key.encode()) for key in keys]

@@ -15,7 +15,7 @@ import pytest
 
 from service.app.components import Components, RuntimeDependencies, build_components
 from service.config.settings import Settings
-from service.security.api_keys import digest_of, new_key
+from service.security.api_keys import digest_of, entry, new_key
 from service.telemetry.logging import configure_logging
 from service.versions.version import ModelVersion
 from tests.support.calling import calling
@@ -37,10 +37,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def keys_file(tmp_path: Path) -> Path:
-    path = tmp_path / "keys.json"
-    path.write_text(
-        json.dumps([{"name": "ops", "sha256": digest_of(FILE.encode()).hex(), "scopes": ["admin"]}])
-    )
+    path = tmp_path / "keys.yaml"
+    path.write_text(entry("ops", FILE, ["admin"]))
     return path
 
 
