@@ -129,6 +129,13 @@ def test_a_malformed_file_ends_the_start_with_one_line(
     assert "\n" not in message
 
 
+def test_a_file_of_another_name_ends_the_start(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, "overrides.txt")
+    watched.write()
+    with pytest.raises(FileInvalid, match="rename it"):
+        watched.reader.load()
+
+
 async def test_a_running_service_takes_a_change_over(tmp_path: Path) -> None:
     watched = Watched(tmp_path)
     watched.write(good("a"))

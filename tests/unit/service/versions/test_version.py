@@ -11,7 +11,7 @@ from service.versions.state import State
 from service.versions.version import ModelVersion, public_reason
 from tests.support.engine import ScriptedEngine
 from tests.support.versions import Engines, make_manifest
-from tests.support.waiting import turns
+from tests.support.waiting import turns, until
 
 WARM = ("Steel  Stake", "kids rain boots")
 
@@ -107,6 +107,25 @@ async def test_a_load_that_is_given_up_leaves_nothing(version: ModelVersion) -> 
     assert (version.state, version.reason) == (State.AVAILABLE, None)
     assert engine.closed
     assert engine.closed_streams == 1
+
+
+async def test_unloading_waits_for_all_that_is_under_way(version: ModelVersion) -> None:
+    engines = Engines()
+    await version.load(engines, silent)
+    with version.serving():
+        unloading = asyncio.ensure_future(version.unload(drain_timeout_s=60))
+        await until(lambda: version.state is State.DRAINING)
+        with version.serving():  # its generation
+            pass
+        await turns()
+        # Requests that came before still have their engine.
+        assert version.engine is engines["a"]
+        assert not engines["a"].closed
+    assert await unloading == 0
+    assert version.state is State.AVAILABLE
+    assert engines["a"].closed
+    with pytest.raises(EngineUnavailable, match="down"):
+        _ = version.engine
 
 
 async def test_letting_go_of_an_engine_ends_what_is_under_way_with_it(
