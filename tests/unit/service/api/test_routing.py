@@ -278,6 +278,24 @@ async def test_a_kill_switch_that_makes_no_sense_is_refused(
     assert api.router.local_kill is None
 
 
+async def test_a_newer_document_is_not_overwritten_and_the_last_good_one_serves(api: Api) -> None:
+    await api.put()
+    api.document_store.elsewhere(Stored(2, 2, {"regions": {}}), notify=True)
+    shown = await api.call("GET", "/routing")
+    assert shown.json()["weights"] == PLAN["weights"]
+    assert (shown.json()["revision"], shown.headers["etag"]) == (1, '"2"')
+    for match in ('"1"', '"2"', "*"):
+        response = await api.put(match)
+        assert response.status_code in (409, 412)
+    refusal(await api.put("*"), 409, "newer-schema")
+    refusal(
+        await api.call("PUT", "/routing/kill", {"version": None, "reason": "x"}),
+        409,
+        "newer-schema",
+    )
+    assert api.router.assign(pin=None, unit_id="u").revision == 1
+
+
 async def test_a_document_that_makes_no_sense_can_be_repaired(api: Api) -> None:
     await api.put()
     api.document_store.elsewhere(Stored(1, 2, {"default": 5}), notify=True)

@@ -10,7 +10,6 @@ import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError
 
 from service.redis.client import connect
 from service.routing.exposures import (
@@ -138,17 +137,6 @@ async def test_a_batch_that_failed_is_tried_again(world: World) -> None:
         await until(world.counted("written", 2))
     assert world.sink.ids == ["a", "b"]
     assert world.count("failed") == 0
-    assert [line["event"] for line in lines] == ["exposures_not_written", "exposures_back"]
-
-
-async def test_a_sink_that_comes_and_goes_is_told_of_once_a_minute(world: World) -> None:
-    world.open(batch=1)
-    world.exposures.start()
-    with structlog.testing.capture_logs() as lines:
-        for i in range(4):
-            world.sink.faults = [OutOfMemoryError("full")]
-            world.record(str(i))
-            await until(world.counted("written", i + 1))
     assert [line["event"] for line in lines] == ["exposures_not_written", "exposures_back"]
 
 
